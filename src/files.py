@@ -1,0 +1,74 @@
+"""Files appear whole or not at all, and are known by their content."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`; renames it on success, removes it on failure.
+
+    A reader sees the old file or the new one, never half of it, also after a kill. The temporary name keeps the
+    suffix, because some writers choose the format by it.
+
+    Args:
+        path: the file to write; its folder is made when missing.
+
+    Yields:
+        The path to write to instead.
+
+    Raises:
+        OSError: with the name of the final file, when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; a result is readable like any other file of the user.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        message = (
+            f"Could not write {path}: {error.strerror or error}. Nothing was left behind; free space and start again."
+        )
+        raise OSError(error.errno, message) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """Returns the blake2b digest (32 hex digits) of a file's bytes."""
+    hasher = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def digest_array(array: np.ndarray) -> str:
+    """Returns the blake2b digest (32 hex digits) of an array's shape and float32 values.
+
+    The array is taken as float32, so the h5 and the pt of one slide, or its fp32 copy of an fp16 file, digest alike.
+    """
+    contiguous = np.ascontiguousarray(array, dtype=np.float32)
+    hasher = hashlib.blake2b(repr(contiguous.shape).encode(), digest_size=16)
+    hasher.update(contiguous.data)
+    return hasher.hexdigest()
+
+
+def digest_text(text: str, length: int = 32) -> str:
+    """Returns the first `length` hex digits of the blake2b digest of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]

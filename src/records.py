@@ -1,0 +1,229 @@
+"""Slides, cases, labels and splits: read and checked once, used by everything else."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide (or image) with the patient it comes from and its label."""
+
+    slide_id: str
+    case_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class FoldSplit:
+    """The slides of one cross-validation fold, by part."""
+
+    fold: int
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def slide_ids(self, parts: str) -> tuple[str, ...]:
+        """Returns the slides of a part or a union of parts.
+
+        Args:
+            parts: `train`, `val`, `test`, or several joined by `+`, e.g. `train+val`.
+
+        Raises:
+            ValueError: when a part is not one of the three.
+        """
+        names = parts.split("+")
+        if unknown := [name for name in names if name not in PARTS]:
+            raise ValueError(f"Expected a split made of {'+'.join(PARTS)}, got {unknown[0]!r} in {parts!r}.")
+        return tuple(slide_id for name in names for slide_id in getattr(self, name))
+
+
+@dataclass(frozen=True)
+class FittedSlide:
+    """A slide that something was fitted on, with the digest of its activations."""
+
+    slide_id: str
+    case_id: str
+    digest: str
+
+
+def read_slides(metadata_csv: str | Path, class_names: Sequence[str] | None = None) -> list[Slide]:
+    """Reads a CLAM-style dataset csv with columns case_id, slide_id, label; every id stays a string.
+
+    Args:
+        metadata_csv: the csv; further columns are ignored.
+        class_names: the labels that may occur; any when None.
+
+    Returns:
+        The slides in the order of the file.
+
+    Raises:
+        FileNotFoundError: when the csv does not exist.
+        ValueError: when a column or a label is missing, an id occurs twice, or a label is not a known class.
+    """
+    path = Path(metadata_csv)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a csv with columns case_id, slide_id, label at {path}, found no such file. "
+            "Give dataset.metadata_csv=<csv>."
+        )
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := [column for column in ("case_id", "slide_id", "label") if column not in table.columns]:
+        raise ValueError(
+            f"Expected the columns case_id, slide_id, label in {path}, got {list(table.columns)}: add {missing}."
+        )
+    if unlabelled := table.loc[table["label"].str.strip() == "", "slide_id"].tolist():
+        raise ValueError(
+            f"Expected a label for every slide in {path}, got none for {_some(unlabelled)}: "
+            "fill the label or remove the row."
+        )
+    if twice := table.loc[table["slide_id"].duplicated(), "slide_id"].tolist():
+        raise ValueError(
+            f"Expected every slide_id once in {path}, got {_some(twice)} more than once: remove the others."
+        )
+    if class_names is not None:
+        unknown = sorted(set(table["label"]) - set(class_names))
+        if unknown:
+            raise ValueError(
+                f"Expected labels among {list(class_names)} in {path}, got {unknown}: "
+                "correct the csv or dataset.class_names."
+            )
+    rows = zip(table["slide_id"], table["case_id"], table["label"], strict=True)
+    return [Slide(str(slide_id), str(case_id), str(label)) for slide_id, case_id, label in rows]
+
+
+def order_classes(labels: Iterable[str], positive_class: str | None) -> tuple[str, ...]:
+    """Returns the class names in a fixed order: sorted, with the positive class of two last.
+
+    The index of a name in the result is its label everywhere, so that in two-class data 1 means positive whatever
+    the classes are called.
+
+    Raises:
+        ValueError: when there is one class only, the positive class is not a class, or two-class data names none.
+    """
+    names = sorted(set(labels))
+    if len(names) < 2:
+        raise ValueError(f"Expected at least two classes among the labels, got {names}.")
+    if positive_class is not None and positive_class not in names:
+        raise ValueError(f"Expected dataset.positive_class to be one of {names}, got {positive_class!r}.")
+    if len(names) == 2:
+        if positive_class is None:
+            raise ValueError(
+                f"Expected two-class data to name its positive class, got none: give dataset.positive_class, one of {names}."
+            )
+        names.sort(key=lambda name: name == positive_class)
+    return tuple(names)
+
+
+def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
+    """Reads one fold in any of the CLAM dialects.
+
+    Understood are `splits_<k>.csv` with columns train, val, test (ragged, with or without an index column) and
+    `splits_<k>_bool.csv` (slide ids as index, one boolean column a part); the first is taken when both exist.
+
+    Raises:
+        FileNotFoundError: when neither file exists, naming both and the command that makes them.
+        ValueError: when the columns are not those, or a slide is in two parts.
+    """
+    listed = Path(splits_dir) / f"splits_{fold}.csv"
+    flagged = Path(splits_dir) / f"splits_{fold}_bool.csv"
+    if listed.is_file():
+        table = pd.read_csv(listed, dtype=str, keep_default_na=False)
+        _expect_parts(table, listed)
+        parts = {part: tuple(value for value in table.get(part, ()) if value != "") for part in PARTS}
+    elif flagged.is_file():
+        table = pd.read_csv(flagged, dtype=str, keep_default_na=False, index_col=0)
+        _expect_parts(table, flagged)
+        parts = {
+            part: tuple(str(index) for index in table.index[table[part].str.lower() == "true"])
+            if part in table.columns
+            else ()
+            for part in PARTS
+        }
+    else:
+        raise FileNotFoundError(
+            f"Expected the split of fold {fold} at {listed} (or {flagged.name}), found neither. "
+            "Give dataset.splits_dir=<folder>, or make splits with task=splits."
+        )
+    split = FoldSplit(fold, **parts)
+    everything = pd.Series(split.slide_ids("train+val+test"), dtype=object)
+    if both := everything[everything.duplicated()].tolist():
+        raise ValueError(
+            f"Expected each slide in one part of fold {fold} in {splits_dir}, got {_some(both)} in several."
+        )
+    return split
+
+
+def check_split(split: FoldSplit, slides: Sequence[Slide], source: str = "the dataset csv") -> None:
+    """Checks that a split names known slides only and keeps every case on one side.
+
+    Raises:
+        ValueError: when a slide of the split is not among `slides`, a part that is trained or tested on is empty, or
+            a case has slides in two parts.
+    """
+    case_of = {slide.slide_id: slide.case_id for slide in slides}
+    if unknown := [slide_id for slide_id in split.slide_ids("train+val+test") if slide_id not in case_of]:
+        raise ValueError(
+            f"Expected every slide of fold {split.fold} in {source}, got {_some(unknown)} that it does not list: "
+            "add the rows or correct the split."
+        )
+    for part in ("train", "test"):
+        if not getattr(split, part):
+            raise ValueError(f"Expected slides in part {part!r} of fold {split.fold}, got none.")
+    part_of: dict[str, str] = {}
+    for part in PARTS:
+        for slide_id in getattr(split, part):
+            other = part_of.setdefault(case_of[slide_id], part)
+            if other != part:
+                raise ValueError(
+                    f"Expected the slides of a case in one part of fold {split.fold}, got case {case_of[slide_id]!r} in "
+                    f"{other} and {part}: split by case (task=splits does)."
+                )
+
+
+def refuse_leakage(fitted: Iterable[FittedSlide], held_out: Iterable[FittedSlide], what: str) -> list[str]:
+    """Refuses to use on held-out slides what was fitted on them, on their cases or on copies of them.
+
+    Args:
+        fitted: the slides that something was fitted on.
+        held_out: the validation and test slides of the run that uses it.
+        what: what was fitted and where, for the message.
+
+    Returns:
+        Slides of different ids and cases but equal activations: too small a sign to refuse, worth a warning.
+
+    Raises:
+        ValueError: when a slide id or a case id of `fitted` is held out.
+    """
+    fitted = list(fitted)
+    slide_ids = {slide.slide_id for slide in fitted}
+    case_ids = {slide.case_id for slide in fitted}
+    digests = {slide.digest: slide.slide_id for slide in fitted if slide.digest}
+    twins = []
+    for slide in held_out:
+        if slide.slide_id in slide_ids or slide.case_id in case_ids:
+            kind = "slide" if slide.slide_id in slide_ids else "case"
+            name = slide.slide_id if kind == "slide" else slide.case_id
+            raise ValueError(
+                f"Expected {what} to be fitted on other cases than this fold's validation and test cases, got {kind} "
+                f"{name!r} in both. Use the run of the same fold, or fit it on train slides only."
+            )
+        if slide.digest in digests:
+            twins.append(f"{slide.slide_id} = {digests[slide.digest]}")
+    return twins
+
+
+def _expect_parts(table: pd.DataFrame, path: Path) -> None:
+    if missing := {"train", "test"} - set(table.columns):
+        raise ValueError(
+            f"Expected columns train, val, test in {path}, got {list(table.columns)}: missing {sorted(missing)}."
+        )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

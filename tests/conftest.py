@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests: the folders of real data and golden numbers, when present."""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+mpl.use("Agg")
+
+
+def _folder(variable: str, default: str) -> Path:
+    path = Path(os.environ.get(variable, default))
+    if not path.is_dir():
+        pytest.skip(f"{variable} names no folder ({path})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Reference inputs and outputs of the systems that Loupe replaces."""
+    return _folder("LOUPE_GOLDEN", "../shared/golden")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real data sets."""
+    return _folder("LOUPE_DATA", "../shared/data")
