@@ -1,0 +1,190 @@
+"""The only place, with run.py, that knows Hydra: composing, checking and instantiating configurations."""
+
+import inspect
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.files import digest_text
+from src.run_paths import TaskSpec, result_values, run_path
+
+_LOGGER = logging.getLogger(__name__)
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+# What a task may need before it starts, and how a user comes by it.
+_REMEDIES = {
+    "slides_dir": "give dataset.slides_dir=<folder of slides>",
+    "patches_dir": "make it with task=tile",
+    "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
+    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>",
+    "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
+}
+
+
+def register_resolvers() -> None:
+    """Registers the resolvers that conf/ uses; safe to call twice."""
+    OmegaConf.register_new_resolver("loupe.run_dir", _resolve_run_dir, replace=True)
+    OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
+
+
+def folder_name(folder: str | None) -> str:
+    """Returns a run name for a folder: its name and six hex digits of its resolved path."""
+    if not folder:
+        return "unnamed"
+    path = Path(folder).expanduser().resolve()
+    return f"{path.name}_{digest_text(str(path), 6)}"
+
+
+def task_spec(task: str) -> TaskSpec:
+    """Reads from conf/task/<task>.yaml what fixes the directory of a task's run.
+
+    Raises:
+        ValueError: when there is no such task.
+    """
+    path = CONF_DIR / "task" / f"{task}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise ValueError(f"Expected a task among {known}, got {task!r}.")
+    node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["task"]  # pyright: ignore
+    return TaskSpec(task, node["scope"], tuple(node["groups"]), bool(node.get("names_backbone", False)))
+
+
+def locate_run(cfg: DictConfig, overrides: Sequence[str], task: str) -> Path:
+    """Returns the directory that `task` has or would have under the configuration and overrides of this run."""
+    spec = task_spec(task)
+    subject = cfg.name
+    if spec.scope == "dataset":
+        subject = cfg.dataset.name + (f"_{cfg.backbone.name}" if spec.names_backbone else "")
+    return run_path(Path(cfg.paths.runs), subject, cfg.fold, spec, overrides)
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Composes a configuration as the command line with these overrides would, without Hydra's own node."""
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def resolve(cfg: DictConfig) -> DictConfig:
+    """Returns a resolved, read-only copy without Hydra's node: what tasks receive and config.yaml records.
+
+    Raises:
+        ValueError: from `validate`, with every error of the configuration at once.
+    """
+    validate(cfg)
+    plain = OmegaConf.create(OmegaConf.to_container(_without_hydra(cfg), resolve=True))
+    OmegaConf.set_readonly(plain, True)
+    OmegaConf.set_struct(plain, True)
+    return plain  # pyright: ignore[reportReturnType]
+
+
+def to_container(cfg: DictConfig) -> dict[str, Any]:
+    """Returns the configuration as plain dicts and lists."""
+    return OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportReturnType]
+
+
+def to_yaml(cfg: DictConfig) -> str:
+    """Returns the configuration as YAML text."""
+    return OmegaConf.to_yaml(cfg)
+
+
+def hydra_overrides() -> list[str]:
+    """Returns the overrides that this process was started with, as the user typed them."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def instantiate(node: Any, **kwargs: Any) -> Any:
+    """Builds the object that a config node names by `_target_`, with plain Python values.
+
+    The one call of Hydra's instantiate, so that a later whitelist of targets is a one-line change.
+    """
+    return hydra_instantiate(node, _convert_="all", **kwargs)
+
+
+def task_function(target: str) -> Any:
+    """Returns the function that a dotted path names."""
+    return get_object(target)
+
+
+def validate(cfg: DictConfig) -> None:
+    """Checks a whole configuration before any work: missing values, targets, arguments, needed data.
+
+    Raises:
+        ValueError: listing all errors.
+    """
+    errors = [f"{key}: expected a value, got none; give {key}=<value>" for key in sorted(OmegaConf.missing_keys(cfg))]
+    errors += [error for key, node in _targets(_without_hydra(cfg)) for error in _binding_errors(key, node)]
+    if not errors:
+        errors += _missing_data(cfg)
+    if errors:
+        raise ValueError("Expected a complete configuration, got:\n  " + "\n  ".join(errors))
+
+
+def _missing_data(cfg: DictConfig) -> Iterator[str]:
+    for key in cfg.task.get("needs", []):
+        value = cfg.dataset.get(key)
+        if value is None or not Path(value).exists():
+            found = "no path" if value is None else f"nothing at {value}"
+            yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {_REMEDIES[key]}"
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields every node that names a class or function, with its key; unresolved values are left as they are."""
+    if isinstance(node, DictConfig):
+        if node._is_none() or node._is_missing():
+            return
+        if "_target_" in node:
+            yield key, node  # pyright: ignore[reportReturnType]
+        for name in node:
+            if not OmegaConf.is_missing(node, name):
+                yield from _targets(node[name], f"{key}.{name}" if key else str(name))
+
+
+def _binding_errors(key: str, node: Mapping[str, Any]) -> Iterator[str]:
+    target = node["_target_"]
+    try:
+        callable_ = get_object(target)
+    except Exception as error:  # whatever the import raises is what the user must see
+        yield f"{key}: expected _target_ to name a class or function, got {target!r} ({error})"
+        return
+    if key == "task":
+        return
+    names = [str(name) for name in node if not (str(name).startswith("_") and str(name).endswith("_"))]
+    parameters = inspect.signature(callable_).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in names:
+        if name not in parameters:
+            yield f"{key}.{name}: expected an argument of {target} ({', '.join(parameters)}), got {name!r}"
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore
+
+
+def _resolve_run_dir(*, _root_: DictConfig) -> str:
+    return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name))
+
+
+def changed_keys(old: Any, new: Any, key: str = "") -> Iterable[str]:
+    """Yields a line for every value in which two plain configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            yield from changed_keys(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key}: {old!r} there, {new!r} here"
+
+
+def differences(config_path: Path, cfg: DictConfig) -> list[str]:
+    """Returns a line for every value that shapes the result and differs from the stored configuration's."""
+    if not config_path.is_file():
+        return []
+    stored = OmegaConf.to_container(OmegaConf.load(config_path))
+    groups = tuple(cfg.task.groups)
+    return list(changed_keys(result_values(stored, groups), result_values(to_container(cfg), groups)))

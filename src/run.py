@@ -1,0 +1,37 @@
+"""The command: `python -m src.run exp=<preset> task=<task> [key=value ...]`, one run in one directory."""
+
+import logging
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from src import config
+from src.run_lock import LiveRunError
+from src.runner import execute
+
+_LOGGER = logging.getLogger(__name__)
+
+config.register_resolvers()
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+def main(cfg: Any) -> float | None:
+    """Executes the run and returns the result that `optimize` names, for sweepers."""
+    try:
+        results = execute(cfg, config.hydra_overrides())
+    except (ValueError, OSError, LiveRunError) as error:
+        # In a sweep Hydra itself reports the failed job; alone, a user's mistake needs a sentence and no stack.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _LOGGER.error("%s", error)  # noqa: TRY400
+        sys.exit(1)
+    for key, value in results.items():
+        _LOGGER.info("%s = %.4g", key, value)
+    return results[cfg.optimize] if cfg.optimize else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""All tasks of a preset in order, in one process; finished ones are skipped, and so are those without inputs."""
+
+import importlib
+import logging
+import time
+from typing import Any
+
+from src import config
+from src.run_lock import LiveRunError
+from src.rundir import RunDir
+from src.runner import execute
+
+_LOGGER = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Runs `cfg.task.steps`.
+
+    Every step is composed anew with the same overrides plus `task=<step>`, so it lands where the command alone would
+    put it. A task module says by `missing_inputs(cfg) -> list[str]` why it cannot run on this dataset.
+
+    Returns:
+        The number of steps that were run (or had finished) and skipped, and the results of all steps as
+        `<step>/<key>`.
+    """
+    overrides = [override for override in config.hydra_overrides() if not override.startswith("task=")]
+    results: dict[str, float] = {}
+    skipped: dict[str, list[str]] = {}
+    for step in cfg.task.steps:
+        typed = [*overrides, f"task={step}"]
+        composed = config.compose(typed)
+        if reasons := _missing_inputs(composed, step):
+            skipped[step] = reasons
+            _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
+            continue
+        started = time.monotonic()
+        results |= {f"{step}/{key}": value for key, value in _execute(composed, typed).items()}
+        _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
+    rundir.write_json(rundir.path / "skipped.json", skipped)
+    return {**results, "n_steps": len(cfg.task.steps) - len(skipped), "n_skipped": len(skipped)}
+
+
+def inputs(cfg: Any, rundir: RunDir) -> list[Any]:
+    """Returns the manifests of all steps: the pipeline is finished as long as none has changed."""
+    paths = [config.locate_run(cfg, config.hydra_overrides(), step) / "manifest.json" for step in cfg.task.steps]
+    return [path for path in paths if path.is_file()]
+
+
+def _missing_inputs(composed: Any, step: str) -> list[str]:
+    module = importlib.import_module(composed.task._target_.rpartition(".")[0])
+    return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
+
+
+def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:
+    """Executes a step; when another process (the job of another fold, say) is making the same run, waits for it."""
+    while True:
+        try:
+            return execute(composed, overrides)
+        except LiveRunError as error:
+            if composed.task.scope == "fold":
+                raise
+            _LOGGER.info("Waiting: %s", error)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
