@@ -1,0 +1,76 @@
+"""What a task on one fold starts from: slides, classes, split and packed activations, checked against each other."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.data.features import FeatureFolder
+from src.data.packing import ActivationStore, pack_activations
+from src.data.standardize import Standardizer, fit_standardizer
+from src.records import FittedSlide, FoldSplit, Slide, check_split, order_classes, read_slides, read_split
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """One fold of a dataset of patch features.
+
+    Attributes:
+        slides: every slide of the csv that has features, by slide id.
+        classes: class names; a slide's label index is the position of its label. Of two, the positive is last.
+        split: the fold's slides by part.
+        store: the packed activations of all slides of the csv.
+        standardizer: per-feature mean and scale of the fold's train rows, when the dataset asks for it.
+    """
+
+    slides: dict[str, Slide]
+    classes: tuple[str, ...]
+    split: FoldSplit
+    store: ActivationStore
+    standardizer: Standardizer | None
+
+    def label_index(self, slide_id: str) -> int:
+        """Returns the label of a slide as an index into `classes`."""
+        return self.classes.index(self.slides[slide_id].label)
+
+    def fitted(self, parts: str) -> list[FittedSlide]:
+        """Returns what the leakage rule needs to know of the slides of a part or union of parts."""
+        return [self._fitted(slide_id) for slide_id in self.split.slide_ids(parts)]
+
+    def _fitted(self, slide_id: str) -> FittedSlide:
+        n_patches = len(self.store.rows(slide_id))
+        return FittedSlide(slide_id, self.slides[slide_id].case_id, self.store.digest(slide_id), n_patches)
+
+
+def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
+    """Opens one fold of a dataset, packing its features on first use.
+
+    Args:
+        dataset: the dataset's configuration: `features_dir`, `metadata_csv`, `splits_dir`, `class_names`,
+            `positive_class`, `standardize`, `on_bad_file`.
+        fold: the cross-validation fold.
+        cache_dir: where packed activations lie.
+
+    Raises:
+        FileNotFoundError: when the csv, the split or the features of a slide do not exist.
+        ValueError: when they disagree with each other, or a feature file is bad and bad files are errors.
+    """
+    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
+    classes = order_classes((slide.label for slide in slides.values()), dataset.positive_class)
+    split = read_split(dataset.splits_dir, fold)
+    check_split(split, list(slides.values()), str(dataset.metadata_csv))
+    folder = FeatureFolder(dataset.features_dir, on_bad_file=dataset.on_bad_file)
+    store = pack_activations(folder, list(slides), Path(cache_dir) / "activations")
+    packed = set(store.index["slide_id"])
+    if gone := [slide_id for slide_id in slides if slide_id not in packed]:
+        _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
+        parts = {
+            part: tuple(slide_id for slide_id in getattr(split, part) if slide_id in packed)
+            for part in ("train", "val", "test")
+        }
+        split = FoldSplit(fold, **parts)
+        slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
+    standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
+    return FoldData(slides, classes, split, store, standardizer)
