@@ -61,16 +61,19 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     classes = order_classes((slide.label for slide in slides.values()), dataset.positive_class)
     split = read_split(dataset.splits_dir, fold)
     check_split(split, list(slides.values()), str(dataset.metadata_csv))
-    folder = FeatureFolder(dataset.features_dir, on_bad_file=dataset.on_bad_file)
-    store = pack_activations(folder, list(slides), Path(cache_dir) / "activations")
+    folder = FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)
+    # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
+    needed = set(split.slide_ids("train+val+test"))
+    wanted = [slide_id for slide_id in slides if slide_id in needed or slide_id in folder.paths]
+    store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
     packed = set(store.index["slide_id"])
-    if gone := [slide_id for slide_id in slides if slide_id not in packed]:
+    if gone := sorted(needed - packed):
         _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
         parts = {
             part: tuple(slide_id for slide_id in getattr(split, part) if slide_id in packed)
             for part in ("train", "val", "test")
         }
         split = FoldSplit(fold, **parts)
-        slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
+    slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
     standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
     return FoldData(slides, classes, split, store, standardizer)

@@ -1,0 +1,67 @@
+"""Lightning logger that keeps metrics.csv, also through a resumed run."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from src.files import write_atomically
+
+
+class MetricsCsv(Logger):
+    """One row an optimizer step, one column a metric; a resumed run keeps the rows from before.
+
+    Lightning's own CSVLogger starts a new file when a run resumes and deletes the old one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Continues the file at `path` when there is one.
+
+        Args:
+            path: the csv.
+        """
+        super().__init__()
+        self._path = Path(path)
+        self._rows: dict[int, dict[str, Any]] = {}
+        if self._path.is_file():
+            with open(self._path, newline="") as file:
+                for row in csv.DictReader(file):
+                    self._rows[int(row["step"])] = {key: value for key, value in row.items() if value != ""}
+
+    @property
+    def name(self) -> str:
+        """Lightning's name for the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """There is one version: the run directory's."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds metrics to the row of a step; a step logged again after a restart takes the new values."""
+        row = self._rows.setdefault(step or 0, {"step": step or 0})
+        row.update({key: float(value) for key, value in metrics.items()})
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run directory's config.yaml holds them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes the file, whole or not at all."""
+        if not self._rows:
+            return
+        columns = list(dict.fromkeys(key for row in self._rows.values() for key in row))
+        with write_atomically(self._path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(self._rows.items()))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Writes the file at the end, whatever the end."""
+        self.save()

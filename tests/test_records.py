@@ -1,0 +1,114 @@
+import pytest
+
+from src.records import (
+    FittedSlide,
+    FoldSplit,
+    Slide,
+    check_split,
+    order_classes,
+    read_slides,
+    read_split,
+    refuse_leakage,
+)
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_ids_stay_strings(tmp_path):
+    path = write(tmp_path / "d.csv", "case_id,slide_id,label,extra\n001,0007,1,x\n002,0008,0,y\n")
+    assert read_slides(path) == [Slide("0007", "001", "1"), Slide("0008", "002", "0")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id,label\na,b\n", r"columns case_id, slide_id, label.*add \['slide_id'\]"),
+        ("case_id,slide_id,label\na,s1,tumor\nb,s2,\n", r"label for every slide .* none for 's2'"),
+        ("case_id,slide_id,label\na,s1,x\nb,s1,x\n", r"every slide_id once .* 's1' more than once"),
+        ("case_id,slide_id,label\na,s1,tumour\n", r"labels among \['normal', 'tumor'\].* \['tumour'\]"),
+    ],
+)
+def test_bad_csv_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_slides(write(tmp_path / "d.csv", text), ["normal", "tumor"])
+
+
+def test_missing_csv_says_which_key_gives_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv.*dataset\.metadata_csv"):
+        read_slides(tmp_path / "none.csv")
+
+
+def test_positive_class_of_two_is_last():
+    assert order_classes(["a", "b", "a"], "a") == ("b", "a")
+    assert order_classes(["c", "a", "b"], None) == ("a", "b", "c")
+    with pytest.raises(ValueError, match=r"got none of \['a', 'b'\]"):
+        order_classes(["a", "b"], None)
+    with pytest.raises(ValueError, match="got 'z'"):
+        order_classes(["a", "b"], "z")
+    with pytest.raises(ValueError, match="at least two classes"):
+        order_classes(["a"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("splits_3.csv", "train,val,test\n01,03,04\n02,,\n"),
+        ("splits_3.csv", ",train,val,test\n0,01,03,04\n1,02,,\n"),
+        (
+            "splits_3_bool.csv",
+            "slide_id,train,val,test\n01,True,False,False\n02,True,False,False\n03,False,True,False\n04,False,False,True\n",
+        ),
+    ],
+)
+def test_split_dialects(tmp_path, name, text):
+    write(tmp_path / name, text)
+    assert read_split(tmp_path, 3) == FoldSplit(3, ("01", "02"), ("03",), ("04",))
+
+
+def test_split_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"splits_0\.csv .*task=splits"):
+        read_split(tmp_path, 0)
+    write(tmp_path / "splits_0.csv", "training,test\na,b\n")
+    with pytest.raises(ValueError, match=r"missing \['train'\]"):
+        read_split(tmp_path, 0)
+    write(tmp_path / "splits_1.csv", "train,val,test\na,b,a\n")
+    with pytest.raises(ValueError, match="'a' in several"):
+        read_split(tmp_path, 1)
+    with pytest.raises(ValueError, match="got 'dev'"):
+        FoldSplit(0, (), (), ()).slide_ids("train+dev")
+
+
+def test_split_must_agree_with_the_slides():
+    slides = [Slide("s1", "c1", "a"), Slide("s2", "c1", "a"), Slide("s3", "c2", "b")]
+    check_split(FoldSplit(0, ("s1", "s2"), (), ("s3",)), slides)
+    with pytest.raises(ValueError, match=r"'s9' that it does not list"):
+        check_split(FoldSplit(0, ("s1",), (), ("s9",)), slides)
+    with pytest.raises(ValueError, match=r"case 'c1' in train and test"):
+        check_split(FoldSplit(0, ("s1",), (), ("s2",)), slides)
+    with pytest.raises(ValueError, match=r"part 'test' of fold 0, got none"):
+        check_split(FoldSplit(0, ("s1",), (), ()), slides)
+
+
+def test_leakage_is_refused_by_slide_case_and_content():
+    fitted = [FittedSlide("s1", "c1", "d1", 100)]
+    assert refuse_leakage(fitted, [FittedSlide("s2", "c2", "d2", 100)], "the SAE") == []
+    for held_out, message in [
+        (FittedSlide("s1", "c9", "d9", 100), "slide 's1'"),
+        (FittedSlide("s9", "c1", "d9", 100), "case 'c1'"),
+        (FittedSlide("s9", "c9", "d1", 100), "equal to those of 's1'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            refuse_leakage(fitted, [held_out], "the SAE")
+    assert refuse_leakage(fitted, [FittedSlide("s9", "c9", "d1", 3)], "the SAE") == ["s9 = s1"]
+
+
+@pytest.mark.realdata
+def test_published_tables_are_read(data_dir):
+    tables = data_dir / "tables" / "sae1n"
+    slides = read_slides(tables / "camelyon16_metadata.csv", ["normal", "tumor"])
+    split = read_split(tables, 0)
+    check_split(split, slides)
+    assert [len(split.slide_ids(part)) for part in ("train", "val", "test")] == [216, 54, 129]
