@@ -1,0 +1,132 @@
+"""One feature file of any system, recognised by its content, as a bag of float32 patch vectors."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from src.data.h5_files import REMEDY, FeatureFileError, open_h5
+from src.data.patch_size import patch_size_level0
+
+FEATURE_KEYS = ("features", "feats")
+"""CLAM and TRIDENT write `features`, STAMP writes `feats`."""
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The patches of one slide.
+
+    `features` is [n_patches, d_in] float32, `coords` [n_patches, 2] the level-0 pixel (x, y) of each patch's top-left
+    corner, or None with the reason in `coords_missing`; `patch_size_level0` is the patch's edge in level-0 pixels, None
+    when no file states it.
+    """
+
+    slide_id: str
+    features: np.ndarray
+    coords: np.ndarray | None
+    patch_size_level0: int | None
+    coords_missing: str | None = None
+
+
+def read_shape(path: Path) -> tuple[int, int]:
+    """Returns (n_patches, d_in) of a feature file from its header alone.
+
+    Raises:
+        FeatureFileError: when the file is damaged, holds no features, or no patches.
+    """
+    if path.suffix == ".pt":
+        return _check_shape(tuple(_load_tensor(path).shape), path)
+    with open_h5(path) as file:
+        return _check_shape(_find_features(file, path).shape, path)
+
+
+def read_bag(path: Path, slide_id: str) -> Bag:
+    """Reads the h5 or pt feature file of a slide.
+
+    Known are CLAM h5 (`features`, `coords`; no attributes) and pt (a tensor), TRIDENT h5 (`features`, perhaps fp16;
+    `patch_size_level0` among the attributes of `coords`; shape (0,) when empty), and STAMP h5 (`feats` fp16; `coords`
+    in micrometres, which are no level-0 pixels without the slide's resolution and are therefore left out).
+
+    Raises:
+        FeatureFileError: as `read_shape`; also when coords do not match, or a value is not finite.
+    """
+    if path.suffix == ".pt":
+        tensor = _load_tensor(path)
+        _check_shape(tuple(tensor.shape), path)
+        features = tensor.to(torch.float32).numpy()
+        return Bag(slide_id, _check_finite(features, path), None, None, f"{path.name} is a pt file, which holds none")
+    with open_h5(path) as file:
+        dataset = _find_features(file, path)
+        _check_shape(dataset.shape, path)
+        features = dataset[()].astype(np.float32, copy=False)
+        coords, reason, attributes = _read_coords(file, len(features), path)
+        patch_size = patch_size_level0({**file.attrs, **attributes})
+    return Bag(slide_id, _check_finite(features, path), coords, patch_size, reason)
+
+
+def _find_features(file: h5py.File, path: Path) -> h5py.Dataset:
+    for key in FEATURE_KEYS:
+        if isinstance(dataset := file.get(key), h5py.Dataset):
+            return dataset
+    raise FeatureFileError(f"Expected a dataset {' or '.join(FEATURE_KEYS)} in {path}, got {sorted(file)}. {REMEDY}")
+
+
+def _read_coords(
+    file: h5py.File, n_patches: int, path: Path
+) -> tuple[np.ndarray | None, str | None, Mapping[str, Any]]:
+    """Returns the level-0 coords, or None and why; and the attributes that stand on them."""
+    dataset = file.get("coords")
+    if not isinstance(dataset, h5py.Dataset):
+        return None, f"{path.name} has no dataset coords", {}
+    attributes = dict(dataset.attrs)
+    if dataset.shape != (n_patches, 2):
+        raise FeatureFileError(
+            f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
+        )
+    if "feats" in file or file.attrs.get("unit") == "um":
+        return None, f"coords of {path.name} are in micrometres, not level-0 pixels", attributes
+    coords = dataset[()]
+    if not np.issubdtype(coords.dtype, np.integer):
+        if not np.array_equal(coords, np.rint(coords)):
+            return None, f"coords of {path.name} are no whole numbers, so no level-0 pixels", attributes
+        coords = coords.astype(np.int64)
+    return coords, None, attributes
+
+
+def _load_tensor(path: Path) -> torch.Tensor:
+    """Maps the tensor of a pt file; one written before torch 1.6 cannot be mapped and is read whole."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise FeatureFileError(f"Expected a readable pt file at {path}, got {error}. {REMEDY}") from error
+    if not isinstance(content, torch.Tensor):
+        raise FeatureFileError(
+            f"Expected one tensor [n_patches, d_in] in {path}, got {type(content).__name__}. {REMEDY}"
+        )
+    return content
+
+
+def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+    if not shape or shape[0] == 0:
+        raise FeatureFileError(f"Expected at least one patch in {path}, got 0 (shape {shape}). {REMEDY}")
+    if len(shape) != 2:
+        raise FeatureFileError(f"Expected features of shape [n_patches, d_in] in {path}, got {shape}. {REMEDY}")
+    return shape[0], shape[1]
+
+
+def _check_finite(features: np.ndarray, path: Path) -> np.ndarray:
+    finite = np.isfinite(features)
+    if not finite.all():
+        rows = int((~finite.all(axis=1)).sum())
+        raise FeatureFileError(f"Expected finite features in {path}, got nan or inf in {rows} of its rows. {REMEDY}")
+    return features

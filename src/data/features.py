@@ -1,0 +1,190 @@
+"""A folder of feature files, one per slide, as CLAM, TRIDENT or STAMP leave it."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from src.data.feature_files import Bag, read_bag, read_shape
+from src.data.h5_files import FeatureFileError, open_h5
+from src.data.patch_size import patch_size_level0
+from src.progress import track
+
+__all__ = ["Bag", "FeatureFileError", "FeatureFolder"]
+
+_LOGGER = logging.getLogger(__name__)
+ON_BAD_FILE = ("error", "skip")
+
+
+class FeatureFolder:
+    """The patch features of many slides, read by slide.
+
+    The folder is recognised by its content: `h5_files/*.h5` and `pt_files/*.pt` below it, or such files in it. Where a
+    slide has both, the h5 is read, because it holds the coords. Slide ids are the file names without suffix, as
+    strings: leading zeros stay.
+
+    Args:
+        path: the folder.
+        on_bad_file: `error` raises at the first bad file; `skip` leaves bad files out, with a warning each, and lists
+            them in `skipped` (slide id -> reason). Skipping reads every header once, here.
+        patches_dir: folder of the patch files (`patches/<slide_id>.h5` below it, or in it), asked for the patch size
+            when the feature file does not state it, as CLAM's do not.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist or holds no feature file.
+        ValueError: when `on_bad_file` is neither.
+    """
+
+    def __init__(self, path: str | Path, on_bad_file: str = "error", patches_dir: str | Path | None = None) -> None:
+        if on_bad_file not in ON_BAD_FILE:
+            raise ValueError(f"Expected dataset.on_bad_file to be one of {ON_BAD_FILE}, got {on_bad_file!r}.")
+        self.path = Path(path)
+        self.patches_dir = None if patches_dir is None else Path(patches_dir)
+        self.on_bad_file = on_bad_file
+        self.skipped: dict[str, str] = {}
+        self.paths = _list_feature_files(self.path)
+        self._d_in: int | None = None
+        if on_bad_file == "skip":
+            self._skip_bad_headers()
+
+    @property
+    def slide_ids(self) -> list[str]:
+        """The slides of the folder, sorted; without those skipped."""
+        return sorted(set(self.paths) - set(self.skipped))
+
+    @property
+    def d_in(self) -> int:
+        """The width of the features: that of the first slide (`error`) or of most slides (`skip`).
+
+        Raises:
+            ValueError: when no file of the folder is usable.
+        """
+        if self._d_in is None:
+            if not self.slide_ids:
+                raise ValueError(f"Expected a usable feature file in {self.path}, got none: {self.skipped}.")
+            self._d_in = read_shape(self.paths[self.slide_ids[0]])[1]
+        return self._d_in
+
+    def file(self, slide_id: str) -> Path:
+        """Returns the feature file of a slide.
+
+        Raises:
+            FileNotFoundError: when there is none.
+        """
+        if slide_id not in self.paths:
+            raise FileNotFoundError(
+                f"Expected a feature file of slide {slide_id!r} in {self.path} ({slide_id}.h5 or {slide_id}.pt), got "
+                "none. Extract it (task=embed), take the slide out of the split, or set dataset.on_bad_file=skip."
+            )
+        return self.paths[slide_id]
+
+    def shape(self, slide_id: str) -> tuple[int, int]:
+        """Returns (n_patches, d_in) of a slide; reads the header only.
+
+        Raises:
+            FileNotFoundError: when the slide has no file.
+            FeatureFileError: when the file is damaged, empty, without features, or of another width than the folder's.
+        """
+        path = self.file(slide_id)
+        n_patches, d_in = read_shape(path)
+        self._check_width(d_in, path)
+        return n_patches, d_in
+
+    def read(self, slide_id: str) -> Bag:
+        """Reads the bag of a slide.
+
+        Raises:
+            FileNotFoundError: when the slide has no file.
+            FeatureFileError: as `shape`, or when the values are not finite or the coords do not match.
+        """
+        path = self.file(slide_id)
+        bag = read_bag(path, slide_id)
+        self._check_width(bag.features.shape[1], path)
+        if bag.patch_size_level0 is None:
+            return replace(bag, patch_size_level0=self._patch_size_of_patch_file(slide_id))
+        return bag
+
+    def usable(self, slide_ids: Iterable[str]) -> list[str]:
+        """Returns the slides that can be used, in the order given, after looking at every header.
+
+        With `on_bad_file=skip` bad and missing ones are left out, warned about and listed in `skipped`.
+
+        Raises:
+            FileNotFoundError, FeatureFileError: for the first bad one, unless bad files are skipped.
+        """
+        good = []
+        for slide_id in track(list(slide_ids), "Looking at feature files"):
+            if slide_id in self.skipped:
+                continue
+            try:
+                self.shape(slide_id)
+            except (FileNotFoundError, FeatureFileError) as error:
+                if self.on_bad_file == "error":
+                    raise
+                self.skip(slide_id, str(error))
+            else:
+                good.append(slide_id)
+        return good
+
+    def skip(self, slide_id: str, reason: str) -> None:
+        """Leaves a slide out from now on, with a warning."""
+        self.skipped[slide_id] = reason
+        _LOGGER.warning("Skipped slide %s: %s", slide_id, reason)
+
+    def _patch_size_of_patch_file(self, slide_id: str) -> int | None:
+        if self.patches_dir is None:
+            return None
+        for path in (self.patches_dir / "patches" / f"{slide_id}.h5", self.patches_dir / f"{slide_id}.h5"):
+            if path.is_file():
+                with open_h5(path) as file:
+                    return patch_size_level0(file["coords"].attrs)
+        return None
+
+    def _check_width(self, d_in: int, path: Path) -> None:
+        if d_in != self.d_in:
+            raise FeatureFileError(
+                f"Expected one feature width in {self.path}, got {d_in} in {path.name} and {self.d_in} in other files. "
+                "Keep the features of different encoders in different folders, or set dataset.on_bad_file=skip."
+            )
+
+    def _skip_bad_headers(self) -> None:
+        widths: dict[str, int] = {}
+        for slide_id, path in track(self.paths.items(), "Looking at feature files", total=len(self.paths)):
+            try:
+                widths[slide_id] = read_shape(path)[1]
+            except FeatureFileError as error:
+                self.skip(slide_id, str(error))
+        if not widths:
+            return
+        counts = Counter(widths.values()).most_common()
+        if len(counts) > 1 and counts[0][1] == counts[1][1]:
+            raise ValueError(
+                f"Expected one feature width in {self.path}, got {counts[0][0]} and {counts[1][0]} in equally many "
+                "files, so neither can be skipped as the odd one. Keep different encoders in different folders."
+            )
+        self._d_in = counts[0][0]
+        for slide_id, width in widths.items():
+            if width != self._d_in:
+                self.skip(slide_id, f"{self.paths[slide_id]} has {width} features a patch, most files {self._d_in}")
+
+
+def _list_feature_files(path: Path) -> dict[str, Path]:
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder of features (h5_files/*.h5 or pt_files/*.pt) at {path}, found no such folder. "
+            "Give dataset.features_dir=<folder>, or extract features with task=embed."
+        )
+    files: dict[str, Path] = {}
+    # Later entries win: h5 over pt.
+    for folder, suffix in ((path, ".pt"), (path / "pt_files", ".pt"), (path, ".h5"), (path / "h5_files", ".h5")):
+        # Names that start with a dot are unfinished files of a writer.
+        found = [file for file in sorted(folder.glob(f"*{suffix}")) if not file.name.startswith(".")]
+        files.update({file.name.removesuffix(suffix): file for file in found})
+    if not files:
+        held = sorted(entry.name for entry in path.iterdir())[:8]
+        raise FileNotFoundError(
+            f"Expected h5_files/*.h5, pt_files/*.pt, *.h5 or *.pt in {path}, got {held or 'an empty folder'}. "
+            "Give dataset.features_dir=<folder of features>, or extract features with task=embed."
+        )
+    return dict(sorted(files.items()))
