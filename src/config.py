@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
@@ -52,7 +53,7 @@ def task_spec(task: str) -> TaskSpec:
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise ValueError(f"Expected a task among {known}, got {task!r}.")
-    node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["task"]  # pyright: ignore
+    node: Any = OmegaConf.load(path)["task"]  # pyright: ignore[reportArgumentType]
     return TaskSpec(task, node["scope"], tuple(node["groups"]), bool(node.get("names_backbone", False)))
 
 
@@ -67,6 +68,8 @@ def locate_run(cfg: DictConfig, overrides: Sequence[str], task: str) -> Path:
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Composes a configuration as the command line with these overrides would, without Hydra's own node."""
+    if GlobalHydra.instance().is_initialized():  # inside a run: the same search path, `--config-dir` included
+        return hydra.compose("config", overrides=list(overrides))
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
 
@@ -169,7 +172,8 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def _resolve_run_dir(*, _root_: DictConfig) -> str:
-    return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name))
+    # Absolute, so that Hydra does not join a sweep's directory in front of it.
+    return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name).absolute())
 
 
 def changed_keys(old: Any, new: Any, key: str = "") -> Iterable[str]:
@@ -185,6 +189,6 @@ def differences(config_path: Path, cfg: DictConfig) -> list[str]:
     """Returns a line for every value that shapes the result and differs from the stored configuration's."""
     if not config_path.is_file():
         return []
-    stored = OmegaConf.to_container(OmegaConf.load(config_path))
+    stored: Any = OmegaConf.to_container(OmegaConf.load(config_path))
     groups = tuple(cfg.task.groups)
     return list(changed_keys(result_values(stored, groups), result_values(to_container(cfg), groups)))

@@ -26,10 +26,8 @@ def main(cfg: Any) -> float | None:
         # In a sweep Hydra itself reports the failed job; alone, a user's mistake needs a sentence and no stack.
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        _LOGGER.error("%s", error)  # noqa: TRY400
+        _LOGGER.error("%s", error)
         sys.exit(1)
-    for key, value in results.items():
-        _LOGGER.info("%s = %.4g", key, value)
     return results[cfg.optimize] if cfg.optimize else None
 
 

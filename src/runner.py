@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -103,7 +104,8 @@ def _run_task(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> dict[str, f
     try:
         results = config.task_function(cfg.task._target_)(cfg, rundir)
     except BaseException as error:
-        _LOGGER.debug("The run failed.", exc_info=True)
+        with open(rundir.log_path, "a") as log:  # the screen shows the message alone
+            log.write(traceback.format_exc())
         manifest |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
         rundir.write_json(rundir.manifest_path, manifest)
         raise
@@ -123,6 +125,8 @@ def _run_task(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> dict[str, f
     if cfg.task.get("refresh", False):
         manifest["gathered"] = gathered(cfg, rundir)
     rundir.write_json(rundir.manifest_path, manifest)
+    for key, value in results.items():
+        _LOGGER.info("%s %s = %.4g", cfg.task.name, key, value)
     return json.loads(rundir.results_path.read_text())
 
 

@@ -21,33 +21,31 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     put it. A task module says by `missing_inputs(cfg) -> list[str]` why it cannot run on this dataset.
 
     Returns:
-        The number of steps that were run (or had finished) and skipped, and the results of all steps as
-        `<step>/<key>`.
+        The number of steps that were run (or had finished) and of those that were skipped.
     """
     overrides = [override for override in config.hydra_overrides() if not override.startswith("task=")]
-    results: dict[str, float] = {}
     skipped: dict[str, list[str]] = {}
     for step in cfg.task.steps:
         typed = [*overrides, f"task={step}"]
         composed = config.compose(typed)
-        if reasons := _missing_inputs(composed, step):
+        if reasons := _missing_inputs(composed):
             skipped[step] = reasons
             _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
             continue
         started = time.monotonic()
-        results |= {f"{step}/{key}": value for key, value in _execute(composed, typed).items()}
+        _execute(composed, typed)
         _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
     rundir.write_json(rundir.path / "skipped.json", skipped)
-    return {**results, "n_steps": len(cfg.task.steps) - len(skipped), "n_skipped": len(skipped)}
+    return {"n_steps": len(cfg.task.steps) - len(skipped), "n_skipped": len(skipped)}
 
 
-def inputs(cfg: Any, rundir: RunDir) -> list[Any]:
+def inputs(cfg: Any, _: RunDir) -> list[Any]:
     """Returns the manifests of all steps: the pipeline is finished as long as none has changed."""
     paths = [config.locate_run(cfg, config.hydra_overrides(), step) / "manifest.json" for step in cfg.task.steps]
     return [path for path in paths if path.is_file()]
 
 
-def _missing_inputs(composed: Any, step: str) -> list[str]:
+def _missing_inputs(composed: Any) -> list[str]:
     module = importlib.import_module(composed.task._target_.rpartition(".")[0])
     return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
 
