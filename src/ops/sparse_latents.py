@@ -1,0 +1,192 @@
+"""Sparse latents: the one value that SAEs produce, training differentiates through, stores write and analyses read."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NeuronOrder(NamedTuple):
+    """The kept entries sorted by neuron, then by row: the pattern of the transposed latents.
+
+    Neuron `j` holds the entries `neuron_offsets[j]:neuron_offsets[j + 1]` of `row_ids` (the rows it fires in) and of
+    `entries` (where those entries stand in `SparseLatents.values`).
+    """
+
+    neuron_offsets: Tensor
+    row_ids: Tensor
+    entries: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLatents:
+    """Latents of a batch in compressed sparse rows (CSR): what is not listed is zero.
+
+    Row `i` holds the entries `row_offsets[i]:row_offsets[i + 1]`; neuron ids ascend strictly within a row.
+
+    Attributes:
+        row_offsets: [n_rows + 1] int64, starts with 0, ends with the number of entries.
+        neuron_ids: [n_entries] int64 (or int32), each below n_latents.
+        values: [n_entries]; may carry a gradient.
+        shape: (n_rows, n_latents).
+    """
+
+    row_offsets: Tensor
+    neuron_ids: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.row_offsets.shape != (self.shape[0] + 1,):
+            raise ValueError(
+                f"Expected n_rows + 1 = {self.shape[0] + 1} row offsets, got {tuple(self.row_offsets.shape)}."
+            )
+        if self.neuron_ids.ndim != 1 or self.neuron_ids.shape != self.values.shape:
+            raise ValueError(
+                "Expected one value per neuron id, got "
+                f"{tuple(self.values.shape)} values for {tuple(self.neuron_ids.shape)} ids."
+            )
+
+    @classmethod
+    def from_dense(cls, latents: Tensor) -> "SparseLatents":
+        """Returns the non-zero entries of dense latents [n_rows, n_latents]; differentiable in the values."""
+        if latents.ndim != 2:
+            raise ValueError(f"Expected latents [n_rows, n_latents], got shape {tuple(latents.shape)}.")
+        flat_ids = latents.detach().reshape(-1).nonzero().squeeze(1)
+        return cls.from_flat_ids(flat_ids, latents.reshape(-1)[flat_ids], (latents.shape[0], latents.shape[1]))
+
+    @classmethod
+    def from_flat_ids(cls, flat_ids: Tensor, values: Tensor, shape: tuple[int, int]) -> "SparseLatents":
+        """Returns latents from ascending positions `row * n_latents + neuron_id` [n_entries] and their values."""
+        n_rows, n_latents = shape
+        row_starts = torch.arange(n_rows + 1, device=flat_ids.device) * n_latents
+        return cls(torch.searchsorted(flat_ids, row_starts), flat_ids % n_latents, values, shape)
+
+    @classmethod
+    def cat(cls, parts: Sequence["SparseLatents"]) -> "SparseLatents":
+        """Stacks the rows of several latents of one SAE.
+
+        Raises:
+            ValueError: when there are none, or their numbers of latents differ.
+        """
+        widths = {part.n_latents for part in parts}
+        if len(widths) != 1:
+            raise ValueError(f"Expected latents of one width, got {sorted(widths) or 'nothing'}.")
+        starts = torch.tensor([0, *(part.n_entries for part in parts)]).cumsum(0).tolist()
+        offsets = [part.row_offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        end = parts[-1].row_offsets[-1:] + starts[-2]
+        return cls(
+            torch.cat([*offsets, end]),
+            torch.cat([part.neuron_ids for part in parts]),
+            torch.cat([part.values for part in parts]),
+            (sum(part.n_rows for part in parts), parts[0].n_latents),
+        )
+
+    @property
+    def n_rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def n_latents(self) -> int:
+        return self.shape[1]
+
+    @property
+    def n_entries(self) -> int:
+        return self.neuron_ids.numel()
+
+    @cached_property
+    def row_ids(self) -> Tensor:
+        """[n_entries] int64, the row of each entry."""
+        counts = self.row_offsets.diff()
+        rows = torch.arange(self.n_rows, device=counts.device)
+        return rows.repeat_interleave(counts, output_size=self.n_entries)
+
+    @cached_property
+    def neuron_order(self) -> NeuronOrder:
+        """The entries sorted by neuron (stable, so rows ascend within a neuron); computed once per pattern."""
+        # A narrow integer makes the sort several times faster, and it is the cost of the transposed products.
+        narrow = torch.int16 if self.n_latents <= torch.iinfo(torch.int16).max else torch.int32
+        entries = self.neuron_ids.to(narrow).argsort(stable=True)
+        counts = torch.bincount(self.neuron_ids, minlength=self.n_latents)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return NeuronOrder(offsets, self.row_ids[entries], entries)
+
+    def with_values(self, values: Tensor) -> "SparseLatents":
+        """Returns the same pattern with other values [n_entries]; what was derived from the pattern is kept."""
+        other = SparseLatents(self.row_offsets, self.neuron_ids, values, self.shape)
+        for name in ("row_ids", "neuron_order"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+    def detach(self) -> "SparseLatents":
+        """Returns the same latents without a gradient."""
+        return self.with_values(self.values.detach())
+
+    def to(self, device: torch.device | str) -> "SparseLatents":
+        """Returns the latents on a device."""
+        row_offsets, neuron_ids, values = (t.to(device) for t in (self.row_offsets, self.neuron_ids, self.values))
+        return SparseLatents(row_offsets, neuron_ids, values, self.shape)
+
+    def to_dense(self) -> Tensor:
+        """Returns dense latents [n_rows, n_latents]; differentiable in the values."""
+        flat_ids = self.row_ids * self.n_latents + self.neuron_ids
+        dense = self.values.new_zeros(self.n_rows * self.n_latents)
+        return dense.index_put((flat_ids,), self.values).view(self.shape)
+
+    def to_csr(self) -> Tensor:
+        """Returns a torch sparse CSR tensor that shares the memory."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+            return torch.sparse_csr_tensor(
+                self.row_offsets,
+                self.neuron_ids.to(self.row_offsets.dtype),
+                self.values,
+                self.shape,
+                check_invariants=True,
+            )
+
+    def rows(self, start: int, stop: int) -> "SparseLatents":
+        """Returns the rows `start:stop` (views of the entries).
+
+        Raises:
+            ValueError: when they are not among the rows.
+        """
+        if not 0 <= start <= stop <= self.n_rows:
+            raise ValueError(f"Expected rows within 0:{self.n_rows}, got {start}:{stop}.")
+        offsets = self.row_offsets[start : stop + 1]
+        entries = slice(int(offsets[0]), int(offsets[-1]))
+        return SparseLatents(
+            offsets - offsets[0], self.neuron_ids[entries], self.values[entries], (stop - start, self.n_latents)
+        )
+
+    def max_over_rows(self) -> Tensor:
+        """Returns each neuron's largest value [n_latents], 0 where it is silent (latents are not negative)."""
+        silent = self.values.new_zeros(self.n_latents)
+        return silent.scatter_reduce(0, self.neuron_ids.long(), self.values, "amax", include_self=True)
+
+    def column(self, neuron_id: int) -> Tensor:
+        """Returns one neuron's values over the rows [n_rows], dense."""
+        return self.columns([neuron_id]).squeeze(1)
+
+    def columns(self, neuron_ids: Sequence[int] | Tensor) -> Tensor:
+        """Returns the values of some neurons, dense [n_rows, len(neuron_ids)], in the order asked for.
+
+        Raises:
+            ValueError: when a neuron does not exist.
+        """
+        wanted = torch.as_tensor(neuron_ids, dtype=torch.int64, device=self.neuron_ids.device)
+        if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.n_latents:
+            raise ValueError(f"Expected neuron ids within 0:{self.n_latents}, got {wanted.tolist()}.")
+        distinct, places = wanted.unique(return_inverse=True)
+        place_of = wanted.new_full((self.n_latents,), -1)
+        place_of[distinct] = torch.arange(len(distinct), device=wanted.device)
+        places_of_entries = place_of[self.neuron_ids.long()]
+        hits = (places_of_entries >= 0).nonzero().squeeze(1)
+        dense = self.values.new_zeros(self.n_rows, len(distinct))
+        dense[self.row_ids[hits], places_of_entries[hits]] = self.values[hits]
+        return dense[:, places]
