@@ -21,6 +21,7 @@ class FoldData:
         slides: every slide of the csv that has features, by slide id.
         classes: class names; a slide's label index is the position of its label. Of two, the positive is last.
         split: the fold's slides by part.
+        folder: the feature files, with coords and patch sizes.
         store: the packed activations of all slides of the csv.
         standardizer: per-feature mean and scale of the fold's train rows, when the dataset asks for it.
     """
@@ -28,6 +29,7 @@ class FoldData:
     slides: dict[str, Slide]
     classes: tuple[str, ...]
     split: FoldSplit
+    folder: FeatureFolder
     store: ActivationStore
     standardizer: Standardizer | None
 
@@ -76,4 +78,4 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
         split = FoldSplit(fold, **parts)
     slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
     standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
-    return FoldData(slides, classes, split, store, standardizer)
+    return FoldData(slides, classes, split, folder, store, standardizer)
