@@ -1,0 +1,251 @@
+"""Figures of training, selection and evaluation: data in, Figure out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from src.analysis.figure_labels import spread
+from src.analysis.figure_style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    method_label,
+    method_line,
+    save_figure,
+    styled,
+)
+
+__all__ = [
+    "finish_roc",
+    "plot_density",
+    "plot_roc",
+    "plot_summary",
+    "plot_training_curves",
+    "plot_volcano",
+    "save_figure",
+]
+
+_CURVE_PANELS = {
+    "explained_variance": "Explained variance",
+    "l0": "Active latents per patch (L0)",
+    "dead_fraction": "Dead latents (fraction)",
+    "loss": "Loss",
+}
+
+
+@styled
+def plot_training_curves(table: pd.DataFrame) -> Figure:
+    """Draws how an SAE's explained variance, L0, dead fraction and loss went over the steps.
+
+    Args:
+        table: column `step`, and columns `<stage>/<name>` such as `train/loss` or `val/l0`; empty cells are left out.
+
+    Raises:
+        ValueError: none of the four is a column.
+    """
+    panels = {
+        name: columns
+        for name in _CURVE_PANELS
+        if (columns := [c for c in table.columns if c.split("/")[-1] == name and bool(table[c].notna().any())])
+    }
+    if not panels or "step" not in table:
+        raise ValueError(
+            f"Expected a column step and at least one of <stage>/{{{', '.join(_CURVE_PANELS)}}}, "
+            f"got {list(table.columns)}."
+        )
+    n_columns = min(2, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(4.6 * n_columns, 2.9 * n_rows))
+    for index, (name, columns) in enumerate(panels.items()):
+        axes = figure.add_subplot(n_rows, n_columns, index + 1)
+        for column in columns:
+            points = table[["step", column]].dropna()
+            is_train = column.startswith("train/")
+            axes.plot(
+                points["step"],
+                points[column],
+                color=SKY if is_train else VERMILLION,
+                marker="" if is_train or len(points) > 60 else "o",
+                markersize=4,
+                label=column.split("/")[0],
+                zorder=2 if is_train else 3,
+            )
+        axes.set_title(_CURVE_PANELS[name])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("Optimizer step")
+        if name == "loss" and _spans_decades(table[columns].to_numpy()):
+            axes.set_yscale("log")
+        if name == "dead_fraction":
+            axes.set_ylim(bottom=0)
+        if len(columns) > 1:
+            axes.legend()
+    return figure
+
+
+@styled
+def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05) -> Figure:
+    """Draws the effect of every neuron against the evidence for it, the best ones with their ids.
+
+    Args:
+        neurons: as select_neurons ranks them, best first: `neuron_id`, `effect_size`, `q_value`, and `class` when one
+            class was compared with the rest.
+        n_labels: how many of the best carry their id.
+        q_limit: the false discovery rate at which the line is drawn.
+    """
+    shown = neurons.dropna(subset=["effect_size", "q_value"])
+    # A q-value that underflowed to 0 is drawn at the smallest positive double: higher than all others, still finite.
+    height = -np.log10(np.maximum(shown["q_value"].to_numpy(float), np.finfo(float).tiny))
+    effect = shown["effect_size"].to_numpy(float)
+    found = (shown["q_value"].to_numpy(float) < q_limit) & (effect > 0)
+    figure = Figure(figsize=(7.2, 4.6))
+    axes = figure.add_subplot()
+    axes.scatter(effect[~found], height[~found], s=14, color=GREY, alpha=0.6, linewidth=0, label="not significant")
+    axes.scatter(effect[found], height[found], s=20, color=VERMILLION, alpha=0.8, linewidth=0, label=f"q < {q_limit:g}")
+    axes.axhline(-np.log10(q_limit), color=BLACK, linewidth=0.9, linestyle=":")
+    axes.set_xlabel("Effect size, positive against other slides")
+    axes.set_ylabel("−log10 q")
+    axes.set_ylim(0, max(1.05 * height.max(initial=0), -1.6 * np.log10(q_limit)))
+    axes.legend(loc="upper left")
+    axes.set_title(f"{found.sum()} of {len(shown)} neurons found; {len(neurons) - len(shown)} could not be tested")
+    best = np.flatnonzero(found)[:n_labels]
+    names = shown["neuron_id"].astype(str)
+    if "class" in shown:
+        names = shown["class"].astype(str) + ": " + names
+    _label_points(axes, effect[best], height[best], names.iloc[best].tolist())
+    return figure
+
+
+@styled
+def plot_density(density: np.ndarray) -> Figure:
+    """Draws how often neurons fire.
+
+    Args:
+        density: share of patches on which each neuron is active, [n_latents].
+    """
+    density = np.asarray(density, dtype=float)
+    active = density[density > 0]
+    figure = Figure(figsize=(6.4, 3.4))
+    axes = figure.add_subplot()
+    if len(active):
+        low = np.floor(np.log10(active.min()))
+        axes.hist(active, bins=np.logspace(low, 0, int(8 * max(1, -low)) + 1), color=BLUE)  # pyright: ignore
+        axes.axvline(np.median(active), color=VERMILLION, linestyle="--", label=f"median {np.median(active):.2g}")
+        axes.set_xscale("log")
+        axes.legend()
+    axes.set_xlabel("Share of patches on which a neuron is active")
+    axes.set_ylabel("Neurons")
+    axes.set_title(f"{len(active)} active neurons, {len(density) - len(active)} silent on all patches")
+    return figure
+
+
+@styled
+def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
+    """Draws the slide-level ROC curve of every method on the test slides.
+
+    Args:
+        predictions: long form of train_mil: method, split, slide_id, label, prob_<class>; label as class name.
+        positive_class: the class that is looked for; the others together are the rest.
+
+    Raises:
+        ValueError: the test slides are all of one kind, or there is no such class.
+    """
+    column = f"prob_{positive_class}"
+    if column not in predictions:
+        raise ValueError(f"Expected a column {column} in the predictions, got {list(predictions.columns)}.")
+    curves = []
+    for method, rows in predictions[predictions["split"] == "test"].groupby("method", sort=False):
+        is_positive = np.asarray(rows["label"].astype(str) == positive_class)
+        if is_positive.all() or not is_positive.any():
+            raise ValueError(
+                f"Expected test slides with and without {positive_class!r}, got {is_positive.sum()} of "
+                f"{len(is_positive)} with it: no ROC curve exists. Give folds that hold both (task=splits)."
+            )
+        scores = np.asarray(rows[column], dtype=float)
+        curves.append((float(roc_auc_score(is_positive, scores)), str(method), *roc_curve(is_positive, scores)[:2]))
+    figure = Figure(figsize=(7.6, 4.4))
+    axes = figure.add_subplot()
+    for auroc, method, fpr, tpr in sorted(curves, key=lambda curve: -curve[0]):
+        axes.plot(fpr, tpr, label=f"{auroc:.3f}  {method_label(method)}", **method_line(method))
+    finish_roc(axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), title="AUROC", alignment="left")
+    axes.set_title(f"Test slides: {positive_class} against the rest")
+    return figure
+
+
+@styled
+def plot_summary(summary: pd.DataFrame) -> Figure:
+    """Draws, for each metric, every method's mean over folds and its value on all slides pooled, with 95 % intervals.
+
+    Args:
+        summary: of summarize_cv: method, metric, mean, fold_low, fold_high, pooled, slide_low, slide_high.
+    """
+    metrics: Sequence[str] = list(dict.fromkeys(summary["metric"]))
+    methods: Sequence[str] = list(dict.fromkeys(summary["method"]))
+    figure = Figure(figsize=(2.6 + 3.0 * len(metrics), 1.4 + 0.42 * len(methods)))
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        rows = summary[summary["metric"] == metric].set_index("method")
+        for position, method in enumerate(methods):
+            if method not in rows.index:
+                continue
+            row: Any = rows.loc[method]
+            interval = {"mean": ("fold_low", "fold_high", BLUE, "o", -0.13)}
+            interval["pooled"] = ("slide_low", "slide_high", ORANGE, "s", 0.13)
+            for value, (low, high, color, marker, shift) in interval.items():
+                axes.plot([row[low], row[high]], [position + shift] * 2, color=color, linewidth=2.2)
+                axes.plot(row[value], position + shift, marker=marker, color=color, markersize=6, linestyle="")
+        axes.set_title({"auroc": "AUROC"}.get(metric, metric.replace("_", " ").capitalize()))
+        axes.grid(visible=False, axis="y")
+    panels[0].set_yticks(range(len(methods)), [method_label(method) for method in methods])
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    marks: Mapping[str, tuple[str, str]] = {
+        "mean over folds": (BLUE, "o"),
+        "all test slides pooled": (ORANGE, "s"),
+    }
+    for label, (color, marker) in marks.items():
+        panels[0].plot([], [], color=color, marker=marker, label=label)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def finish_roc(axes: Axes) -> None:
+    """Gives a ROC panel its diagonal, limits and labels."""
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", zorder=1)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set_xlabel("False positive rate")
+    axes.set_ylabel("True positive rate")
+
+
+def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Writes names in a column right of the points, with lines to them, so that no two overlap."""
+    if not len(names):
+        return
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.16 * (high - low))
+    column = high + 0.05 * (high - low)
+    bottom, top = axes.get_ylim()
+    heights = spread(y, gap=0.055 * (top - bottom), low=bottom, high=top)
+    for name, point_x, point_y, text_y in zip(names, x, y, heights, strict=True):
+        axes.annotate(
+            name,
+            (point_x, point_y),
+            (column, text_y),
+            va="center",
+            fontsize=10,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2},
+        )
+
+
+def _spans_decades(values: np.ndarray) -> bool:
+    values = values[np.isfinite(values)]
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
