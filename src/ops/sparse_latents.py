@@ -88,14 +88,17 @@ class SparseLatents:
 
     @property
     def n_rows(self) -> int:
+        """Number of rows (activations that were encoded)."""
         return self.shape[0]
 
     @property
     def n_latents(self) -> int:
+        """Number of neurons of the SAE."""
         return self.shape[1]
 
     @property
     def n_entries(self) -> int:
+        """Number of listed entries; a listed entry may be zero."""
         return self.neuron_ids.numel()
 
     @cached_property

@@ -1,0 +1,21 @@
+"""The unit-norm constraint on decoder atoms: rows on the sphere, gradients along it."""
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def normalize_rows_(atoms: Tensor) -> Tensor:
+    """Scales every atom (row of [n_latents, d_in]) to unit L2 norm, in place; a zero row stays zero."""
+    norms = torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+    return atoms.div_(norms.clamp_min(torch.finfo(atoms.dtype).tiny))
+
+
+@torch.no_grad()
+def project_gradient_(gradient: Tensor, atoms: Tensor) -> Tensor:
+    """Removes from each row of a gradient its part along the unit-norm atom, in place (Bricken et al. 2023).
+
+    Adam would otherwise spend its moments on a change of length that the constraint undoes.
+    """
+    along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
+    return gradient.addcmul_(along, atoms, value=-1)

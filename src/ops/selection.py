@@ -1,0 +1,73 @@
+"""Exact selection of the largest pre-latents, and the threshold that keeps a stated number of them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from src.ops.sparse_latents import SparseLatents
+
+
+def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
+    """Keeps the `n_kept` largest entries of a whole batch, exactly.
+
+    Ties at the smallest kept value go to the lowest position `row * n_latents + neuron_id`, so the result is the same
+    on every run and does not depend on how the candidates were found.
+
+    Args:
+        candidates: entries that contain the `n_kept` largest of the batch (or all there are).
+        n_kept: the number to keep; with fewer candidates, all are kept.
+
+    Returns:
+        The kept entries, in the order of the candidates.
+    """
+    surplus = candidates.n_entries - n_kept
+    if surplus <= 0:
+        return candidates
+    smallest = candidates.values.kthvalue(surplus + 1).values
+    kept = candidates.values > smallest
+    ties = candidates.values == smallest
+    kept |= ties & (ties.cumsum(0) <= n_kept - kept.sum())
+    entries = kept.nonzero().squeeze(1)
+    flat_ids = candidates.row_ids[entries] * candidates.n_latents + candidates.neuron_ids[entries]
+    return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)
+
+
+def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:
+    """Finds the threshold above which held-out pre-latents are kept `k` times per row on average, exactly.
+
+    One pass holds no more than the `k * n_rows + 1` largest values seen so far: those of the whole set are among
+    them. The threshold lies half-way between the smallest kept and the largest dropped value, so that rounding of
+    another batch size does not flip entries.
+
+    Args:
+        pre_latents: batches [<= n_rows, n_latents]; ReLU is applied here.
+        k: the mean number of entries per row to keep.
+        n_rows: the number of rows of all batches together.
+
+    Returns:
+        A 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
+
+    Raises:
+        ValueError: when `k` is not positive or the batches do not hold `n_rows` rows.
+    """
+    if k <= 0:
+        raise ValueError(f"Expected a positive k, got {k}.")
+    n_wanted = round(k * n_rows) + 1
+    largest, bound, n_seen = [], 0.0, 0
+    n_held = 0
+    for batch in pre_latents:
+        n_seen += batch.shape[0]
+        largest.append(batch[batch > bound])
+        n_held += largest[-1].numel()
+        if n_held > 2 * n_wanted:
+            largest = [torch.cat(largest).topk(n_wanted, sorted=False).values]
+            bound, n_held = float(largest[0].min()), n_wanted
+    if n_seen != n_rows:
+        raise ValueError(f"Expected {n_rows} rows to calibrate on, got {n_seen}.")
+    values = torch.cat(largest)
+    if values.numel() < n_wanted:
+        return values.new_zeros(())
+    dropped, kept = values.topk(n_wanted).values[-2:].flip(0)
+    middle = dropped + (kept - dropped) / 2
+    return torch.where(middle < kept, middle, dropped)

@@ -1,0 +1,145 @@
+"""Products of sparse latents with dense matrices, and their gradients, without a dense [n_rows, n_latents] tensor.
+
+All sums are `embedding_bag` sums: torch's CPU kernel for it is several times faster here than its MKL sparse-CSR
+product, takes one thread per output row (so the order of a sum is fixed), and the same call runs on CUDA.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from src.ops.sparse_latents import SparseLatents
+
+# Pre-latents are made in pieces of about this many elements (8 MiB), which stay in cache while they are compared.
+_PIECE_ELEMENTS = 2**21
+_LEAST_PIECE_ROWS = 256
+
+
+@torch.no_grad()
+def pre_latents_above(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> SparseLatents:
+    """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold.
+
+    Args:
+        inputs: [n_rows, d_in].
+        W_enc: [n_latents, d_in].
+        b_enc: [n_latents], or None for no bias.
+        threshold: 0-d, or [n_latents] for one threshold per neuron.
+    """
+    n_rows, n_latents = inputs.shape[0], W_enc.shape[0]
+    piece_rows = max(_LEAST_PIECE_ROWS, _PIECE_ELEMENTS // n_latents)
+    piece = inputs.new_empty(min(piece_rows, n_rows), n_latents)
+    flat_ids, values = [], []
+    for start in range(0, n_rows, piece_rows):
+        rows = inputs[start : start + piece_rows]
+        pre_latents = piece[: rows.shape[0]]
+        if b_enc is None:
+            torch.mm(rows, W_enc.T, out=pre_latents)
+        else:
+            torch.addmm(b_enc, rows, W_enc.T, out=pre_latents)
+        ids = (pre_latents > threshold).view(-1).nonzero().squeeze(1)
+        values.append(pre_latents.view(-1)[ids])
+        flat_ids.append(ids + start * n_latents)
+    empty = torch.empty(0, dtype=torch.int64, device=inputs.device)
+    return SparseLatents.from_flat_ids(
+        torch.cat([empty, *flat_ids]), torch.cat([inputs.new_empty(0), *values]), (n_rows, n_latents)
+    )
+
+
+def encode_kept(
+    kept: SparseLatents, inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None
+) -> SparseLatents:
+    """Gives kept pre-latents a gradient: the dense encoder's, restricted to the kept entries.
+
+    The values are entries of `(x - b_dec) @ W_enc.T + b_enc`. With G the sparse gradient of the values, W_enc
+    receives `G.T @ inputs`, b_enc the column sums g of G, and b_dec `-g @ W_enc`.
+
+    Args:
+        kept: the entries to keep, with their values.
+        inputs: [n_rows, d_in], `x - b_dec`.
+        W_enc: [n_latents, d_in].
+        b_enc: [n_latents], or None.
+        b_dec: [d_in] to receive the gradient that flows through the subtraction, or None when `inputs` carries it.
+    """
+    values = _KeptEncoding.apply(kept.values.detach(), inputs, W_enc, b_enc, b_dec, kept.detach())
+    return kept.with_values(values)
+
+
+def decode_sparse(latents: SparseLatents, W_dec: Tensor) -> Tensor:
+    """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
+    return _SparseDecoding.apply(latents.values, W_dec, latents.detach())  # pyright: ignore[reportReturnType]
+
+
+def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
+    """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d]."""
+    order = latents.neuron_order
+    return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values[order.entries])
+
+
+def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
+    """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern."""
+    # It is the derivative of a bag sum with respect to its weights: torch has a kernel for that and for no other
+    # form of this product that is as fast on the CPU.
+    weights = torch.zeros_like(pattern.values, requires_grad=True)
+    with torch.enable_grad():
+        sums = _bag_sums(atoms.detach(), pattern.neuron_ids, pattern.row_offsets, weights)
+    return torch.autograd.grad(sums, weights, rows)[0]
+
+
+def _bag_sums(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(ids, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+class _SparseDecoding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: SparseLatents) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.pattern = pattern
+        return _bag_sums(W_dec, pattern.neuron_ids, pattern.row_offsets, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, W_dec = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        to_values = kept_dot_products(ctx.pattern, gradient, W_dec) if ctx.needs_input_grad[0] else None
+        to_weights = None
+        if ctx.needs_input_grad[1]:
+            to_weights = transposed_product(ctx.pattern.with_values(values), gradient)
+        return to_values, to_weights, None
+
+
+class _KeptEncoding(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        inputs: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor | None,  # noqa: ARG004 - a place for its gradient
+        b_dec: Tensor | None,  # noqa: ARG004 - a place for its gradient
+        pattern: SparseLatents,
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, W_enc)
+        ctx.pattern = pattern
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, W_enc = ctx.saved_tensors
+        _, to_inputs, to_weights, to_encoder_bias, to_decoder_bias, _ = ctx.needs_input_grad
+        latents = ctx.pattern.with_values(gradient)
+        sums = None
+        if to_encoder_bias or to_decoder_bias:
+            sums = gradient.new_zeros(latents.n_latents).index_add_(0, latents.neuron_ids, gradient)
+        return (
+            None,
+            decode_sparse(latents, W_enc) if to_inputs else None,
+            transposed_product(latents, inputs) if to_weights else None,
+            sums if to_encoder_bias else None,
+            -(sums @ W_enc) if to_decoder_bias and sums is not None else None,
+            None,
+        )
