@@ -1,9 +1,10 @@
 """The contract of every sparse autoencoder: raw activations in, sparse latents and raw reconstructions out."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,20 @@ _ENCODE_ROWS = 8192
 # sae-1n's and SAELens' guard against a constant row.
 _UNIT_NORM_EPS = 1e-5
 
+EncoderInit = Literal["tied", "kaiming"]
+BDecInit = Literal["mean", "zero"]
 DecoderConstraint = Literal["after_step", "before_step", "none"]
+
+
+class SAEOptions(TypedDict, total=False):
+    """The options that every architecture hands to `SAE`, described there."""
+
+    input_unit_norm: bool
+    use_b_enc: bool
+    encoder_init: EncoderInit
+    b_dec_init: BDecInit
+    decoder_constraint: DecoderConstraint
+    observe_validation: bool
 
 
 class RowStatistics(NamedTuple):
@@ -68,6 +82,7 @@ class SAE(nn.Module, ABC):
         b_dec_init: "mean" starts b_dec at the mean of the first batch, "zero" leaves it at zero.
         decoder_constraint: unit-norm atoms restored after each optimizer step, before it (sae-1n, so that they are
             off the sphere by one step), or not at all.
+        observe_validation: let validation batches move the running statistics, as sae-1n does.
 
     Raises:
         ValueError: when a size is not positive or an option is unknown.
@@ -85,9 +100,10 @@ class SAE(nn.Module, ABC):
         *,
         input_unit_norm: bool = False,
         use_b_enc: bool = True,
-        encoder_init: Literal["tied", "kaiming"] = "tied",
-        b_dec_init: Literal["mean", "zero"] = "mean",
+        encoder_init: EncoderInit = "tied",
+        b_dec_init: BDecInit = "mean",
         decoder_constraint: DecoderConstraint = "after_step",
+        observe_validation: bool = False,
     ) -> None:
         super().__init__()
         n_latents = round(expansion * d_in) if n_latents is None else n_latents
@@ -96,9 +112,10 @@ class SAE(nn.Module, ABC):
         _expect("encoder_init", encoder_init, ("tied", "kaiming"))
         _expect("b_dec_init", b_dec_init, ("mean", "zero"))
         _expect("decoder_constraint", decoder_constraint, ("after_step", "before_step", "none"))
-        self.d_in, self.n_latents = d_in, n_latents
+        self.d_in, self.n_latents, self.expansion = d_in, n_latents, n_latents / d_in
         self.input_unit_norm, self.use_b_enc = input_unit_norm, use_b_enc
-        self.b_dec_init, self.decoder_constraint = b_dec_init, decoder_constraint
+        self.encoder_init, self.b_dec_init = encoder_init, b_dec_init
+        self.decoder_constraint, self.observe_validation = decoder_constraint, observe_validation
 
         W_dec = normalize_rows_(torch.randn(n_latents, d_in))
         if encoder_init == "kaiming":
@@ -118,8 +135,19 @@ class SAE(nn.Module, ABC):
     def step(self, activations: Tensor) -> SAEStep:
         """Runs a batch [n_rows, d_in]: losses with a graph, and in training mode the running statistics.
 
-        In evaluation mode latents are those of inference and no state moves.
+        In evaluation mode latents are those of inference, and no state moves unless `observe_validation`.
         """
+
+    def init_arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: each is kept as the attribute of its name, sizes as resolved."""
+        names = [
+            name
+            for owner in type(self).__mro__
+            if issubclass(owner, SAE)
+            for name, parameter in inspect.signature(owner.__init__).parameters.items()
+            if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        return {name: getattr(self, name) for name in dict.fromkeys(names)}
 
     def set_input_statistics(self, mean: Tensor, scale: Tensor) -> None:
         """Fixes the standardisation `(x - mean) / scale` that encode applies and decode undoes, both [d_in].

@@ -1,9 +1,11 @@
 """BatchTopK: keeps the largest k pre-latents per row on average, chosen over the whole batch."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from src.models.saes.base import SAE, SAEStep
+from src.models.saes.base import SAE, SAEOptions, SAEStep
 from src.ops.losses import auxk_loss, mean_l1, mean_squared_error
 from src.ops.selection import keep_largest
 from src.ops.sparse_latents import SparseLatents
@@ -38,7 +40,6 @@ class BatchTopK(SAE):
         l1_coefficient: weight of the mean L1 norm of the latents.
         threshold_decay: share of the old threshold in the moving average.
         threshold_from_zero: start the average at 0, as sae-1n does, instead of at the first smallest kept value.
-        observe_validation: let validation batches move threshold and dead counters, as sae-1n does.
         **options: of `SAE`.
 
     Raises:
@@ -61,17 +62,15 @@ class BatchTopK(SAE):
         l1_coefficient: float = 0.0,
         threshold_decay: float = 0.99,
         threshold_from_zero: bool = False,
-        observe_validation: bool = False,
-        **options: object,
+        **options: Unpack[SAEOptions],
     ) -> None:
-        super().__init__(d_in, n_latents, expansion, **options)  # pyright: ignore[reportArgumentType]
+        super().__init__(d_in, n_latents, expansion, **options)
         if not 1 <= k <= self.n_latents:
             raise ValueError(f"Expected sae.k within 1 and n_latents={self.n_latents}, got {k}.")
         self.k, self.k_aux = k, max(d_in // 2, 1) if k_aux is None else k_aux
         self.aux_coefficient, self.l1_coefficient = aux_coefficient, l1_coefficient
         self.dead_after_batches, self.detach_residual = dead_after_batches, detach_residual
         self.threshold_decay, self.threshold_from_zero = threshold_decay, threshold_from_zero
-        self.observe_validation = observe_validation
         self.register_buffer("batches_since_fired", torch.zeros(self.n_latents, dtype=torch.int64))
         # Not a buffer: it decides how fast the selection is found, never what it is.
         self._candidate_threshold: Tensor | None = None
@@ -131,6 +130,6 @@ class BatchTopK(SAE):
         device = kept.values.device
         return {
             "l0": torch.tensor(kept.n_entries / max(kept.n_rows, 1), device=device),
-            "n_dead": torch.tensor(float(dead.numel()), device=device),
+            "dead_fraction": torch.tensor(dead.numel() / self.n_latents, device=device),
             "threshold": self.threshold.clone(),
         }

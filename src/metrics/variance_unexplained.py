@@ -1,0 +1,48 @@
+"""Fraction of variance unexplained, from sums over the whole set."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class FractionOfVarianceUnexplained(Metric):
+    """FVU: squared error over squared distance from the mean activation, each summed over all rows and dimensions.
+
+    Explained variance is 1 - FVU. The mean is that of the whole set, so the number does not depend on the batches; the
+    average of per-batch ratios, and a variance about zero, are the field's two common errors.
+
+    Args:
+        d_in: dimension of the activations.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    n_rows: Tensor
+    sums: Tensor
+    squares: Tensor
+    errors: Tensor
+
+    def __init__(self, d_in: int) -> None:
+        super().__init__()
+        self.add_state("n_rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # float64: the variance is a difference of two sums that may be far larger than it.
+        self.add_state("sums", torch.zeros(d_in, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("squares", torch.zeros(d_in, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("errors", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, activations: Tensor, reconstruction: Tensor) -> None:
+        """Adds rows: activations and their reconstruction, both [n_rows, d_in]."""
+        if activations.shape != reconstruction.shape:
+            raise ValueError(
+                f"Expected a reconstruction of shape {tuple(activations.shape)}, got {tuple(reconstruction.shape)}."
+            )
+        exact = activations.double()
+        self.n_rows += activations.shape[0]
+        self.sums += exact.sum(0)
+        self.squares += exact.square().sum(0)
+        self.errors += (exact - reconstruction).square().sum()
+
+    def compute(self) -> Tensor:
+        """Returns FVU, float64; NaN without rows or when all rows are equal."""
+        total = (self.squares - self.sums.square() / self.n_rows).sum()
+        return self.errors / total if total > 0 else torch.full_like(self.errors, torch.nan)
