@@ -159,12 +159,22 @@ def _binding_errors(key: str, node: Mapping[str, Any]) -> Iterator[str]:
     if key == "task":
         return
     names = [str(name) for name in node if not (str(name).startswith("_") and str(name).endswith("_"))]
-    parameters = inspect.signature(callable_).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+    accepted = _accepted_arguments(callable_)
     for name in names:
-        if name not in parameters:
-            yield f"{key}.{name}: expected an argument of {target} ({', '.join(parameters)}), got {name!r}"
+        if accepted is not None and name not in accepted:
+            yield f"{key}.{name}: expected an argument of {target} ({', '.join(accepted)}), got {name!r}"
+
+
+def _accepted_arguments(callable_: Any) -> list[str] | None:
+    """Returns the names that a function or class takes, those it hands on to its bases included; None for any."""
+    accepted: list[str] = []
+    makers = [base.__init__ for base in callable_.__mro__] if inspect.isclass(callable_) else [callable_]
+    for maker in makers:
+        parameters = inspect.signature(maker).parameters.values()
+        accepted += [parameter.name for parameter in parameters if parameter.name != "self"]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            return [name for name in dict.fromkeys(accepted) if name not in ("args", "kwargs", "options")]
+    return None
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:

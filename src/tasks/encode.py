@@ -1,0 +1,112 @@
+"""Encodes every slide of the dataset with the fold's SAE into the sparse latents store."""
+
+import logging
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from src.analysis.figures import plot_density, save_figure
+from src.data.fold import FoldData, open_fold
+from src.metrics.latent_counts import L0
+from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
+from src.models.saes.base import SAE
+from src.progress import track
+from src.report.page import Page, PageFigure, PageTable
+from src.rundir import RunDir
+from src.stores.dense_latents import export_dense
+from src.stores.latents import LatentStore, LatentWriter
+from src.stores.sae import load_sae
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 50
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes the latents of every slide, and measures L0 and explained variance per part of the split.
+
+    Returns:
+        `<split>/l0`, `<split>/explained_variance`, `<split>/fvu`, `n_slides` and `n_patches`.
+
+    Raises:
+        ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
+    """
+    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    trained = rundir.upstream("train_sae")
+    rundir.refuse_leakage(trained, fold.fitted("val+test"))
+    sae = load_sae(trained.export_dir)
+    if sae.d_in != fold.store.d_in:
+        raise ValueError(
+            f"Expected activations of the {sae.d_in} dimensions that the SAE in {trained.path} takes, got "
+            f"{fold.store.d_in} in {cfg.dataset.features_dir}: train an SAE on these features."
+        )
+    parts = _Parts(fold, sae)
+    writer = LatentWriter(rundir.latents_dir(), sae.n_latents)
+    for slide_id in track(list(fold.slides), "Encoding slides"):
+        bag = fold.folder.read(slide_id)
+        activations = torch.from_numpy(bag.features)
+        latents = sae.encode(activations)
+        parts.update(slide_id, activations, latents)
+        size = bag.patch_size_level0 or cfg.dataset.patch_size_level0
+        writer.write(slide_id, latents, bag.coords, size, fold.store.digest(slide_id))
+    store = writer.finish()
+    if cfg.encode.dense_formats:
+        export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
+    results = parts.results() | {"n_slides": len(fold.slides), "n_patches": int(store.index["n_patches"].sum())}
+    _write_page(cfg, rundir, store, parts, results)
+    return results
+
+
+class _Parts:
+    """Sums of the metrics over the slides of each part of the split."""
+
+    def __init__(self, fold: FoldData, sae: SAE) -> None:
+        self._part_of = {slide_id: part for part in ("train", "val", "test") for slide_id in fold.split.slide_ids(part)}
+        self._sae = sae
+        self._fvu = defaultdict(lambda: FractionOfVarianceUnexplained(sae.d_in))
+        self._l0 = defaultdict(L0)
+        self.n_active = torch.zeros(sae.n_latents, dtype=torch.int64)
+
+    @torch.no_grad()
+    def update(self, slide_id: str, activations: torch.Tensor, latents: Any) -> None:
+        """Adds a slide; the numbers of train slides are left out, decoding them tells nothing new."""
+        self.n_active += torch.bincount(latents.neuron_ids, minlength=self._sae.n_latents)
+        part = self._part_of.get(slide_id)
+        if part is None:
+            return
+        self._l0[part].update(latents)
+        if part != "train":
+            row_statistics = self._sae.normalize(activations)[1]
+            self._fvu[part].update(activations, self._sae.decode(latents, row_statistics))
+
+    def results(self) -> dict[str, float]:
+        """Returns the metrics, by part."""
+        fvu = {part: float(metric.compute()) for part, metric in self._fvu.items()}
+        return (
+            {f"{part}/l0": float(metric.compute()) for part, metric in self._l0.items()}
+            | {f"{part}/fvu": value for part, value in fvu.items()}
+            | {f"{part}/explained_variance": 1 - value for part, value in fvu.items()}
+        )
+
+
+def _write_page(cfg: Any, rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float]) -> None:
+    density = parts.n_active.numpy() / results["n_patches"]
+    table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": parts.n_active})
+    table.to_csv(rundir.table("density"), index=False)
+    save_figure(plot_density(density), rundir.plot("density"))
+    silent = int((density == 0).sum())
+    rundir.write_page(
+        Page(
+            title="Latents",
+            order=_PAGE_ORDER,
+            paragraphs=[
+                f"{results['n_patches']:,} patches of {results['n_slides']} slides, {int(store.index['n_nonzero'].sum()):,}"
+                f" latents that are not zero. {silent} of {store.n_latents} neurons are silent on all of them."
+            ],
+            numbers={key: value for key, value in results.items() if key.startswith("test/")},
+            figures=[PageFigure(rundir.plot("density"), "Share of patches on which each neuron fires.")],
+            tables=[PageTable(rundir.table("density"), "Density by neuron.", max_rows=0)],
+        )
+    )

@@ -1,0 +1,138 @@
+"""Trains the SAE of a fold on the activations of its train slides, and exports it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from src import config
+from src.analysis.figures import plot_training_curves, save_figure
+from src.data.activations import ActivationDataModule
+from src.data.fold import FoldData, open_fold
+from src.models.saes.base import SAE
+from src.modules.sae import SAEModule
+from src.ops.selection import calibrate_threshold
+from src.report.page import Page, PageFigure
+from src.rundir import RunDir
+from src.stores.sae import save_sae
+from src.training import make_trainer
+
+_LOGGER = logging.getLogger(__name__)
+_CALIBRATION_ROWS = 4096
+_PAGE_ORDER = 40
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Trains, resuming from the last checkpoint when there is one, and exports the last weights.
+
+    Returns:
+        The last validation metrics, and the size of what was trained on.
+    """
+    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    rundir.record_input(fold.store.path, ",".join(sorted(fold.store.index["digest"])))
+    rundir.write_fitted_on(fold.fitted("train"))
+    train = cfg.train
+    data = ActivationDataModule(
+        fold.store, fold.split.train, fold.split.val, train.batch_size, train.block_size, cfg.seed
+    )
+    module = _build_module(cfg, fold, n_rows=len(data.train_rows))
+    trainer = make_trainer(
+        cfg,
+        rundir,
+        [_checkpoints(rundir, train.checkpoint_every_n_epochs, bool(fold.split.val))],
+        max_epochs=train.epochs,
+        check_val_every_n_epoch=train.validate_every_n_epochs,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    last = rundir.checkpoints_dir / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
+    sae = module.sae.eval().cpu()
+    if train.calibrate_threshold:
+        _calibrate(sae, fold, cfg.sae.k)
+    save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
+    results = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+    results |= {"n_train_rows": len(data.train_rows), "n_steps": trainer.global_step, "d_in": sae.d_in}
+    results |= {"n_latents": sae.n_latents, "threshold": float(sae.threshold)}
+    _write_page(cfg, rundir, fold, results)
+    return results
+
+
+def _build_module(cfg: Any, fold: FoldData, n_rows: int) -> SAEModule:
+    sae: SAE = config.instantiate(cfg.sae, d_in=fold.store.d_in)
+    if fold.standardizer is not None:
+        mean, scale = (torch.from_numpy(values) for values in (fold.standardizer.mean, fold.standardizer.scale))
+        sae.set_input_statistics(mean, scale)
+    train = cfg.train
+    return SAEModule(
+        sae,
+        lr=train.lr,
+        betas=tuple(train.betas),
+        warmup_steps=train.warmup_steps,
+        decay_fraction=train.decay_fraction,
+        total_steps=train.epochs * -(-n_rows // train.batch_size),
+        max_grad_norm=train.max_grad_norm,
+    )
+
+
+def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> ModelCheckpoint:
+    """Keeps the last state, to resume, and with validation slides the best one by explained variance."""
+    best = (
+        {"monitor": "val/explained_variance", "mode": "max", "save_top_k": 1} if has_validation else {"save_top_k": 0}
+    )
+    return ModelCheckpoint(
+        dirpath=rundir.checkpoints_dir,
+        filename="best",
+        save_last=True,
+        every_n_epochs=every_n_epochs,
+        enable_version_counter=False,
+        save_on_train_epoch_end=not has_validation,
+        **best,
+    )
+
+
+def _calibrate(sae: SAE, fold: FoldData, k: float) -> None:
+    """Sets the threshold at which inference keeps k latents per train row: the moving average saw moving weights."""
+    rows = fold.store.row_ids(fold.split.train)
+    pieces = np.array_split(rows, max(1, len(rows) // _CALIBRATION_ROWS))
+    with torch.no_grad():
+        batches = (sae.pre_latents(torch.from_numpy(fold.store.activations[piece])) for piece in pieces)
+        sae.threshold.copy_(calibrate_threshold(batches, k, len(rows)))
+    _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), len(rows))
+
+
+def _metadata(cfg: Any, fold: FoldData) -> dict[str, Any]:
+    return {
+        "name": cfg.name,
+        "fold": cfg.fold,
+        "seed": cfg.seed,
+        "dataset": cfg.dataset.name,
+        "backbone": cfg.backbone.name,
+        "sae": config.to_container(cfg.sae),
+        "activations": str(Path(fold.store.path).name),
+    }
+
+
+def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, results: dict[str, float]) -> None:
+    curves = pd.read_csv(rundir.metrics_path)
+    save_figure(plot_training_curves(curves), rundir.plot("curves"))
+    rundir.write_page(
+        Page(
+            title="Sparse autoencoder",
+            order=_PAGE_ORDER,
+            paragraphs=[
+                f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
+                f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
+                f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance is "
+                "about the mean, over the whole validation set."
+            ],
+            numbers={key: value for key, value in results.items() if key.startswith("val/")},
+            figures=[PageFigure(rundir.plot("curves"), "Training: loss, explained variance, L0 and dead neurons.")],
+        )
+    )

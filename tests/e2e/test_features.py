@@ -1,0 +1,154 @@
+"""The command itself on a small folder of features: the whole chain, the finished rule, kill -9, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.synthetic import make_feature_folder
+
+pytestmark = pytest.mark.slow
+SMALL = (
+    "sae.expansion=4",
+    "sae.k=4",
+    "train.batch_size=256",
+    "train.epochs=30",
+    "mil.max_epochs=5",
+    "splits.n_folds=3",
+)
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    return make_feature_folder(tmp_path / "features", n_slides=36).parent
+
+
+def command(workplace: Path, *overrides: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "src.run"),
+        "exp=features",
+        f"dataset.dir={workplace / 'features'}",
+        "dataset.positive_class=tumor",
+        "name=small",
+        f"paths.data={workplace / 'data'}",
+        f"paths.runs={workplace / 'runs'}",
+        *SMALL,
+        *overrides,
+    ]
+
+
+def run(workplace: Path, *overrides: str, code: int = 0) -> str:
+    done = subprocess.run(command(workplace, *overrides), capture_output=True, text=True, timeout=600)
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    return said
+
+
+def task_dir(workplace: Path, task: str) -> Path:
+    (path,) = (workplace / "runs" / "small").glob(f"**/{task}")
+    return path
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pipeline_finds_the_planted_neuron_and_runs_once(workplace):
+    run(workplace, "task=pipeline")
+    skipped = json.loads((task_dir(workplace, "pipeline") / "skipped.json").read_text())
+    assert set(skipped) == {"tile", "embed", "localize"}
+    neurons = pd.read_csv(task_dir(workplace, "select_neurons") / "analysis" / "neurons.csv")
+    assert neurons.loc[0, "q_value"] < 0.05
+    assert neurons.loc[0, "auroc"] > 0.9
+    assert (task_dir(workplace, "report") / "report.html").stat().st_size > 10_000
+    before = snapshot(workplace)
+    assert "is finished" in run(workplace, "task=pipeline")
+    assert snapshot(workplace) == before
+
+
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(workplace):
+    many = ("train.epochs=60", "train.checkpoint_every_n_epochs=2")
+    run(workplace, "task=splits")
+    run(workplace, *many)
+    path = task_dir(workplace, "train_sae")
+    uninterrupted = (path / "export" / "sae_weights.safetensors").read_bytes()
+    shutil.rmtree(path)
+    process = subprocess.Popen(command(workplace, *many), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
+    assert json.loads((path / "manifest.json").read_text())["status"] == "running"
+    assert "Resuming" in run(workplace, *many)
+    assert (path / "export" / "sae_weights.safetensors").read_bytes() == uninterrupted
+
+
+def truncate(workplace):
+    path = workplace / "features" / "h5_files" / "003.h5"
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def without_features(workplace):
+    with h5py.File(workplace / "features" / "h5_files" / "003.h5", "a") as file:
+        del file["features"]
+
+
+def other_width(workplace):
+    without_features(workplace)
+    with h5py.File(workplace / "features" / "h5_files" / "003.h5", "a") as file:
+        file["features"] = np.zeros((63, 17), dtype=np.float32)
+
+
+def empty_slide(workplace):
+    without_features(workplace)
+    with h5py.File(workplace / "features" / "h5_files" / "003.h5", "a") as file:
+        del file["coords"]
+        file["features"] = np.zeros((0, 16), dtype=np.float32)
+
+
+def not_in_csv(workplace):
+    path = workplace / "features" / "dataset.csv"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if ",003," not in line))
+
+
+def no_label(workplace):
+    path = workplace / "features" / "dataset.csv"
+    path.write_text(path.read_text().replace("c01,003,tumor", "c01,003,"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncate, r"003\.h5"),
+        (without_features, "003.h5"),
+        (other_width, "003.h5"),
+        (empty_slide, "003.h5"),
+        (not_in_csv, "'003' that it does not list"),
+        (no_label, "none for '003'"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_lost(workplace, spoil, message):
+    run(workplace, "task=splits")
+    spoil(workplace)
+    said = run(workplace, code=1)
+    assert message.replace("\\", "") in said
+    assert "Expected" in said
+    assert "Traceback" not in said
+    assert not list(workplace.glob("data/cache/**/activations.npy"))
+
+
+def test_misspelt_override_is_refused_before_any_work(workplace):
+    assert "sae.kk" in run(workplace, "sae.kk=3", code=1)

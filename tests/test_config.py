@@ -1,0 +1,97 @@
+"""Everything under conf/ composes and binds; read from disk, so that a new YAML is tested without editing a test."""
+
+import itertools
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from src import config
+
+config.register_resolvers()
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (config.CONF_DIR / group).glob("*.yaml"))
+    assert found, group
+    return found
+
+
+EXPS = names("exp")
+TASKS = names("task")
+
+
+def errors_of(overrides: list[str]) -> str:
+    cfg = config.compose(overrides)
+    try:
+        config.validate(cfg)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "path", [path for group in ("exp", "task") for path in (config.CONF_DIR / group).glob("*.yaml")]
+)
+def test_presets_and_tasks_are_global(path):
+    assert path.read_text().startswith("# @package _global_")
+
+
+@pytest.mark.parametrize(("exp", "task"), itertools.product(EXPS, TASKS))
+def test_every_preset_composes_with_every_task(exp, task):
+    complaint = errors_of([f"exp={exp}", f"task={task}"])
+    lines = complaint.splitlines()[1:]
+    assert all(f"task={task} needs dataset." in line for line in lines), complaint
+
+
+@pytest.mark.parametrize("group", ["sae", "backbone", "mil", "train", "trainer", "logger", "dataset"])
+def test_every_choice_of_a_group_binds(group):
+    for name in names(group):
+        complaint = errors_of([f"{group}={name}", "task=tile"])
+        assert "expected an argument" not in complaint
+        assert "expected _target_" not in complaint
+
+
+def test_groups_of_a_task_exist():
+    known = set(OmegaConf.to_container(config.compose([]), resolve=False))
+    for task in TASKS:
+        assert set(config.task_spec(task).groups) <= known
+
+
+def test_missing_data_is_named_with_the_command_that_makes_it(tmp_path):
+    complaint = errors_of(["exp=camelyon16_conch_0", f"paths.data={tmp_path}"])
+    assert f"needs dataset.features_dir: found nothing at {tmp_path}/camelyon16/features_conch" in complaint
+    assert "task=embed" in complaint
+    assert "needs dataset.splits_dir" in complaint
+
+
+def test_all_errors_are_shown_at_once():
+    cfg = config.compose(["exp=camelyon16_conch_0", "+sae.kk=3", "sae.expansion=???", "+trainer.acc=1"])
+    with pytest.raises(ValueError, match=r"(?s)sae\.expansion: expected a value.*sae\.kk: expected an argument"):
+        config.validate(cfg)
+
+
+def test_misspelt_override_is_refused():
+    with pytest.raises(ConfigCompositionException, match=r"sae\.kk"):
+        config.compose(["sae.kk=3"])
+
+
+def test_numbered_presets_share_the_directories_of_the_general_one(tmp_path):
+    runs = f"paths.runs={tmp_path}"
+    numbered, general = ["exp=camelyon16_conch_0", runs], ["exp=camelyon16_conch", runs, "fold=0"]
+    first, second = (config.locate_run(config.compose(typed), typed, "train_sae") for typed in (numbered, general))
+    assert first == second == tmp_path / "camelyon16_conch" / "default" / "fold_0" / "train_sae"
+
+
+def test_downstream_override_leaves_the_upstream_run_where_it_is(tmp_path):
+    typed = ["exp=camelyon16_conch_0", f"paths.runs={tmp_path}", "selection.method=auroc"]
+    cfg = config.compose(typed)
+    assert config.locate_run(cfg, typed, "train_sae").parts[-3] == "default"
+    assert config.locate_run(cfg, typed, "select_neurons").parts[-3] == "selection.method-auroc"
+
+
+def test_folders_of_one_name_give_different_run_names(tmp_path):
+    (first := tmp_path / "a" / "features").mkdir(parents=True)
+    (second := tmp_path / "b" / "features").mkdir(parents=True)
+    assert config.folder_name(str(first)).startswith("features_")
+    assert config.folder_name(str(first)) != config.folder_name(str(second))
