@@ -55,7 +55,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if cfg.encode.dense_formats:
         export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
     results = parts.results() | {"n_slides": len(fold.slides), "n_patches": int(store.index["n_patches"].sum())}
-    _write_page(cfg, rundir, store, parts, results)
+    _write_page(rundir, store, parts, results)
     return results
 
 
@@ -91,7 +91,7 @@ class _Parts:
         )
 
 
-def _write_page(cfg: Any, rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float]) -> None:
+def _write_page(rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float]) -> None:
     density = parts.n_active.numpy() / results["n_patches"]
     table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": parts.n_active})
     table.to_csv(rundir.table("density"), index=False)
@@ -102,8 +102,9 @@ def _write_page(cfg: Any, rundir: RunDir, store: LatentStore, parts: _Parts, res
             title="Latents",
             order=_PAGE_ORDER,
             paragraphs=[
-                f"{results['n_patches']:,} patches of {results['n_slides']} slides, {int(store.index['n_nonzero'].sum()):,}"
-                f" latents that are not zero. {silent} of {store.n_latents} neurons are silent on all of them."
+                f"{results['n_patches']:,} patches of {results['n_slides']} slides have "
+                f"{int(store.index['n_nonzero'].sum()):,} latents that are not zero. {silent} of {store.n_latents} "
+                "neurons are silent on all of them."
             ],
             numbers={key: value for key, value in results.items() if key.startswith("test/")},
             figures=[PageFigure(rundir.plot("density"), "Share of patches on which each neuron fires.")],

@@ -30,7 +30,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Trains, resuming from the last checkpoint when there is one, and exports the last weights.
 
     Returns:
-        The last validation metrics, and the size of what was trained on.
+        The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
     rundir.record_input(fold.store.path, ",".join(sorted(fold.store.index["digest"])))
@@ -57,7 +57,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if train.calibrate_threshold:
         _calibrate(sae, fold, cfg.sae.k)
     save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
-    results = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+    # The numbers are those of what was exported, not of the last epoch's threshold.
+    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+    results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
     results |= {"n_train_rows": len(data.train_rows), "n_steps": trainer.global_step, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.threshold)}
     _write_page(cfg, rundir, fold, results)
@@ -83,9 +85,7 @@ def _build_module(cfg: Any, fold: FoldData, n_rows: int) -> SAEModule:
 
 def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> ModelCheckpoint:
     """Keeps the last state, to resume, and with validation slides the best one by explained variance."""
-    best = (
-        {"monitor": "val/explained_variance", "mode": "max", "save_top_k": 1} if has_validation else {"save_top_k": 0}
-    )
+    best = {"monitor": "val/explained_variance", "mode": "max"} if has_validation else {"save_top_k": 0}
     return ModelCheckpoint(
         dirpath=rundir.checkpoints_dir,
         filename="best",
@@ -129,8 +129,8 @@ def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, results: dict[str, flo
             paragraphs=[
                 f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
                 f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
-                f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance is "
-                "about the mean, over the whole validation set."
+                f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance "
+                "is about the mean, over the whole validation set."
             ],
             numbers={key: value for key, value in results.items() if key.startswith("val/")},
             figures=[PageFigure(rundir.plot("curves"), "Training: loss, explained variance, L0 and dead neurons.")],
