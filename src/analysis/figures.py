@@ -83,6 +83,7 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("Optimizer step")
+        axes.set_xlim(left=0)
         if name == "loss" and _spans_decades(table[columns].to_numpy()):
             axes.set_yscale("log")
         if name == "dead_fraction":
@@ -115,7 +116,7 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
     axes.set_xlabel("Effect size, positive against other slides")
     axes.set_ylabel("−log10 q")
     axes.set_ylim(0, max(1.05 * height.max(initial=0), -1.6 * np.log10(q_limit)))
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", markerscale=2)
     axes.set_title(f"{found.sum()} of {len(shown)} neurons found; {len(neurons) - len(shown)} could not be tested")
     best = np.flatnonzero(found)[:n_labels]
     names = shown["neuron_id"].astype(str)
@@ -172,12 +173,12 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
             )
         scores = np.asarray(rows[column], dtype=float)
         curves.append((float(roc_auc_score(is_positive, scores)), str(method), *roc_curve(is_positive, scores)[:2]))
-    figure = Figure(figsize=(7.6, 4.4))
+    figure = Figure(figsize=(7.8, 4.4))
     axes = figure.add_subplot()
     for auroc, method, fpr, tpr in sorted(curves, key=lambda curve: -curve[0]):
         axes.plot(fpr, tpr, label=f"{auroc:.3f}  {method_label(method)}", **method_line(method))
     finish_roc(axes)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), title="AUROC", alignment="left")
+    figure.legend(loc="outside right center", title="AUROC", alignment="left")
     axes.set_title(f"Test slides: {positive_class} against the rest")
     return figure
 

@@ -1,0 +1,163 @@
+"""How well a score per patch finds outlined regions: AUROC and average precision, pooled and slide by slide."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+INTERVAL = (2.5, 97.5)
+
+
+def relative_attention(attention: np.ndarray) -> np.ndarray:
+    """Brings softmaxed attention weights to a scale that slides of different size share.
+
+    Weights of a slide sum to one, so a patch of a large slide has a lower weight than an equally striking patch of a
+    small one. Times the number of patches, 1 means "as much as if all patches were equal" on every slide. The order
+    within a slide, and so every per-slide metric, does not change.
+
+    Args:
+        attention: softmaxed weights of the patches of one slide, [n_patches].
+    """
+    return np.asarray(attention, dtype=np.float64) * len(attention)
+
+
+def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Scores every method on the patches of all slides together, with intervals over slides.
+
+    Pooling asks that scores mean the same on every slide, which a threshold for clinical use would ask too; see
+    `relative_attention`. The interval is the percentile bootstrap (Efron 1979) over whole slides, because patches of a
+    slide are not independent; slides with and without positive patches are drawn apart, so that every draw has both
+    classes. Its width says nothing when there is a single slide of a kind.
+
+    Args:
+        patches: one row a patch: `slide_id`, boolean `label`, and a column of scores a method.
+        methods: the columns to score.
+        n_bootstrap: number of draws.
+        seed: of the draws; all methods see the same ones.
+
+    Returns:
+        One row a method, in the order given: method, auroc, auroc_low, auroc_high, average_precision,
+        average_precision_low, average_precision_high, mean_slide_auroc, mean_slide_average_precision (means over the
+        slides that have both classes), n_slides, n_outlined_slides, n_patches, n_positive.
+
+    Raises:
+        ValueError: the patches are all of one class, or a score is not finite.
+    """
+    _check(patches, methods)
+    labels = patches["label"].to_numpy(bool)
+    codes, _ = pd.factorize(patches["slide_id"])
+    has_positive = np.bincount(codes, weights=labels) > 0
+    draws = _draw_slides(has_positive, n_bootstrap, np.random.default_rng(seed))
+    by_slide: Any = score_slides(patches, methods).groupby("method")[["auroc", "average_precision"]].mean()
+    rows = []
+    for method in methods:
+        scores = patches[method].to_numpy(np.float64)
+        spread = _bootstrap(scores, labels, codes, draws)
+        low, high = np.percentile(spread, INTERVAL, axis=0)
+        rows.append(
+            {
+                "method": method,
+                "auroc": float(roc_auc_score(labels, scores)),
+                "auroc_low": low[0],
+                "auroc_high": high[0],
+                "average_precision": float(average_precision_score(labels, scores)),
+                "average_precision_low": low[1],
+                "average_precision_high": high[1],
+                "mean_slide_auroc": by_slide["auroc"].get(method, np.nan),
+                "mean_slide_average_precision": by_slide["average_precision"].get(method, np.nan),
+                "n_slides": len(has_positive),
+                "n_outlined_slides": int(has_positive.sum()),
+                "n_patches": len(labels),
+                "n_positive": int(labels.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Scores every method on every slide that has patches of both classes.
+
+    Returns:
+        slide_id, method, auroc, average_precision, n_patches, n_positive.
+    """
+    rows = []
+    for slide_id, slide in patches.groupby("slide_id", sort=False):
+        labels = slide["label"].to_numpy(bool)
+        if labels.all() or not labels.any():
+            continue
+        for method in methods:
+            scores = slide[method].to_numpy(np.float64)
+            rows.append(
+                {
+                    "slide_id": slide_id,
+                    "method": method,
+                    "auroc": float(roc_auc_score(labels, scores)),
+                    "average_precision": float(average_precision_score(labels, scores)),
+                    "n_patches": len(labels),
+                    "n_positive": int(labels.sum()),
+                }
+            )
+    columns = ["slide_id", "method", "auroc", "average_precision", "n_patches", "n_positive"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def choose_random_neuron(density: pd.Series, chosen: int, seed: int) -> int:
+    """Draws a neuron to compare with, among those that fire at all and are not the chosen one.
+
+    Args:
+        density: share of train patches on which a neuron is active, indexed by neuron_id.
+        chosen: the neuron that selection found.
+        seed: the same seed and densities give the same neuron.
+
+    Raises:
+        ValueError: no other neuron is active.
+    """
+    neuron_ids = density.index.to_numpy()
+    active = np.sort(neuron_ids[(density.to_numpy() > 0) & (neuron_ids != chosen)])
+    if not len(active):
+        raise ValueError(f"Expected active neurons besides neuron {chosen}, got none: train the SAE longer.")
+    return int(np.random.default_rng(seed).choice(active))
+
+
+def _bootstrap(scores: np.ndarray, labels: np.ndarray, codes: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Returns AUROC and average precision of each draw, [n_draws, 2]; the patches are sorted only once."""
+    order = np.argsort(-scores, kind="stable")
+    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    positive, codes = labels[order], codes[order]
+    result = np.empty((len(draws), 2))
+    for index, counts in enumerate(draws):
+        weights = counts[codes]
+        true_positives = np.cumsum(weights * positive)[is_last_of_tie]
+        false_positives = np.cumsum(weights * ~positive)[is_last_of_tie]
+        recall = true_positives / true_positives[-1]
+        fpr = false_positives / false_positives[-1]
+        called = true_positives + false_positives
+        precision = np.divide(true_positives, called, out=np.zeros_like(recall), where=called > 0)
+        step, rise = np.diff(fpr, prepend=0.0), np.diff(recall, prepend=0.0)
+        result[index] = np.sum(step * (recall - 0.5 * rise)), np.sum(rise * precision)
+    return result
+
+
+def _draw_slides(has_positive: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns how often each slide is in each draw, [n_draws, n_slides]; slides of each kind keep their number."""
+    draws = np.zeros((n_draws, len(has_positive)))
+    for kind in (True, False):
+        slides = np.flatnonzero(has_positive == kind)
+        if len(slides):
+            draws[:, slides] = rng.multinomial(len(slides), np.full(len(slides), 1 / len(slides)), size=n_draws)
+    return draws
+
+
+def _check(patches: pd.DataFrame, methods: Sequence[str]) -> None:
+    labels = patches["label"].to_numpy(bool)
+    if labels.all() or not labels.any():
+        raise ValueError(
+            f"Expected patches inside and outside the outlines, got {labels.sum()} of {len(labels)} inside. "
+            "Look at the outlines of the test slides, or give localization.label_rule another value."
+        )
+    for method in methods:
+        if not np.isfinite(patches[method].to_numpy(np.float64)).all():
+            slides = patches.loc[~np.isfinite(patches[method].astype(float)), "slide_id"].unique()
+            raise ValueError(f"Expected finite scores of {method}, got others on slide {slides[0]!r}.")

@@ -1,0 +1,96 @@
+"""Figures of patches: how well scores find outlined patches, and the patches on which neurons fire most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from src.analysis.figure_style import GREY, VERMILLION, method_label, method_line, styled
+from src.analysis.figures import finish_roc
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A patch to show: its RGB pixels, a line under it, and whether it lies in an outline (None: not known)."""
+
+    pixels: np.ndarray
+    caption: str
+    is_positive: bool | None
+
+
+def choose_exemplars(patches: pd.DataFrame, score: str, n: int, max_per_slide: int) -> pd.DataFrame:
+    """Returns the rows of the patches that score highest, from several slides, best first.
+
+    Args:
+        patches: one row a patch: `slide_id` and the column `score`.
+        score: the column to go by; patches that score 0 are never taken.
+        n: at most so many.
+        max_per_slide: at most so many of one slide.
+    """
+    scores = patches[score].to_numpy(float)
+    order = np.argsort(-scores, kind="stable")
+    ranked = patches.iloc[order[scores[order] > 0]]
+    rank_in_slide = ranked.groupby("slide_id", sort=False).cumcount().to_numpy()
+    return ranked.iloc[np.flatnonzero(rank_in_slide < max_per_slide)[:n]]
+
+
+@styled
+def plot_patch_curves(patches: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Draws ROC and precision-recall curves over the patches of all slides.
+
+    Args:
+        patches: one row a patch: boolean `label`, and a column of scores a method.
+        methods: the columns to draw; the legend gives AUROC / average precision, best first.
+    """
+    labels = patches["label"].to_numpy(bool)
+    figure = Figure(figsize=(11.4, 4.4))
+    roc_axes, pr_axes = figure.subplots(1, 2)
+    scored = [(roc_auc_score(labels, patches[method]), method) for method in methods]
+    for auroc, method in sorted(scored, reverse=True):
+        scores = patches[method].to_numpy(float)
+        fpr, tpr, _ = roc_curve(labels, scores)
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        label = f"{auroc:.3f} / {average_precision_score(labels, scores):.3f}  {method_label(method)}"
+        roc_axes.plot(fpr, tpr, label=label, **method_line(method))
+        pr_axes.step(recall, precision, where="post", **method_line(method))
+    finish_roc(roc_axes)
+    roc_axes.set_title("ROC")
+    pr_axes.axhline(labels.mean(), color=GREY, linewidth=1, linestyle=":", zorder=1)
+    pr_axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="Recall", ylabel="Precision")
+    pr_axes.set_title("Precision and recall")
+    figure.legend(loc="outside right center", title="AUROC / average precision", alignment="left")
+    return figure
+
+
+@styled
+def plot_exemplars(rows: Sequence[tuple[str, Sequence[Exemplar]]]) -> Figure:
+    """Draws one row of patches a neuron, most active first; a coloured frame says that a patch lies in an outline.
+
+    Args:
+        rows: a title and its patches.
+
+    Raises:
+        ValueError: there is no patch at all.
+    """
+    n_columns = max((len(exemplars) for _, exemplars in rows), default=0)
+    if not n_columns:
+        raise ValueError("Expected patches to show, got none: the chosen neurons are silent on all slides.")
+    figure = Figure(figsize=(1.35 * n_columns, 1.85 * len(rows)))
+    strips: Any = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for strip, (title, exemplars) in zip(strips, rows, strict=True):
+        strip.suptitle(title, x=0.005, ha="left", fontsize=12)
+        panels = strip.subplots(1, n_columns, squeeze=False)[0]
+        for axes in panels:
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+        for axes, exemplar in zip(panels, exemplars, strict=False):
+            axes.imshow(exemplar.pixels, interpolation="antialiased")
+            axes.set_xlabel(exemplar.caption, fontsize=9)
+            if exemplar.is_positive is not None:
+                axes.spines[:].set(visible=True, linewidth=3, color=VERMILLION if exemplar.is_positive else GREY)
+    return figure

@@ -1,0 +1,38 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from src.analysis.figure_style import GREY, VERMILLION
+from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
+
+
+def test_exemplars_are_the_best_of_several_slides():
+    patches = pd.DataFrame({"slide_id": list("aaabbc"), "neuron": [9.0, 8.0, 7.0, 6.0, 0.0, 5.0]})
+    chosen = choose_exemplars(patches, "neuron", n=4, max_per_slide=2)
+    assert chosen["neuron"].tolist() == [9.0, 8.0, 6.0, 5.0]
+    assert choose_exemplars(patches, "neuron", n=10, max_per_slide=2)["slide_id"].tolist() == ["a", "a", "b", "c"]
+
+
+def test_frames_tell_outlined_patches():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    row = [Exemplar(pixels, "a", True), Exemplar(pixels, "b", False)]
+    figure = plot_exemplars([("Neuron 3", row), ("Neuron 5", row[:1])])
+    first, second, third, _ = (axes for strip in figure.subfigs for axes in strip.axes)
+    assert to_hex(first.spines["left"].get_edgecolor()) == VERMILLION.lower()
+    assert to_hex(second.spines["left"].get_edgecolor()) == GREY
+    assert third.get_xlabel() == "a"
+
+
+def test_no_exemplars_are_an_error():
+    with pytest.raises(ValueError, match="silent on all slides"):
+        plot_exemplars([("Neuron 3", [])])
+
+
+def test_patch_curves_order_methods_by_auroc():
+    patches = pd.DataFrame(
+        {"label": [True, False, True, False], "channel": [0.0, 1.0, 0.0, 1.0], "neuron": [1.0, 0.0, 2.0, 0.0]}
+    )
+    figure = plot_patch_curves(patches, ["channel", "neuron"])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["1.000 / 1.000  Best neuron", "0.000 / 0.500  Best raw channel"]
