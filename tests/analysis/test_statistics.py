@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,8 +41,8 @@ def test_welch_of_constants():
 
 def test_t_is_stable_under_a_large_offset(groups):
     first, second = (np.round(group * 1024) / 1024 for group in groups)  # so that the offset itself loses nothing
-    near, far = welch_t(first, second), welch_t(first + 2**30, second + 2**30)
-    np.testing.assert_allclose(far.statistic, near.statistic, rtol=1e-6)
+    near, far = welch_t(first, second), welch_t(first + 2**16, second + 2**16)
+    np.testing.assert_allclose(far.statistic, near.statistic, rtol=1e-8)
 
 
 def test_too_small_groups_are_refused(groups):

@@ -1,0 +1,54 @@
+"""Attention pooling of patches."""
+
+import torch
+from torch import Tensor, nn
+
+from src.models.mil.base import MILModel, MILOutput, masked_softmax
+
+
+class AttentionMIL(MILModel):
+    """Averages encoded patches with learned attention and classifies the average (ABMIL).
+
+    Ilse, Tomczak and Welling, "Attention-based deep multiple instance learning", ICML 2018: eq. 8 (attention) and
+    eq. 9 (gated attention). The sizes are those of sae-1n and MambaMIL: 512 hidden units, 128 attention units,
+    PyTorch's default start. Deviations from the paper: one logit per class and cross-entropy instead of one sigmoid,
+    attention layers with biases, dropout 0.25 on the encoded patches.
+
+    Args:
+        d_in: width of a patch's vector.
+        n_classes: number of classes.
+        n_hidden: width of an encoded patch.
+        n_attention: width of the attention network.
+        dropout: share of hidden units dropped in training.
+        gated: eq. 9 instead of eq. 8.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_classes: int,
+        n_hidden: int = 512,
+        n_attention: int = 128,
+        dropout: float = 0.25,
+        gated: bool = False,
+    ) -> None:
+        super().__init__(d_in, n_classes)
+        self.patch_encoder = nn.Linear(d_in, n_hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.attention_value = nn.Linear(n_hidden, n_attention)
+        self.attention_gate = nn.Linear(n_hidden, n_attention) if gated else None
+        self.attention_score = nn.Linear(n_attention, 1)
+        self.classifier = nn.Linear(n_hidden, n_classes)
+
+    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+        """Classifies padded bags; see `MILModel.forward`.
+
+        `instance_logits` is the classifier applied to each patch by itself; the mean weighted by attention is `logits`.
+        """
+        hidden = self.dropout(self.patch_encoder(bags).relu())  # [n_bags, n_patches, n_hidden]
+        scores = self.attention_value(hidden).tanh()  # [n_bags, n_patches, n_attention]
+        if self.attention_gate is not None:
+            scores = scores * self.attention_gate(hidden).sigmoid()
+        attention = masked_softmax(self.attention_score(scores).squeeze(-1), mask)  # [n_bags, n_patches]
+        pooled = torch.einsum("bn,bnh->bh", attention, hidden)
+        return MILOutput(self.classifier(pooled), attention, self.classifier(hidden))
