@@ -4,14 +4,20 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src.data.activations import ActivationDataModule
 from src.data.epoch_loader import epoch_order
 from tests.data.stores import pack
 
-# Lightning 2.6 asks torch's pytree in a way that torch 2.15 warns of.
-pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+pytestmark = [
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.15 warns of.
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
+    # Resuming into the folder that holds the checkpoint is what is tested.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+    # The state after the optimizer's step is the one to resume from.
+    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning"),
+]
 
 N_TRAIN, N_VAL = 23, 7
 
@@ -93,6 +99,14 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class SaveOnException(L.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.save_checkpoint(self.path)
+
+
 def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, **trainer_arguments):
     module, data = Recorder(fail_at), make_data(store)
     trainer = L.Trainer(
@@ -100,7 +114,7 @@ def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, *
         max_epochs=max_epochs,
         logger=False,
         callbacks=[checkpoint] if checkpoint else [],
-        enable_checkpointing=checkpoint is not None,
+        enable_checkpointing=isinstance(checkpoint, ModelCheckpoint),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=path,
@@ -132,21 +146,21 @@ SAVES = {
 def test_interrupted_and_resumed_sees_what_the_uninterrupted_run_sees(store, tmp_path, save, fail_at):
     checkpoint_arguments, arguments = SAVES[save]
 
-    def checkpoint():
+    def checkpoint(folder):
         return ModelCheckpoint(
-            tmp_path / "ckpt", filename="last", enable_version_counter=False, save_top_k=1, **checkpoint_arguments
+            folder, filename="last", enable_version_counter=False, save_top_k=1, **checkpoint_arguments
         )
 
     whole, whole_trainer = fit(store, tmp_path, **arguments)
     assert sorted(chain(*whole.seen)) == sorted(list(range(N_TRAIN)) * 3)
-    fit(store, tmp_path, checkpoint(), fail_at=fail_at, **arguments)
+    fit(store, tmp_path, checkpoint(tmp_path / "ckpt"), fail_at=fail_at, **arguments)
     path = tmp_path / "ckpt" / "last.ckpt"
     if fail_at == 1 and not save.startswith("every block"):
         assert not path.exists()
         return
     n_done = torch.load(path, weights_only=True)["global_step"]
     assert 0 < n_done < 36
-    resumed, trainer = fit(store, tmp_path, checkpoint(), resume=path, **arguments)
+    resumed, trainer = fit(store, tmp_path, checkpoint(tmp_path / "ckpt"), resume=path, **arguments)
     assert resumed.seen == whole.seen[n_done:]
     assert resumed.epochs == whole.epochs[n_done:]
     assert trainer.global_step == whole_trainer.global_step == 36
@@ -157,20 +171,22 @@ def test_interrupted_and_resumed_sees_what_the_uninterrupted_run_sees(store, tmp
 @pytest.mark.parametrize("fail_at", [0, 2, 3, 4])
 def test_block_that_failed_is_trained_on_after_a_resume_from_the_exception(store, tmp_path, fail_at):
     whole, _ = fit(store, tmp_path)
-    fit(store, tmp_path, OnExceptionCheckpoint(tmp_path, "failed"), fail_at=fail_at)
+    fit(store, tmp_path, SaveOnException(tmp_path / "failed.ckpt"), fail_at=fail_at)
     resumed, trainer = fit(store, tmp_path, resume=tmp_path / "failed.ckpt")
     assert resumed.seen == whole.seen[3 * fail_at :]
     assert trainer.global_step == 36
 
 
 def test_finished_run_resumes_to_nothing_and_more_epochs_go_on(store, tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path / "ckpt", filename="last", enable_version_counter=False)
-    fit(store, tmp_path, checkpoint, max_epochs=2)
+    def checkpoint():
+        return ModelCheckpoint(tmp_path / "ckpt", filename="last", enable_version_counter=False)
+
     path = tmp_path / "ckpt" / "last.ckpt"
-    resumed, _ = fit(store, tmp_path, resume=path, max_epochs=2)
+    fit(store, tmp_path, checkpoint(), max_epochs=2)
+    resumed, _ = fit(store, tmp_path, checkpoint(), resume=path, max_epochs=2)
     assert resumed.seen == []
     whole, _ = fit(store, tmp_path, max_epochs=3)
-    more, _ = fit(store, tmp_path, resume=path, max_epochs=3)
+    more, _ = fit(store, tmp_path, checkpoint(), resume=path, max_epochs=3)
     assert more.seen == whole.seen[24:]
 
 
