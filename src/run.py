@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from typing import Any
 
 import hydra
@@ -15,6 +16,10 @@ from src.runner import execute
 _LOGGER = logging.getLogger(__name__)
 
 config.register_resolvers()
+# Lightning's remarks on devices and add-ons are not this program's; its warnings are. Of those, one is between it and
+# newer torch versions and says nothing to a user.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")

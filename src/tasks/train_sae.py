@@ -40,12 +40,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         fold.store, fold.split.train, fold.split.val, train.batch_size, train.block_size, cfg.seed
     )
     module = _build_module(cfg, fold, n_rows=len(data.train_rows))
+    every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(
         cfg,
         rundir,
-        [_checkpoints(rundir, train.checkpoint_every_n_epochs, bool(fold.split.val))],
+        [_checkpoints(rundir, every_n_epochs, bool(fold.split.val))],
         max_epochs=train.epochs,
-        check_val_every_n_epoch=train.validate_every_n_epochs,
+        check_val_every_n_epoch=every_n_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )

@@ -76,7 +76,7 @@ def test_pipeline_finds_the_planted_neuron_and_runs_once(workplace):
 
 
 def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(workplace):
-    many = ("train.epochs=60", "train.checkpoint_every_n_epochs=2")
+    many = ("train.epochs=60", "train.n_validations=30")
     run(workplace, "task=splits")
     run(workplace, *many)
     path = task_dir(workplace, "train_sae")
