@@ -67,7 +67,18 @@ class BatchTopK(SAE):
         super().__init__(d_in, n_latents, expansion, **options)
         if not 1 <= k <= self.n_latents:
             raise ValueError(f"Expected sae.k within 1 and n_latents={self.n_latents}, got {k}.")
-        self.k, self.k_aux = k, max(d_in // 2, 1) if k_aux is None else k_aux
+        k_aux = max(d_in // 2, 1) if k_aux is None else k_aux
+        for option, value, least in (
+            ("k_aux", k_aux, 1),
+            ("dead_after_batches", dead_after_batches, 1),
+            ("aux_coefficient", aux_coefficient, 0),
+            ("l1_coefficient", l1_coefficient, 0),
+        ):
+            if value < least:
+                raise ValueError(f"Expected sae.{option} of at least {least}, got {value}.")
+        if not 0 <= threshold_decay <= 1:
+            raise ValueError(f"Expected sae.threshold_decay within 0 and 1, got {threshold_decay}.")
+        self.k, self.k_aux = k, k_aux
         self.aux_coefficient, self.l1_coefficient = aux_coefficient, l1_coefficient
         self.dead_after_batches, self.detach_residual = dead_after_batches, detach_residual
         self.threshold_decay, self.threshold_from_zero = threshold_decay, threshold_from_zero

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.ops.selection import calibrate_threshold, keep_largest
+from src.ops.sparse_latents import SparseLatents
+
+
+def _sorted_selection(dense, n_kept):
+    """The definition: by value descending, then by position ascending, positive values only."""
+    flat = dense.numpy().ravel()
+    order = [i for i in np.lexsort((np.arange(flat.size), -flat)) if flat[i] > 0][:n_kept]
+    kept = np.zeros_like(flat)
+    kept[order] = flat[order]
+    return torch.from_numpy(kept.reshape(dense.shape))
+
+
+# Few distinct values, so that ties are the rule.
+_PRE_LATENTS = st.integers(1, 6).flatmap(
+    lambda width: st.lists(st.lists(st.integers(-2, 4), min_size=width, max_size=width), min_size=1, max_size=6)
+)
+
+
+@given(_PRE_LATENTS, st.integers(1, 40), st.integers(0, 3))
+def test_keeps_the_largest_of_the_batch_whatever_the_candidates(pre_latents, n_kept, cutoff):
+    dense = torch.tensor(pre_latents, dtype=torch.float32)
+    expected = _sorted_selection(dense, n_kept)
+    n_candidates = int((dense > cutoff).sum())
+    if n_candidates < n_kept:
+        cutoff = 0
+    candidates = SparseLatents.from_dense(torch.where(dense > cutoff, dense, 0.0))
+    assert torch.equal(keep_largest(candidates, n_kept).to_dense(), expected)
+
+
+def test_ties_go_to_the_lowest_position():
+    dense = torch.tensor([[1.0, 2.0, 1.0], [1.0, 3.0, 1.0]])
+    kept = keep_largest(SparseLatents.from_dense(dense), 4).to_dense()
+    assert torch.equal(kept, torch.tensor([[1.0, 2.0, 1.0], [0.0, 3.0, 0.0]]))
+
+
+@pytest.mark.parametrize("k", [1, 3, 2.5])
+def test_calibration_keeps_exactly_k_per_row(k):
+    generator = torch.Generator().manual_seed(0)
+    # The first batches are the smallest, so that early bounds would mislead a shortcut.
+    batches = [scale * torch.randn(50, 40, generator=generator) for scale in (0.1, 0.5, 1.0, 3.0, 0.2)]
+    threshold = calibrate_threshold(iter(batches), k, n_rows=250)
+    assert int((torch.cat(batches) > threshold).sum()) == round(k * 250)
+
+
+def test_calibration_is_half_way_between_kept_and_dropped():
+    batches = [torch.tensor([[5.0, 1.0, -9.0]]), torch.tensor([[2.0, 4.0, 0.0]])]
+    assert float(calibrate_threshold(batches, 1, n_rows=2)) == 3.0
+
+
+def test_calibration_with_neighbouring_floats_still_separates_them():
+    low = torch.tensor(1.0)
+    high = torch.nextafter(low, torch.tensor(2.0))
+    threshold = calibrate_threshold([torch.stack([low, high]).view(1, 2)], 1, n_rows=1)
+    assert low <= threshold < high
+
+
+def test_calibration_keeps_all_positive_values_when_there_are_too_few():
+    assert float(calibrate_threshold([torch.tensor([[1.0, -1.0], [-2.0, 0.0]])], 1, n_rows=2)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("k", "n_rows", "message"), [(0, 1, "positive k, got 0"), (1, 3, "3 rows to calibrate on, got 1")]
+)
+def test_calibration_refuses(k, n_rows, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate_threshold([torch.ones(1, 2)], k, n_rows)
