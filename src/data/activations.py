@@ -62,7 +62,10 @@ class ActivationDataModule(L.LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> Iterable[torch.Tensor]:
-        """Returns the loader of validation batches; an empty list without validation slides."""
+        """Returns the loader of validation batches.
+
+        An empty list without validation slides; give the Trainer limit_val_batches=0 then, or it warns.
+        """
         if not len(self.val_rows):
             return []
         return EpochLoader(len(self.val_rows), self.batch_size, self.val_rows.gather)
