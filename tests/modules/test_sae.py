@@ -3,6 +3,7 @@ import copy
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
 from src.models.saes.batch_topk import BatchTopK
@@ -147,18 +148,18 @@ def test_validation_moves_state_only_where_asked(tmp_path):
 
 
 def test_training_logs_block_means_under_the_optimizer_step(tmp_path):
-    class Recorder(lightning.pytorch.loggers.logger.DummyLogger):
-        rows = []
+    rows = []
 
+    class Recorder(DummyLogger):
         def log_metrics(self, metrics, step=None):
-            self.rows.append((step, metrics))
+            rows.append((step, metrics))
 
     trainer = _trainer(tmp_path, 1, log_every_n_steps=1)
     trainer.loggers = [Recorder()]
     trainer.fit(
         SAEModule(_sae()), DataLoader(_blocks(_batches(), 4), batch_size=None), DataLoader(_batches(), batch_size=None)
     )
-    training = [(step, metrics) for step, metrics in Recorder.rows if "train/loss" in metrics]
+    training = [(step, metrics) for step, metrics in rows if "train/loss" in metrics]
     assert [step for step, _ in training] == [4, 8, 12]
     assert all(metrics["train/l0"] == pytest.approx(3) for _, metrics in training)
     assert training[-1][1]["train/loss"] < training[0][1]["train/loss"]

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -54,7 +56,7 @@ def test_cat_of_rows_is_the_whole(n_rows, n_latents, cuts, seed):
     dense = torch.rand(n_rows, n_latents, generator=torch.Generator().manual_seed(seed)).sub(0.6).relu()
     latents = SparseLatents.from_dense(dense)
     cuts = [0, *sorted(min(cut, n_rows) for cut in cuts), n_rows]
-    whole = SparseLatents.cat([latents.rows(*pair) for pair in zip(cuts, cuts[1:], strict=False)])
+    whole = SparseLatents.cat([latents.rows(*pair) for pair in itertools.pairwise(cuts)])
     assert torch.equal(whole.to_dense(), dense)
     assert torch.equal(whole.row_offsets, latents.row_offsets)
 

@@ -1,0 +1,110 @@
+"""Exported SAEs: a folder that SAELens loads, and that gives our own SAE back bit for bit."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from src.files import write_atomically
+from src.models.saes.base import SAE
+
+_WEIGHTS = "sae_weights.safetensors"
+_STATE = "loupe_state.safetensors"
+_CONFIG = "cfg.json"
+_OUR_MODULES = "src.models.saes."
+
+
+def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes an SAE for use elsewhere.
+
+    `sae_weights.safetensors` and `cfg.json` are SAELens's layout (6.x, architecture "jumprelu"): weights as
+    [d_in, n_latents] and [n_latents, d_in], one threshold per neuron, and the input standardisation folded into
+    weights and decoder bias, so that the file eats raw activations. Folding rounds; `loupe_state.safetensors` holds
+    the unfolded state that `load_sae` reads.
+
+    Args:
+        sae: the SAE.
+        export_dir: the folder, made when missing.
+        metadata: JSON values to keep with it, e.g. the data set and the fold.
+    """
+    export_dir = Path(export_dir)
+    with write_atomically(export_dir / _STATE) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}, path)
+    with write_atomically(export_dir / _WEIGHTS) as path:
+        save_file(saelens_weights(sae), path)
+    config = {
+        "architecture": "jumprelu",
+        "d_in": sae.d_in,
+        "d_sae": sae.n_latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "layer_norm" if sae.input_unit_norm else "none",
+        "reshape_activations": "none",
+        "metadata": {
+            **(metadata or {}),
+            "loupe": {"_target_": f"{type(sae).__module__}.{type(sae).__qualname__}", **sae.init_arguments()},
+        },
+    }
+    # Last: a folder with cfg.json is whole.
+    with write_atomically(export_dir / _CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_sae(export_dir: str | Path) -> SAE:
+    """Reads an SAE that `save_sae` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when the folder was not written by Loupe, or its state does not fit its configuration.
+    """
+    export_dir = Path(export_dir)
+    for name in (_CONFIG, _STATE):
+        if not (export_dir / name).is_file():
+            raise FileNotFoundError(
+                f"Expected an exported SAE with {name} in {export_dir}, found none: export it with task=train_sae."
+            )
+    config = json.loads((export_dir / _CONFIG).read_text())
+    arguments = dict(config.get("metadata", {}).get("loupe", {}))
+    sae = _sae_class(arguments.pop("_target_", None), export_dir / _CONFIG)(**arguments)
+    try:
+        sae.load_state_dict(load_file(export_dir / _STATE))
+    except RuntimeError as error:
+        raise ValueError(f"Expected {export_dir / _STATE} to fit {_CONFIG} beside it, got {error}") from error
+    return sae.eval()
+
+
+@torch.no_grad()
+def saelens_weights(sae: SAE) -> dict[str, torch.Tensor]:
+    """Returns an SAE's weights in SAELens's names, shapes and orientation, with the input statistics folded in.
+
+    With z = (x - mean) / scale, b_dec' = b_dec * scale + mean gives (x - b_dec') / scale = z - b_dec: only the
+    encoder's columns are divided by the scale, and its bias stays.
+    """
+    n_latents = sae.n_latents
+    weights = {
+        "W_enc": (sae.W_enc / sae.input_scale).T,
+        "b_enc": sae.b_enc if sae.use_b_enc else torch.zeros_like(sae.b_enc),
+        "W_dec": sae.W_dec * sae.input_scale,
+        "b_dec": torch.addcmul(sae.input_mean, sae.b_dec, sae.input_scale),
+        "threshold": sae.threshold.clamp_min(0).expand(n_latents),
+    }
+    return {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+
+
+def _sae_class(target: Any, source: Path) -> type[SAE]:
+    # Only our own classes: a file from elsewhere must not choose what is imported.
+    module, _, name = str(target).rpartition(".")
+    if not module.startswith(_OUR_MODULES):
+        raise ValueError(
+            f"Expected metadata.loupe._target_ below {_OUR_MODULES[:-1]} in {source}, got {target!r}: it was not "
+            "exported by Loupe."
+        )
+    sae_class = getattr(importlib.import_module(module), name)
+    if not (isinstance(sae_class, type) and issubclass(sae_class, SAE)):
+        raise ValueError(f"Expected metadata.loupe._target_ to name an SAE in {source}, got {target!r}.")
+    return sae_class
