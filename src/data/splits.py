@@ -1,0 +1,128 @@
+"""Makes cross-validation folds by case, and writes them as CLAM does."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from src.files import write_atomically
+from src.records import PARTS, FoldSplit, Slide
+
+
+def make_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[FoldSplit]:
+    """Divides slides into nested cross-validation folds, stratified by label and grouped by case.
+
+    The test slides of fold k are the k-th of `n_folds` groups, so every slide is a test slide once. Of the rest a share
+    of the same size is taken for validation, again stratified and by case, and what remains is trained on. Groups come
+    from scikit-learn's StratifiedGroupKFold. The order of `slides` does not matter.
+
+    Args:
+        slides: all slides of the data set.
+        n_folds: 2 or more.
+        seed: of the shuffling.
+
+    Raises:
+        ValueError: when some part of some fold would lack a class; says the largest number of folds that works.
+    """
+    if n_folds < 2:
+        raise ValueError(f"Expected splits.n_folds of at least 2, got {n_folds}.")
+    slides = sorted(slides, key=lambda slide: slide.slide_id)
+    folds = _try_folds(slides, n_folds, seed)
+    if folds is not None:
+        return folds
+    largest = next((k for k in range(n_folds - 1, 1, -1) if _try_folds(slides, k, seed) is not None), None)
+    cases = {label: len({slide.case_id for slide in slides if slide.label == label}) for label in _classes(slides)}
+    remedy = (
+        f"the largest number of folds that works is {largest}: give splits.n_folds={largest}"
+        if largest
+        else "no number of folds works: a class needs at least three cases"
+    )
+    raise ValueError(
+        f"Expected every class in the train, val and test part of each of {n_folds} folds by case, got too few cases "
+        f"({', '.join(f'{label}: {count}' for label, count in cases.items())}); {remedy}."
+    )
+
+
+def write_folds(folds: Sequence[FoldSplit], slides: Sequence[Slide], splits_dir: str | Path) -> None:
+    """Writes the three files that CLAM keeps for each fold.
+
+    `splits_<k>.csv` has the columns train, val and test, ragged and without index; `splits_<k>_bool.csv` a row a slide,
+    sorted, with a boolean a part; `splits_<k>_descriptor.csv` a row a class with the number of slides a part. CLAM and
+    sae-1n read all three.
+    """
+    label_of = {slide.slide_id: slide.label for slide in slides}
+    for split in folds:
+        parts = {part: split.slide_ids(part) for part in PARTS}
+        listed = pd.DataFrame({part: pd.Series(slide_ids, dtype=object) for part, slide_ids in parts.items()})
+        rows = pd.Index(sorted(label_of), name="slide_id")
+        flags = pd.DataFrame({part: rows.isin(slide_ids) for part, slide_ids in parts.items()}, index=rows)
+        path = Path(splits_dir) / f"splits_{split.fold}.csv"
+        with write_atomically(path.with_name(f"splits_{split.fold}_descriptor.csv")) as temporary:
+            count_classes(split, slides).to_csv(temporary)
+        with write_atomically(path.with_name(f"splits_{split.fold}_bool.csv")) as temporary:
+            flags.to_csv(temporary)
+        # Last, because readers take this one first: a fold that has it is whole.
+        with write_atomically(path) as temporary:
+            listed.to_csv(temporary, index=False)
+
+
+def count_classes(split: FoldSplit, slides: Sequence[Slide]) -> pd.DataFrame:
+    """Returns the number of slides of each class (rows) in each part (columns) of a fold."""
+    label_of = {slide.slide_id: slide.label for slide in slides}
+    counts = {
+        part: pd.Series([label_of[slide_id] for slide_id in split.slide_ids(part)], dtype=object).value_counts()
+        for part in PARTS
+    }
+    return pd.DataFrame(counts, index=pd.Index(_classes(slides))).fillna(0).astype(int)
+
+
+def shared_test_set(folds: Sequence[FoldSplit]) -> bool:
+    """Whether several folds test on the same slides, so that they are re-splits and no cross-validation.
+
+    Published folds are often such (CAMELYON16 with its official test set); a spread over them says nothing about other
+    test slides.
+    """
+    return len(folds) > 1 and len({frozenset(split.test) for split in folds}) == 1
+
+
+def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[FoldSplit] | None:
+    """Returns the folds, or None when a part would lack a class."""
+    folds = []
+    try:
+        for fold, (rest, test) in enumerate(_group_folds(slides, n_folds, seed)):
+            # A validation share as large as the test share: one of the n - 1 groups that the rest divides into.
+            train, val = _group_folds([slides[i] for i in rest], max(n_folds - 1, 2), seed)[0]
+            train, val = rest[train], rest[val]
+            parts = {"train": train, "val": val, "test": test}
+            folds.append(FoldSplit(fold, **{part: _slide_ids(slides, rows) for part, rows in parts.items()}))
+    except ValueError as error:
+        if "n_splits=" not in str(error):
+            raise
+        return None
+    labels = {slide.slide_id: slide.label for slide in slides}
+    for split in folds:
+        for part in PARTS:
+            if {labels[slide_id] for slide_id in split.slide_ids(part)} != set(_classes(slides)):
+                return None
+    return folds
+
+
+def _group_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    labels = [slide.label for slide in slides]
+    cases = [slide.case_id for slide in slides]
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer slides than folds: answered by `make_folds`, in terms of cases.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return list(folds.split(np.zeros(len(slides)), labels, cases))
+
+
+def _slide_ids(slides: Sequence[Slide], rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(slides[i].slide_id for i in rows)
+
+
+def _classes(slides: Sequence[Slide]) -> list[str]:
+    return sorted({slide.label for slide in slides})

@@ -1,0 +1,117 @@
+"""Makes the cross-validation folds of a dataset, once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.data.splits import count_classes, make_folds, write_folds
+from src.files import digest_file
+from src.records import PARTS, FoldSplit, Slide, read_slides
+from src.report.page import Page, PageTable
+from src.rundir import RunDir
+
+_PAGE_ORDER = 15
+_ORIGIN_FILE = "made_by_loupe.json"
+"""Lies beside folds that this task made; folds without it are somebody's own and are never touched."""
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes `splits_<k>.csv`, `_bool` and `_descriptor` for `cfg.splits.n_folds` folds into `cfg.dataset.splits_dir`.
+
+    Returns:
+        The numbers of folds, slides and cases.
+
+    Raises:
+        ValueError: when the folder holds folds that this task did not make, or made otherwise and `overwrite` is not
+            set; when there are too few cases.
+    """
+    splits_dir = Path(cfg.dataset.splits_dir)
+    slides = read_slides(cfg.dataset.metadata_csv, cfg.dataset.class_names)
+    origin = {
+        "n_folds": cfg.splits.n_folds,
+        "seed": cfg.splits.seed,
+        "metadata_csv": digest_file(cfg.dataset.metadata_csv),
+    }
+    rundir.record_input(cfg.dataset.metadata_csv, origin["metadata_csv"])
+    folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed)
+    _clear_or_refuse(splits_dir, origin, cfg.overwrite)
+    splits_dir.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(splits_dir / _ORIGIN_FILE, origin)
+    write_folds(folds, slides, splits_dir)
+    counts = _count(folds, slides)
+    counts.to_csv(rundir.table("splits"), index=False)
+    results: dict[str, float] = {
+        "n_folds": len(folds),
+        "n_slides": len(slides),
+        "n_cases": len({slide.case_id for slide in slides}),
+    }
+    rundir.write_page(
+        Page(
+            title="Splits",
+            order=_PAGE_ORDER,
+            paragraphs=[
+                f"{results['n_slides']} slides of {results['n_cases']} cases in {len(folds)} folds. Every slide is a "
+                "test slide once; all slides of a case are in one part of a fold; every part holds about the same "
+                "share of each class."
+            ],
+            numbers=results,
+            tables=[PageTable(rundir.table("splits"), "Slides and cases by fold and part.", max_rows=3 * len(folds))],
+        )
+    )
+    return results
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why a pipeline need not make folds: the dataset brings its own."""
+    splits_dir = Path(cfg.dataset.splits_dir)
+    if _split_files(splits_dir) and not (splits_dir / _ORIGIN_FILE).is_file():
+        return [f"the dataset has splits at {splits_dir}"]
+    return []
+
+
+def _split_files(splits_dir: Path) -> list[Path]:
+    return sorted(splits_dir.glob("splits_*.csv"))
+
+
+def _clear_or_refuse(splits_dir: Path, origin: dict[str, Any], overwrite: bool) -> None:
+    """Makes room for folds: removes older ones of this task when asked to, and never anybody else's."""
+    files = _split_files(splits_dir)
+    if not files:
+        return
+    path = splits_dir / _ORIGIN_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"Expected no splits in {splits_dir} to make new ones there, got {files[0].name} and {len(files) - 1} more "
+            "that this task did not make; they are used as they are, so task=splits is not needed. To make others, "
+            "give another dataset.splits_dir."
+        )
+    made = json.loads(path.read_text())
+    if made == origin:
+        return
+    if not overwrite:
+        changed = ", ".join(
+            f"{key}: {made.get(key)} there, {origin[key]} here" for key in origin if made.get(key) != origin[key]
+        )
+        raise ValueError(
+            f"Expected the splits in {splits_dir} to be made as this run would make them, got other ones ({changed}). "
+            "overwrite=true makes them anew, and runs on the old folds are then stale; or give another "
+            "dataset.splits_dir."
+        )
+    for file in files:
+        file.unlink()
+
+
+def _count(folds: list[FoldSplit], slides: list[Slide]) -> pd.DataFrame:
+    """Returns a row a fold and part: slides, cases, and slides of each class."""
+    case_of = {slide.slide_id: slide.case_id for slide in slides}
+    rows = []
+    for split in folds:
+        classes = count_classes(split, slides)
+        for part in PARTS:
+            slide_ids = split.slide_ids(part)
+            cases = {case_of[slide_id] for slide_id in slide_ids}
+            row = {"fold": split.fold, "part": part, "n_slides": len(slide_ids), "n_cases": len(cases)}
+            rows.append(row | dict(zip(classes.index, classes[part].tolist(), strict=True)))
+    return pd.DataFrame(rows)

@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from src.records import read_split
+from src.rundir import RunDir
+from src.tasks import splits
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    rows = [(f"{i:03d}", f"{i:03d}", ("normal", "tumor")[i % 2]) for i in range(20)]
+    pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(tmp_path / "dataset.csv", index=False)
+    return SimpleNamespace(
+        overwrite=False,
+        splits=SimpleNamespace(n_folds=4, seed=0),
+        dataset=SimpleNamespace(
+            metadata_csv=tmp_path / "dataset.csv", class_names=None, splits_dir=tmp_path / "splits"
+        ),
+    )
+
+
+def files(cfg):
+    return {path.name: path.read_bytes() for path in cfg.dataset.splits_dir.iterdir()}
+
+
+def test_writes_folds_table_and_page(cfg, tmp_path):
+    rundir = RunDir(tmp_path / "run")
+    assert splits.run(cfg, rundir) == {"n_folds": 4, "n_slides": 20, "n_cases": 20}
+    assert len(read_split(cfg.dataset.splits_dir, 3).test) == 5
+    table = pd.read_csv(rundir.table("splits"))
+    assert list(table.columns) == ["fold", "part", "n_slides", "n_cases", "normal", "tumor"]
+    assert table.groupby("fold")["n_slides"].sum().tolist() == [20] * 4
+    assert rundir.page_path.is_file()
+    assert list(rundir.inputs) == [str(cfg.dataset.metadata_csv)]
+
+
+def test_made_again_alike(cfg, tmp_path):
+    splits.run(cfg, RunDir(tmp_path / "run"))
+    before = files(cfg)
+    (cfg.dataset.splits_dir / "splits_2.csv").unlink()  # as after a kill
+    assert splits.missing_inputs(cfg) == []
+    splits.run(cfg, RunDir(tmp_path / "run"))
+    assert files(cfg) == before
+
+
+def test_other_folds_of_this_task_need_overwrite(cfg, tmp_path):
+    splits.run(cfg, RunDir(tmp_path / "run"))
+    before = files(cfg)
+    cfg.splits.n_folds = 3
+    with pytest.raises(ValueError, match=r"\(n_folds: 4 there, 3 here\).*overwrite=true"):
+        splits.run(cfg, RunDir(tmp_path / "other"))
+    assert files(cfg) == before
+    cfg.overwrite = True
+    splits.run(cfg, RunDir(tmp_path / "other"))
+    assert sum(name.endswith("_bool.csv") for name in files(cfg)) == 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folds_of_the_dataset_are_never_touched(cfg, tmp_path, overwrite):
+    cfg.overwrite = overwrite
+    assert splits.missing_inputs(cfg) == []
+    cfg.dataset.splits_dir.mkdir()
+    (cfg.dataset.splits_dir / "splits_0.csv").write_text("train,val,test\n000,001,002\n")
+    before = files(cfg)
+    (reason,) = splits.missing_inputs(cfg)
+    assert "the dataset has splits at" in reason
+    with pytest.raises(ValueError, match=r"Expected no splits in .*did not make"):
+        splits.run(cfg, RunDir(tmp_path / "run"))
+    assert files(cfg) == before
