@@ -177,7 +177,7 @@ def count_chance_findings(
     found = 0
     for seed in seeds:
         table = rank_neurons(maxima, permute_labels(labels, case_ids, seed), case_ids, classes, rule=rule)
-        n_neurons = int((table["q_value"] < q_threshold).sum())
+        n_neurons = int(np.count_nonzero(table["q_value"] < q_threshold))
         _LOGGER.debug("Labels permuted with seed %d: %d neurons with q < %g.", seed, n_neurons, q_threshold)
         found += n_neurons > 0
     return found

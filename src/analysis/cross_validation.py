@@ -1,0 +1,136 @@
+"""Summaries of cross-validation: each fold's metrics, their mean, spread and bootstrap intervals."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from src.analysis.slide_metrics import METRICS
+
+_RESAMPLES_PER_CHUNK = 250
+
+
+def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Computes every metric of every method in every fold.
+
+    Args:
+        predictions: test slides of all folds: fold, method, slide_id, case_id, label, prob_<class> for each class in
+            the order of labels, the positive one of two last.
+
+    Returns:
+        method, fold, n_slides, and a column a metric, NaN where a fold's slides do not define it (AUROC in a fold of
+        one class).
+    """
+    rows = []
+    for method, of_method in predictions.groupby("method", sort=False):
+        for fold, part in of_method.groupby("fold"):
+            probabilities, labels = _arrays(part)
+            once = np.ones((1, len(part)))
+            values = {name: float(metric(probabilities, labels, once)[0]) for name, metric in METRICS.items()}
+            rows.append({"method": method, "fold": fold, "n_slides": len(part)} | values)
+    return pd.DataFrame(rows)
+
+
+def summarize(
+    predictions: pd.DataFrame, n_bootstrap: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Summarises methods over folds and over slides.
+
+    Two intervals, because they answer two questions. Over folds: the metrics of the folds are drawn with replacement
+    and averaged (how much does the mean depend on split and training?); needs two folds. Over slides: the test slides
+    of all folds are pooled, cases are drawn with replacement, each with all its slides in every fold (how much does the
+    number depend on these patients?). Both are percentile intervals (Efron and Tibshirani, "An introduction to the
+    bootstrap", 1993, chapter 13; drawing whole cases: Davison and Hinkley, "Bootstrap methods and their application",
+    1997, section 3.8). Resamples in which a metric is undefined do not count.
+
+    Args:
+        predictions: as for `fold_metrics`.
+        n_bootstrap: number of resamples.
+        confidence: of the intervals.
+        seed: of the resamples.
+
+    Returns:
+        method, metric, mean, sd (ddof 1), n_folds (that define the metric), fold_low, fold_high, pooled, slide_low,
+        slide_high, n_slides (distinct). What is undefined is NaN.
+    """
+    per_fold = fold_metrics(predictions)
+    rows = []
+    for method, part in predictions.groupby("method", sort=False):
+        rng = np.random.default_rng(seed)  # the same resamples for every method, so that methods compare
+        pooled = _pooled_intervals(part, n_bootstrap, confidence, rng)
+        for name in METRICS:
+            values = per_fold.loc[per_fold["method"] == method, name].dropna().to_numpy()
+            low, high = _fold_interval(values, n_bootstrap, confidence, rng)
+            rows.append(
+                {
+                    "method": method,
+                    "metric": name,
+                    "mean": values.mean() if len(values) else np.nan,
+                    "sd": values.std(ddof=1) if len(values) > 1 else np.nan,
+                    "n_folds": len(values),
+                    "fold_low": low,
+                    "fold_high": high,
+                    **pooled[name],
+                    "n_slides": part["slide_id"].nunique(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def describe_test_sets(predictions: pd.DataFrame) -> str:
+    """Says how the folds' test sets relate: a sentence."""
+    test_sets = [frozenset(part["slide_id"]) for _, part in predictions.groupby("fold")]
+    if len(test_sets) == 1:
+        return "One fold: nothing is known of the spread over folds."
+    if len(set(test_sets)) == 1:
+        return (
+            f"The {len(test_sets)} folds share a test set: their spread shows training and validation splits, not "
+            "other patients."
+        )
+    if sum(map(len, test_sets)) > len(frozenset.union(*test_sets)):
+        return "The folds' test sets overlap: some slides count more than once in what is pooled."
+    return "Each slide is tested in one fold."
+
+
+def _pooled_intervals(
+    part: pd.DataFrame, n_bootstrap: int, confidence: float, rng: np.random.Generator
+) -> Mapping[str, dict[str, float]]:
+    probabilities, labels = _arrays(part)
+    codes, cases = pd.factorize(part["case_id"])
+    draws = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=n_bootstrap)
+    found = {}
+    for name, metric in METRICS.items():
+        # In chunks: a resample of thousands of slides takes a row of them.
+        chunks = np.array_split(draws, -(-n_bootstrap // _RESAMPLES_PER_CHUNK))
+        values = np.concatenate([metric(probabilities, labels, chunk[:, codes].astype(float)) for chunk in chunks])
+        low, high = _percentiles(values, confidence)
+        point = metric(probabilities, labels, np.ones((1, len(part))))[0]
+        found[name] = {"pooled": float(point), "slide_low": low, "slide_high": high}
+    return found
+
+
+def _fold_interval(
+    values: np.ndarray, n_bootstrap: int, confidence: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    if len(values) < 2:
+        return np.nan, np.nan
+    means = values[rng.integers(len(values), size=(n_bootstrap, len(values)))].mean(axis=1)
+    return _percentiles(means, confidence)
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities [n_slides, n_classes] and labels [n_slides] as positions of the prob_ columns."""
+    columns = [column for column in part.columns if column.startswith("prob_")]
+    classes = {column.removeprefix("prob_"): index for index, column in enumerate(columns)}
+    unknown = sorted(set(part["label"]) - set(classes))
+    if len(classes) < 2 or unknown:
+        raise ValueError(f"Expected a prob_<class> column for every label, got {columns}, and labels {unknown}.")
+    return part[columns].to_numpy(float), np.array([classes[label] for label in part["label"]])

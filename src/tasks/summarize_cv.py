@@ -1,0 +1,102 @@
+"""Gathers the folds of a preset that are there: mean, spread and intervals of every slide classifier."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
+from src.analysis.figures import plot_summary, save_figure
+from src.report.page import Page, PageFigure, PageTable
+from src.rundir import RunDir
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 90
+
+
+def inputs(cfg: Any, rundir: RunDir) -> list[Path]:  # noqa: ARG001 - the signature of every gathering task
+    """Returns the files that a summary made now would read."""
+    return [run.table("predictions") for run in rundir.upstream_folds("train_mil").values()]
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes `analysis/summary.csv` and `analysis/folds.csv`, and logs the summary as a table.
+
+    Returns:
+        `test/<method>_<metric>` means over folds, and the number of folds.
+
+    Raises:
+        FileNotFoundError: when no fold is finished.
+    """
+    runs = rundir.upstream_folds("train_mil")
+    if not runs:
+        rundir.upstream("train_mil")  # its error names the directory and the command
+    predictions = pd.concat([_read(run).assign(fold=fold) for fold, run in runs.items()], ignore_index=True)
+    for path in inputs(cfg, rundir):
+        rundir.record_input(path)
+    folds = fold_metrics(predictions)
+    folds.to_csv(rundir.table("folds"), index=False)
+    summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed)
+    summary.to_csv(rundir.table("summary"), index=False)
+    remarks = [describe_test_sets(predictions), *_missing(cfg, sorted(runs)), *_undefined(folds)]
+    for remark in remarks:
+        _LOGGER.info("%s", remark)
+    _LOGGER.info("Test slides, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
+    _write_page(rundir, summary, remarks, len(runs))
+    keys = "test/" + summary["method"] + "_" + summary["metric"]
+    return dict(zip(keys, summary["mean"].astype(float), strict=True)) | {"n_folds": len(runs)}
+
+
+def _read(run: RunDir) -> pd.DataFrame:
+    ids: Any = dict.fromkeys(("method", "split", "slide_id", "case_id", "label"), str)
+    table = pd.read_csv(run.table("predictions"), dtype=ids, keep_default_na=False)
+    return table[table["split"] == "test"]
+
+
+def _missing(cfg: Any, present: list[int]) -> list[str]:
+    """Names the folds that have a split and no finished run."""
+    files = Path(cfg.dataset.splits_dir).glob("splits_*.csv") if cfg.dataset.splits_dir else ()
+    found = (re.fullmatch(r"splits_(\d+)(_bool)?\.csv", file.name) for file in files)
+    expected = {int(match[1]) for match in found if match}
+    missing = [f"fold_{fold}" for fold in sorted(expected - set(present))]
+    return [f"Missing, no finished train_mil run: {', '.join(missing)}."] if missing else []
+
+
+def _undefined(folds: pd.DataFrame) -> list[str]:
+    gaps: Any = folds[folds["auroc"].isna()]
+    return [
+        f"AUROC and average precision are undefined in fold {row['fold']}: a class is missing among its "
+        f"{row['n_slides']} test slides."
+        for _, row in gaps.drop_duplicates("fold").iterrows()
+    ]
+
+
+def _as_text(summary: pd.DataFrame, confidence: float) -> str:
+    """Returns the summary as a table for people: a line a method, a column a metric."""
+    shown = summary.assign(
+        text=[
+            f"{row['mean']:.3f} ± {row['sd']:.3f} [{row['fold_low']:.3f}, {row['fold_high']:.3f}] "
+            f"slides {row['pooled']:.3f} [{row['slide_low']:.3f}, {row['slide_high']:.3f}]"
+            for _, row in summary.iterrows()
+        ]
+    )
+    lines = [f"mean ± sd [{confidence:.0%} over folds], all slides pooled [{confidence:.0%} over cases]"]
+    for metric, part in shown.groupby("metric", sort=False):
+        lines += [f"{metric}:", *(f"  {row['method']:<24} {row['text']}" for _, row in part.iterrows())]
+    return "\n".join(lines)
+
+
+def _write_page(rundir: RunDir, summary: pd.DataFrame, remarks: list[str], n_folds: int) -> None:
+    save_figure(plot_summary(summary), rundir.plot("summary"))
+    rundir.write_page(
+        Page(
+            title="Cross-validation",
+            order=_PAGE_ORDER,
+            paragraphs=tuple(remarks),
+            numbers={"n_folds": n_folds},
+            figures=(PageFigure(rundir.plot("summary"), "Test slides: mean over folds, and all slides pooled."),),
+            tables=(PageTable(rundir.table("summary"), "Every method and metric with both intervals.", 60),),
+        )
+    )
