@@ -55,15 +55,13 @@ class FeatureFolder:
 
     @property
     def d_in(self) -> int:
-        """The width of the features: that of the first slide (`error`) or of most slides (`skip`).
+        """The width of the features: that of the first good file (`error`) or of most files (`skip`).
 
         Raises:
             ValueError: when no file of the folder is usable.
         """
         if self._d_in is None:
-            if not self.slide_ids:
-                raise ValueError(f"Expected a usable feature file in {self.path}, got none: {self.skipped}.")
-            self._d_in = read_shape(self.paths[self.slide_ids[0]])[1]
+            self._d_in = self._width_of_first_good_file()
         return self._d_in
 
     def file(self, slide_id: str) -> Path:
@@ -131,6 +129,16 @@ class FeatureFolder:
         """Leaves a slide out from now on, with a warning."""
         self.skipped[slide_id] = reason
         _LOGGER.warning("Skipped slide %s: %s", slide_id, reason)
+
+    def _width_of_first_good_file(self) -> int:
+        faults = []
+        for slide_id in self.slide_ids:
+            try:
+                return read_shape(self.paths[slide_id])[1]
+            except FeatureFileError as error:
+                # Told when the slide itself is asked for; others need not suffer from it.
+                faults.append(str(error))
+        raise ValueError(f"Expected a usable feature file in {self.path}, got none: {faults or self.skipped}.")
 
     def _patch_size_of_patch_file(self, slide_id: str) -> int | None:
         if self.patches_dir is None:

@@ -141,6 +141,16 @@ def test_bad_file_is_skipped_and_listed(tmp_path, features, kind, caplog):
     assert folder.usable(["bad", "b", "a"]) == ["b", "a"]
 
 
+def test_bad_file_does_not_disturb_the_others(tmp_path, features):
+    write_h5(tmp_path / "a.h5", features, key="imgs")
+    write_h5(tmp_path / "b.h5", features)
+    folder = FeatureFolder(tmp_path)
+    assert folder.shape("b") == (5, 3)
+    (tmp_path / "b.h5").unlink()
+    with pytest.raises(ValueError, match=r"usable feature file in .*imgs"):
+        FeatureFolder(tmp_path).d_in  # noqa: B018
+
+
 def test_slide_without_file(tmp_path, features, caplog):
     write_h5(tmp_path / "a.h5", features)
     with pytest.raises(FileNotFoundError, match=r"Expected a feature file of slide 'x'.*task=embed"):
