@@ -36,7 +36,7 @@ _STYLE: Any = {
     "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
 }
-_DPI = 150
+FIGURE_DPI = 150
 
 # What a curve is called, its colour (what it reads) and its dash (how it pools).
 _METHODS = {
@@ -70,5 +70,5 @@ def method_line(method: str) -> dict[str, Any]:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes `figure` as PNG, whole or not at all, and frees its memory."""
     with write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+        figure.savefig(temporary, dpi=FIGURE_DPI, facecolor="white")
     figure.clear()

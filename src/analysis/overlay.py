@@ -19,7 +19,7 @@ _OUTLINE = "#00A0C6"
 # Colours end at this percentile of a slide's scores, so that a single patch does not make all others pale.
 _BRIGHTEST = 99.5
 _MARGIN = 0.04
-_PANEL_INCHES = 4.4
+_PANEL_INCHES = 3.4
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plot_overlay(
                 f"Expected {len(coords)} scores for {patch_map.title!r}, one a patch, got {len(patch_map.scores)}."
             )
     left, top, right, bottom = _bounds(coords, patch_size_level0, outlines, slide.size_level0)
-    panel_height = np.clip(_PANEL_INCHES * (bottom - top) / (right - left), 2.0, 8.0)
+    panel_height = np.clip(_PANEL_INCHES * (bottom - top) / (right - left), 1.6, 6.5)
     figure = Figure(figsize=(_PANEL_INCHES * (1 + len(maps)), panel_height + 1.1))
     panels, bars = figure.subplots(2, 1 + len(maps), squeeze=False, height_ratios=(30, 1))
     bars[0].set_axis_off()

@@ -47,7 +47,7 @@ def plot_patch_curves(patches: pd.DataFrame, methods: Sequence[str]) -> Figure:
         methods: the columns to draw; the legend gives AUROC / average precision, best first.
     """
     labels = patches["label"].to_numpy(bool)
-    figure = Figure(figsize=(11.4, 4.4))
+    figure = Figure(figsize=(10.2, 3.9))
     roc_axes, pr_axes = figure.subplots(1, 2)
     scored = [(roc_auc_score(labels, patches[method]), method) for method in methods]
     for auroc, method in sorted(scored, reverse=True):
