@@ -1,0 +1,141 @@
+"""The peers of the SAE step benchmark, each in the fastest setting it offers, without dead latents."""
+
+import importlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LR = 1e-3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one comparison."""
+
+    d_in: int
+    n_latents: int
+    k: int
+    batch_size: int
+
+
+# Runs that many optimizer steps of a peer and returns the seconds of each.
+Steps = Callable[[int], list[float]]
+
+
+def require(module: str) -> Any:
+    """Imports a peer.
+
+    Raises:
+        ImportError: when it is missing, with the command that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected the peer {module.split('.')[0]} in this environment, got: {error}. The peers have their own: "
+            "make bench-env && .venv-bench/bin/python -m experiments.benchmarks.sae_step"
+        ) from error
+
+
+def peers(shape: Shape, batches: list[Tensor]) -> dict[str, Steps]:
+    """Returns every peer by name. They get finished batches from memory: their data loading costs nothing."""
+    return {
+        "dictionary-learning": _dictionary_learning(shape, batches),
+        "SAELens": _saelens(shape, batches, use_sparse_activations=False),
+        "SAELens, sparse activations": _saelens(shape, batches, use_sparse_activations=True),
+        "overcomplete": _overcomplete(shape, batches),
+    }
+
+
+def _dictionary_learning(shape: Shape, batches: list[Tensor]) -> Steps:
+    module = require("dictionary_learning.trainers.batch_top_k")
+    # Its data-dependent start (a geometric median) belongs to step 0, so counting starts at 1.
+    trainer = module.BatchTopKTrainer(
+        steps=10**6,
+        activation_dim=shape.d_in,
+        dict_size=shape.n_latents,
+        k=shape.k,
+        layer=0,
+        lm_name="none",
+        lr=_LR,
+        device="cpu",
+        seed=0,
+    )
+    return _timed_loop(lambda step, batch: trainer.update(step + 1, batch), batches)
+
+
+def _saelens(shape: Shape, batches: list[Tensor], use_sparse_activations: bool) -> Steps:
+    require("sae_lens")
+    saes = require("sae_lens.saes.batchtopk_sae")
+    configuration = saes.BatchTopKTrainingSAEConfig(
+        d_in=shape.d_in,
+        d_sae=shape.n_latents,
+        k=shape.k,
+        use_sparse_activations=use_sparse_activations,
+        rescale_acts_by_decoder_norm=False,  # one product less
+    )
+    n_rows = 10**6 * shape.batch_size
+    trainer = require("sae_lens.training.sae_trainer").SAETrainer(
+        cfg=require("sae_lens.config").SAETrainerConfig(n_rows, shape.batch_size, lr=_LR, lr_end=_LR),
+        sae=saes.BatchTopKTrainingSAE(configuration),
+        data_provider=iter(()),
+    )
+
+    def step(_: int, batch: Tensor) -> None:
+        # The body of its fit() without wandb, progress and checkpoints.
+        trainer.maybe_reset_sparsity()
+        trainer.step(batch)
+        trainer.n_training_steps += 1
+
+    return _timed_loop(step, batches)
+
+
+def _overcomplete(shape: Shape, batches: list[Tensor]) -> Steps:
+    package = require("overcomplete.sae")
+    encoder = require("overcomplete.sae.modules").MLPEncoder(shape.d_in, shape.n_latents, norm_layer=torch.nn.Identity)
+    sae = package.BatchTopKSAE(
+        shape.d_in,
+        shape.n_latents,
+        top_k=shape.k * shape.batch_size,  # its top_k counts the batch
+        encoder_module=encoder,
+        dictionary_params={"normalization": "identity"},
+    )
+    optimizer = torch.optim.Adam(sae.parameters(), lr=_LR, fused=True)
+
+    def criterion(x: Tensor, x_hat: Tensor, *_: Tensor) -> Tensor:
+        return (x - x_hat).square().mean()
+
+    def steps(n_steps: int) -> list[float]:
+        starts: list[float] = []
+
+        def stamped() -> Iterator[Tensor]:
+            for index in range(n_steps + 1):
+                starts.append(time.perf_counter())
+                if index < n_steps:
+                    yield batches[index % len(batches)]
+
+        package.train_sae(sae, stamped(), criterion, optimizer, nb_epochs=1, monitoring=0)
+        return [stop - start for start, stop in itertools.pairwise(starts)]
+
+    return steps
+
+
+def _timed_loop(step: Callable[[int, Tensor], Any], batches: list[Tensor]) -> Steps:
+    done = 0
+
+    def steps(n_steps: int) -> list[float]:
+        nonlocal done
+        seconds = []
+        for _ in range(n_steps):
+            start = time.perf_counter()
+            step(done, batches[done % len(batches)])
+            seconds.append(time.perf_counter() - start)
+            done += 1
+        return seconds
+
+    return steps

@@ -1,0 +1,153 @@
+"""Times one optimizer step of BatchTopK training: ours inside Lightning with its data module, and the peers'.
+
+    .venv-bench/bin/python -m experiments.benchmarks.sae_step [--d-in 512 --n-latents 2048 --k 16 --batch-size 4096]
+
+All run in one process, in turn, round by round, so that a busy moment of the machine hits all of them. No system has
+dead latents here, so AuxK is on everywhere and costs nothing. Reported are medians over all steps of all rounds.
+"""
+
+import argparse
+import itertools
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from experiments.benchmarks.sae_peers import Shape, Steps, peers
+from src.data.activation_store import ACTIVATIONS_FILE, INDEX_FILE, ActivationStore
+from src.data.activations import ActivationDataModule
+from src.models.saes.batch_topk import BatchTopK
+from src.modules.sae import SAEModule
+
+_N_BATCHES = 32
+_BLOCK_SIZE = 16
+_BLOCKS_PER_ROUND = 3
+_PEER_STEPS_PER_ROUND = 6
+
+
+def main() -> None:
+    """Runs the comparison and prints its table."""
+    arguments = _parse()
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    shape = Shape(arguments.d_in, arguments.n_latents, arguments.k, arguments.batch_size)
+    rows = _activations(shape)
+    batches = [batch.contiguous() for batch in rows.split(shape.batch_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = _store(Path(folder), rows)
+        ours = _Ours(shape, store)
+        systems: dict[str, Steps] = {"bare encoder product": _encoder_product(shape, batches), "Loupe": ours.steps}
+        if not arguments.without_peers:
+            systems |= peers(shape, batches)
+        seconds: dict[str, list[float]] = {name: [] for name in systems}
+        for round_ in range(arguments.rounds + 1):
+            for name, steps in systems.items():
+                measured = steps(_PEER_STEPS_PER_ROUND)
+                if round_:  # the first round warms up
+                    seconds[name] += measured
+    print(f"{shape}, float32, {arguments.threads} threads, torch {torch.__version__}; milliseconds per step")
+    print(_table(seconds))
+    dead = int((ours.sae.batches_since_fired >= ours.sae.dead_after_batches).sum())
+    print(f"Dead latents of ours at the end: {dead} of {shape.n_latents}.")
+
+
+class _Ours:
+    """Our training as a user has it: Trainer, data module, blocks; one `fit` a round on the same module."""
+
+    def __init__(self, shape: Shape, store: ActivationStore) -> None:
+        self.sae = BatchTopK(shape.d_in, shape.n_latents, k=shape.k)
+        self._module = SAEModule(self.sae)
+        self._data = ActivationDataModule(store, store.slide_ids, [], shape.batch_size, _BLOCK_SIZE, seed=0)
+
+    def steps(self, _: int) -> list[float]:
+        """Returns the seconds per step of each block but the first."""
+        stamps = _Stamps()
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=-(-(_BLOCKS_PER_ROUND + 1) * _BLOCK_SIZE // _N_BATCHES),
+            logger=False,
+            callbacks=[stamps],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(self._module, datamodule=self._data)
+        return [(stop - start) / _BLOCK_SIZE for start, stop in itertools.pairwise(stamps.starts)]
+
+
+class _Stamps(lightning.Callback):
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.starts.append(time.perf_counter())
+
+
+def _encoder_product(shape: Shape, batches: list[Tensor]) -> Steps:
+    weights = torch.randn(shape.n_latents, shape.d_in)
+
+    def steps(n_steps: int) -> list[float]:
+        seconds = []
+        for index in range(n_steps):
+            start = time.perf_counter()
+            batches[index % len(batches)] @ weights.T
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return steps
+
+
+def _activations(shape: Shape) -> Tensor:
+    """Sums of a few of `n_latents` random directions and noise: something to learn, with no neuron left dead."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(shape.n_latents, shape.d_in, generator=generator), dim=1)
+    n_rows = _N_BATCHES * shape.batch_size
+    chosen = torch.randint(shape.n_latents, (n_rows, shape.k), generator=generator)
+    strengths = torch.rand(n_rows, shape.k, generator=generator) + 0.5
+    rows = torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=strengths, mode="sum")
+    return rows + 0.02 * torch.randn(rows.shape, generator=generator)
+
+
+def _store(folder: Path, rows: Tensor) -> ActivationStore:
+    np.save(folder / ACTIVATIONS_FILE, rows.numpy())
+    index = pd.DataFrame({"slide_id": ["all"], "start": [0], "stop": [len(rows)], "digest": [""]})
+    index.to_csv(folder / INDEX_FILE, index=False)
+    return ActivationStore(folder)
+
+
+def _table(seconds: dict[str, list[float]]) -> str:
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    floor, ours = medians["bare encoder product"], medians["Loupe"]
+    lines = [f"{'':<30}{'median':>10}{'fastest':>10}{'/ product':>12}{'/ Loupe':>10}"]
+    for name, median in medians.items():
+        fastest = min(seconds[name])
+        lines.append(
+            f"{name:<30}{1e3 * median:>10.1f}{1e3 * fastest:>10.1f}{median / floor:>12.2f}{median / ours:>10.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--d-in", type=int, default=512)
+    parser.add_argument("--n-latents", type=int, default=2048)
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-peers", action="store_true", help="ours and the bare encoder product only")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
