@@ -34,6 +34,7 @@ __all__ = [
     "save_figure",
 ]
 
+_SUMMARY_COLUMNS = 2
 _CURVE_PANELS = {
     "explained_variance": "Explained variance",
     "l0": "Active latents per patch (L0)",
@@ -192,8 +193,13 @@ def plot_summary(summary: pd.DataFrame) -> Figure:
     """
     metrics: Sequence[str] = list(dict.fromkeys(summary["metric"]))
     methods: Sequence[str] = list(dict.fromkeys(summary["method"]))
-    figure = Figure(figsize=(2.6 + 3.0 * len(metrics), 1.4 + 0.42 * len(methods)))
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    n_columns = min(len(metrics), _SUMMARY_COLUMNS)
+    n_rows = -(-len(metrics) // n_columns)
+    figure = Figure(figsize=(2.6 + 3.2 * n_columns, 0.6 + n_rows * (0.7 + 0.38 * len(methods))))
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    panels = grid[: len(metrics)]
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
     for axes, metric in zip(panels, metrics, strict=True):
         rows = summary[summary["metric"] == metric].set_index("method")
         for position, method in enumerate(methods):

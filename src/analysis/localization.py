@@ -121,6 +121,20 @@ def choose_random_neuron(density: pd.Series, chosen: int, seed: int) -> int:
     return int(np.random.default_rng(seed).choice(active))
 
 
+def spread_out(ranked: Sequence[str], n: int) -> list[str]:
+    """Returns `n` items of a ranking, evenly spaced from its first to its last, the middle one of all in front.
+
+    So the first is typical, and none is shown because it looks good.
+    """
+    if not ranked or n < 1:
+        return []
+    middle = (len(ranked) - 1) // 2
+    places = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int).tolist()
+    # The middle replaces its nearest neighbour, so that there are still `n`.
+    nearest = min(places, key=lambda place: abs(place - middle))
+    return [ranked[place] for place in [middle, *(place for place in places if place != nearest)]]
+
+
 def _bootstrap(scores: np.ndarray, labels: np.ndarray, codes: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Returns AUROC and average precision of each draw, [n_draws, 2]; the patches are sorted only once."""
     order = np.argsort(-scores, kind="stable")

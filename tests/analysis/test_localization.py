@@ -3,7 +3,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src.analysis.localization import choose_random_neuron, relative_attention, score_pooled, score_slides
+from src.analysis.localization import (
+    choose_random_neuron,
+    relative_attention,
+    score_pooled,
+    score_slides,
+    spread_out,
+)
 
 
 def _patches():
@@ -105,3 +111,15 @@ def test_random_neuron_is_active_another_and_the_same_again():
 def test_no_other_active_neuron_is_an_error():
     with pytest.raises(ValueError, match="besides neuron 7, got none"):
         choose_random_neuron(pd.Series([0.5, 0.0], index=[7, 1]), chosen=7, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(1, ["c"]), (2, ["c", "e"]), (3, ["c", "a", "e"]), (9, ["c", "a", "b", "d", "e"]), (0, [])],
+)
+def test_shown_slides_are_spread_over_the_ranking_the_middle_first(n, expected):
+    assert spread_out(list("abcde"), n) == expected
+
+
+def test_nothing_to_spread():
+    assert spread_out([], 3) == []

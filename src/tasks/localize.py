@@ -1,0 +1,262 @@
+"""Scores neurons, channels and attention against the outlines of test slides, and draws them."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.analysis.figure_style import method_label
+from src.analysis.figures import save_figure
+from src.analysis.localization import (
+    choose_random_neuron,
+    relative_attention,
+    score_pooled,
+    score_slides,
+    spread_out,
+)
+from src.analysis.overlay import PatchMap, SlideImage, plot_overlay
+from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
+from src.analysis.selection import best_neuron_ids
+from src.data.fold import FoldData, open_fold
+from src.data.outlined_slides import OutlinedSlides
+from src.data.slide_images import open_slide_images
+from src.data.slides import find_slide
+from src.progress import track
+from src.report.page import Page, PageFigure, PageTable
+from src.rundir import RunDir
+from src.stores.latents import LatentStore
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 80
+_EXEMPLAR_SIDE = 128
+_ATTENTION = ("attention_activations", "attention_latents", "attention_top_neurons")
+_RANKINGS = ("neurons", "channels")
+_DRAWN = ("neuron", "attention_activations")
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why slides cannot be scored against outlines; nothing when they can."""
+    reasons = [
+        f"dataset.{key} names no folder (got {cfg.dataset[key]})"
+        for key in ("slides_dir", "annotations_dir")
+        if cfg.dataset[key] is None or not Path(cfg.dataset[key]).is_dir()
+    ]
+    if cfg.dataset.positive_class is None:
+        reasons.append("dataset.positive_class does not say which class is outlined")
+    return reasons
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes the tables, curves, overlays and exemplars of the fold's test slides.
+
+    Every method gives one score a patch, and all are scored on the same patches. Neurons and channels: their
+    activation; the neuron and the channel head rankings made with slide labels of train slides only. Attention: its
+    weight times the slide's number of patches, see `relative_attention`.
+
+    Returns:
+        `test/<method>_patch_auroc`, `test/<method>_patch_average_precision`, and the ids of what was chosen.
+
+    Raises:
+        ValueError: something was fitted on held-out cases, the patch size is not known, or no test slide has patches
+            inside and outside of outlines.
+    """
+    local = cfg.localization
+    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    truth = OutlinedSlides(
+        cfg.dataset.annotations_dir, cfg.dataset.positive_class, local.label_rule, local.exclude_slides
+    )
+    rundir.record_input(cfg.dataset.annotations_dir)
+    scorer = _open_scorer(cfg, rundir, fold)
+    unknown = {slide_id: truth.why_unknown(fold.slides[slide_id]) for slide_id in fold.split.test}
+    left_out = {slide_id: reason for slide_id, reason in unknown.items() if reason}
+    for slide_id, reason in left_out.items():
+        _LOGGER.warning("Left out test slide %s: %s.", slide_id, reason)
+    scored = [slide_id for slide_id in fold.split.test if slide_id not in left_out]
+    if not scored:
+        raise ValueError(f"Expected test slides with outlines in {cfg.dataset.annotations_dir}, got none: {left_out}.")
+    patches = pd.concat(
+        [scorer.score(slide_id, truth) for slide_id in track(scored, "Scoring patches")], ignore_index=True
+    )
+
+    pooled = score_pooled(patches, scorer.methods, local.n_bootstrap, cfg.seed)
+    pooled.to_csv(rundir.table("localization"), index=False)
+    by_slide = score_slides(patches, scorer.methods)
+    by_slide.to_csv(rundir.table("localization_slides"), index=False)
+    save_figure(plot_patch_curves(patches, scorer.methods), rundir.plot("patch_curves"))
+    figures = [
+        *_draw_overlays(cfg, rundir, patches, by_slide, scorer, truth),
+        PageFigure(rundir.plot("patch_curves"), "All patches of the scored test slides. Dotted: chance."),
+        *_draw_exemplars(cfg, rundir, patches, scorer.chosen.neurons),
+    ]
+    scores: Any = pooled.set_index("method")
+    results = {
+        f"test/{method}_patch_{metric}": float(scores.loc[method, metric])
+        for metric in ("auroc", "average_precision")
+        for method in scorer.methods
+    }
+    _write_page(cfg, rundir, pooled, figures, left_out, scorer)
+    chosen = scorer.chosen
+    return results | {
+        "neuron_id": chosen.neurons[0],
+        "random_neuron_id": chosen.random_neuron,
+        "channel_id": chosen.channel,
+    }
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What was chosen without looking at an outline: the best neurons, best first, a random one, the best channel."""
+
+    neurons: list[int]
+    random_neuron: int
+    channel: int
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What gives the patches of a slide their scores."""
+
+    fold: FoldData
+    latents: LatentStore
+    chosen: _Chosen
+    attention_dirs: dict[str, Path]
+    patch_size_level0: int | None
+
+    @property
+    def methods(self) -> list[str]:
+        return ["neuron", "channel", *self.attention_dirs, "random_neuron"]
+
+    def score(self, slide_id: str, truth: OutlinedSlides) -> pd.DataFrame:
+        """Returns a row for each patch: slide_id, x, y, size, label, a column a method and `neuron_<id>`."""
+        stored = self.latents.read(slide_id)
+        size = stored.patch_size_level0 or self.patch_size_level0
+        if stored.coords is None or size is None:
+            raise ValueError(
+                f"Expected level-0 coords and patch size of slide {slide_id!r}, got {'none' if size else 'no size'}: "
+                f"looked in {self.latents.path}, which has them from the feature file and from dataset.patches_dir. "
+                "Give features with coords (h5), and dataset.patch_size_level0=<pixels>, then run task=encode again."
+            )
+        chosen = self.chosen
+        neuron_ids = [*chosen.neurons, chosen.random_neuron]
+        columns = stored.latents.columns(neuron_ids).numpy()
+        scores = {f"neuron_{neuron_id}": columns[:, i] for i, neuron_id in enumerate(chosen.neurons)}
+        scores |= {"neuron": columns[:, 0], "random_neuron": columns[:, -1]}
+        scores["channel"] = np.asarray(self.fold.store.rows(slide_id)[:, chosen.channel])
+        for method, folder in self.attention_dirs.items():
+            scores[method] = relative_attention(np.load(folder / f"{slide_id}.npy"))
+        if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(stored.coords)}:
+            raise ValueError(
+                f"Expected {len(stored.coords)} scores of slide {slide_id!r}, one a patch, got {wrong}: the runs saw "
+                "different features. Make them again with overwrite=true."
+            )
+        place = {"x": stored.coords[:, 0], "y": stored.coords[:, 1], "size": size}
+        label = truth.label(slide_id, stored.coords, size)
+        return pd.DataFrame({"slide_id": slide_id, "label": label, **place, **scores})
+
+
+def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
+    ranking, classifiers = rundir.upstream("select_neurons"), rundir.optional_upstream("train_mil")
+    for upstream in (rundir.upstream("train_sae"), ranking):
+        rundir.refuse_leakage(upstream, fold.fitted("val+test"))
+    attention_dirs = {}
+    if classifiers is None:
+        _LOGGER.warning("Attention is not scored: no finished train_mil run. Make it with task=train_mil.")
+    else:
+        # Validation slides choose a classifier's weights, so that only test slides are new to it.
+        rundir.refuse_leakage(classifiers, fold.fitted("test"))
+        folders = {name: classifiers.path / "attention" / name for name in _ATTENTION}
+        attention_dirs = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    neurons, channels = (_read_ranking(ranking.table(name), cfg.dataset.positive_class) for name in _RANKINGS)
+    best = best_neuron_ids(neurons, min(cfg.localization.n_exemplar_neurons, len(neurons)))
+    density: Any = neurons.set_index("neuron_id")["density"]
+    chosen = _Chosen(best, choose_random_neuron(density, best[0], cfg.seed), best_neuron_ids(channels, 1)[0])
+    store = LatentStore(rundir.upstream("encode").latents_dir())
+    return _Scorer(fold, store, chosen, attention_dirs, cfg.dataset.patch_size_level0)
+
+
+def _read_ranking(path: Path, positive_class: str) -> pd.DataFrame:
+    table: Any = pd.read_csv(path)
+    return table[table["class"] == positive_class] if "class" in table else table
+
+
+def _draw_overlays(
+    cfg: Any, rundir: RunDir, patches: pd.DataFrame, by_slide: pd.DataFrame, scorer: _Scorer, truth: OutlinedSlides
+) -> list[PageFigure]:
+    """Draws outlined slides from all over the range of the neuron's per-slide AUROC, the median one first."""
+    aurocs: Any = by_slide.set_index(["method", "slide_id"])["auroc"]
+    ranked = aurocs.loc["neuron"].sort_values(kind="stable").index.tolist()
+    names = {"neuron": f"Neuron {scorer.chosen.neurons[0]}"}
+    figures = []
+    for slide_id in spread_out(ranked, cfg.localization.n_overlays):
+        rows: Any = patches[patches["slide_id"] == slide_id]
+        maps = [
+            PatchMap(
+                f"{names.get(method, method_label(method))}\nAUROC {aurocs[method, slide_id]:.3f} on this slide",
+                "Activation" if method == "neuron" else "Attention × number of patches",
+                rows[method].to_numpy(),
+            )
+            for method in _DRAWN
+            if method in scorer.methods
+        ]
+        with open_slide_images(find_slide(cfg.dataset.slides_dir, slide_id)) as images:
+            slide = SlideImage(images.thumbnail(cfg.localization.thumbnail_size), images.size_level0, images.mpp)
+        outlines = [polygon.points for polygon in truth.outlines(slide_id)]
+        path = rundir.plot(f"overlay_{slide_id}")
+        save_figure(plot_overlay(slide, rows[["x", "y"]].to_numpy(), int(rows["size"].iloc[0]), maps, outlines), path)
+        place = f"{ranked.index(slide_id) + 1} of {len(ranked)} outlined slides, from the neuron's worst to its best"
+        figures.append(PageFigure(path, f"Test slide {slide_id} ({place}); blue: the true outline."))
+    return figures
+
+
+def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, neurons: list[int]) -> list[PageFigure]:
+    """Draws the patches of test slides on which the best neurons are most active."""
+    local = cfg.localization
+    rows = []
+    for rank, neuron_id in enumerate(neurons, start=1):
+        best = choose_exemplars(patches, f"neuron_{neuron_id}", local.n_exemplars, local.max_exemplars_per_slide)
+        exemplars = []
+        for patch in best.to_dict("records"):
+            with open_slide_images(find_slide(cfg.dataset.slides_dir, patch["slide_id"])) as images:
+                pixels = images.patch(patch["x"], patch["y"], patch["size"], _EXEMPLAR_SIDE)
+            exemplars.append(Exemplar(pixels, patch["slide_id"], patch["label"]))
+        if exemplars:
+            rows.append((f"Neuron {neuron_id} (rank {rank})", exemplars))
+    if not rows:
+        _LOGGER.warning("No exemplars: neurons %s are silent on all scored test slides.", neurons)
+        return []
+    save_figure(plot_exemplars(rows), rundir.plot("exemplars"))
+    caption = (
+        f"Test patches on which the best neurons are most active, at most {local.max_exemplars_per_slide} of a slide; "
+        "orange frame: inside a true outline."
+    )
+    return [PageFigure(rundir.plot("exemplars"), caption)]
+
+
+def _write_page(
+    cfg: Any, rundir: RunDir, pooled: pd.DataFrame, figures: list[PageFigure], left_out: dict[str, str], scorer: _Scorer
+) -> None:
+    first: Any = pooled.iloc[0]
+    chosen = scorer.chosen
+    paragraphs = [
+        f"Patches of {first['n_slides']} test slides ({first['n_outlined_slides']} with outlines) count as positive by "
+        f"the rule '{cfg.localization.label_rule}': {first['n_positive']:,} of {first['n_patches']:,}. Neuron "
+        f"{chosen.neurons[0]} and raw channel {chosen.channel} head rankings made with the labels of train slides; "
+        f"neuron {chosen.random_neuron} was drawn at random among the active ones. Nothing was chosen by an outline.",
+        "All patches are pooled, so scores must mean the same on every slide. Attention weights sum to one on each "
+        "slide and are multiplied by its number of patches: 1 is as much as if all patches were equal. The columns "
+        "mean_slide_* score each slide by itself and do not depend on that. Intervals: 95 % bootstrap over slides.",
+    ]
+    if not scorer.attention_dirs:
+        paragraphs.append("Attention is not scored: there is no finished train_mil run with attention.")
+    if left_out:
+        paragraphs.append("Left out: " + "; ".join(f"{slide_id}: {why}" for slide_id, why in left_out.items()) + ".")
+    aurocs = zip(pooled["method"].tolist(), pooled["auroc"].tolist(), strict=True)
+    numbers = {f"{method_label(method)}, AUROC": auroc for method, auroc in aurocs}
+    tables = [
+        PageTable(rundir.table("localization"), "Every method on all patches."),
+        PageTable(rundir.table("localization_slides"), "Slide by slide.", 12),
+    ]
+    rundir.write_page(Page("Where it is in the image", _PAGE_ORDER, paragraphs, numbers, figures, tables))
