@@ -35,6 +35,8 @@ _STYLE: Any = {
     "legend.fontsize": 10,
     "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
 }
 FIGURE_DPI = 150
 

@@ -79,7 +79,7 @@ def plot_overlay(
             )
     left, top, right, bottom = _bounds(coords, patch_size_level0, outlines, slide.size_level0)
     panel_height = np.clip(_PANEL_INCHES * (bottom - top) / (right - left), 1.6, 6.5)
-    figure = Figure(figsize=(_PANEL_INCHES * (1 + len(maps)), panel_height + 1.1))
+    figure = Figure(figsize=(_PANEL_INCHES * (1 + len(maps)), panel_height + 1.25))
     panels, bars = figure.subplots(2, 1 + len(maps), squeeze=False, height_ratios=(30, 1))
     bars[0].set_axis_off()
     for axes in panels:

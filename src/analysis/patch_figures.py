@@ -12,6 +12,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from src.analysis.figure_style import GREY, VERMILLION, method_label, method_line, styled
 from src.analysis.figures import finish_roc
 
+_LONGEST_CAPTION = 13
+
 
 @dataclass(frozen=True)
 class Exemplar:
@@ -79,7 +81,7 @@ def plot_exemplars(rows: Sequence[tuple[str, Sequence[Exemplar]]]) -> Figure:
     n_columns = max((len(exemplars) for _, exemplars in rows), default=0)
     if not n_columns:
         raise ValueError("Expected patches to show, got none: the chosen neurons are silent on all slides.")
-    figure = Figure(figsize=(1.35 * n_columns, 1.85 * len(rows)))
+    figure = Figure(figsize=(max(4.0, n_columns), 1.5 * len(rows)))
     strips: Any = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (title, exemplars) in zip(strips, rows, strict=True):
         strip.suptitle(title, x=0.005, ha="left", fontsize=12)
@@ -90,7 +92,12 @@ def plot_exemplars(rows: Sequence[tuple[str, Sequence[Exemplar]]]) -> Figure:
             axes.spines[:].set_visible(False)
         for axes, exemplar in zip(panels, exemplars, strict=False):
             axes.imshow(exemplar.pixels, interpolation="antialiased")
-            axes.set_xlabel(exemplar.caption, fontsize=9)
+            axes.set_xlabel(_shorten(exemplar.caption), fontsize=8)
             if exemplar.is_positive is not None:
                 axes.spines[:].set(visible=True, linewidth=3, color=VERMILLION if exemplar.is_positive else GREY)
     return figure
+
+
+def _shorten(text: str) -> str:
+    """Cuts the middle out of a text that is wider than a patch; ids differ at their ends."""
+    return text if len(text) <= _LONGEST_CAPTION else f"{text[:5]}…{text[-(_LONGEST_CAPTION - 6) :]}"
