@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from src.data.slides import open_slide
+
 
 class SlideImages:
     """Reads images from a slide that is open in OpenSlide; transparent pixels (outside the scan) become white."""
@@ -52,13 +54,8 @@ def open_slide_images(path: str | Path) -> Iterator[SlideImages]:
     """Opens a slide for reading images.
 
     Raises:
+        ImportError: OpenSlide is not installed.
         ValueError: OpenSlide cannot read the file.
     """
-    import openslide
-
-    try:
-        slide = openslide.OpenSlide(path)
-    except openslide.OpenSlideError as error:
-        raise ValueError(f"Expected a slide that OpenSlide reads at {path}, got {error}. Copy it again.") from error
-    with slide:
+    with open_slide(path) as slide:
         yield SlideImages(slide)
