@@ -32,12 +32,12 @@ class OutlinedSlides:
         """Returns why a slide's patches cannot be labelled: patches outside incomplete outlines are not negative."""
         if slide.slide_id in self._exclude:
             return "its outlines are incomplete (localization.exclude_slides)"
-        if slide.label == self._positive_class and not self.outlines(slide.slide_id):
+        if slide.label == self._positive_class and not self._has_region(slide.slide_id):
             return f"it is {slide.label} and has no outline at {self._path(slide.slide_id)}"
         return None
 
     def outlines(self, slide_id: str) -> list[Polygon]:
-        """Returns the polygons of a slide, none when it has no file."""
+        """Returns the polygons of a slide, exclusions too; none when it has no file."""
         path = self._path(slide_id)
         return read_asap_xml(path) if path.is_file() else []
 
@@ -50,6 +50,9 @@ class OutlinedSlides:
             patch_size_level0: edge of a patch in level-0 pixels.
         """
         return label_patches(coords, patch_size_level0, self.outlines(slide_id), self._label_rule)
+
+    def _has_region(self, slide_id: str) -> bool:
+        return any(not polygon.is_exclusion for polygon in self.outlines(slide_id))
 
     def _path(self, slide_id: str) -> Path:
         return self._folder / f"{slide_id}.xml"

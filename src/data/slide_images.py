@@ -51,11 +51,6 @@ class SlideImages:
 
 @contextmanager
 def open_slide_images(path: str | Path) -> Iterator[SlideImages]:
-    """Opens a slide for reading images.
-
-    Raises:
-        ImportError: OpenSlide is not installed.
-        ValueError: OpenSlide cannot read the file.
-    """
+    """Opens a slide for reading images; raises as `open_slide` does."""
     with open_slide(path) as slide:
         yield SlideImages(slide)

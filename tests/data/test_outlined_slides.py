@@ -39,3 +39,8 @@ def test_slides_known_to_be_incomplete_are_unknown(truth):
     assert truth.why_unknown(Slide("t3", "c", "normal")) == (
         "its outlines are incomplete (localization.exclude_slides)"
     )
+
+
+def test_exclusions_alone_outline_nothing(truth, tmp_path):
+    (tmp_path / "t4.xml").write_text(XML.replace('PartOfGroup="Tumor" Color="#F4', 'PartOfGroup="_2" Color="#F4'))
+    assert truth.why_unknown(Slide("t4", "c", "tumor")) is not None
