@@ -1,0 +1,166 @@
+"""Finds the tissue of every slide and cuts it into patches, in CLAM's layout."""
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from src import config
+from src.analysis.figures import save_figure
+from src.analysis.tissue_figure import plot_patches
+from src.data.patching import find_patches, plan_grid, read_patch_file, write_patch_file
+from src.data.slide_images import SlideImages
+from src.data.slides import list_slides, open_slide
+from src.data.tissue import find_tissue
+from src.files import write_atomically
+from src.progress import track
+from src.report.page import Page, PageFigure, PageTable
+from src.rundir import RunDir
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 10
+_N_DRAWN = 6
+# A patch spans at least this many pixels of the image that tissue is looked for in.
+_PIXELS_PER_PATCH = 8
+_THUMBNAIL_SIDE = 600
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """The options of the task as plain values, which a worker process can be handed."""
+
+    patch_size: int
+    patch_level: int
+    step: int | None
+    mpp: float | None
+    min_tissue: float
+    saturation_threshold: float | None
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why there are no slides to cut."""
+    if cfg.dataset.get("generator") is not None:
+        return []
+    if cfg.dataset.slides_dir is None or not Path(cfg.dataset.slides_dir).is_dir():
+        return [f"no slides: dataset.slides_dir is {cfg.dataset.slides_dir}"]
+    return []
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes `patches/<slide_id>.h5`, `masks/<slide_id>.jpg` and `process_list_autogen.csv` below `patches_dir`.
+
+    Slides whose patch file is there are not read again.
+
+    Returns:
+        The numbers of slides, of patches and of slides without tissue.
+
+    Raises:
+        ValueError: when a slide has no tissue patch or cannot be read, and bad files are errors.
+    """
+    if cfg.dataset.get("generator") is not None:
+        config.instantiate(cfg.dataset.generator, out_dir=cfg.dataset.dir)
+    slides = list_slides(cfg.dataset.slides_dir)
+    out_dir = Path(cfg.dataset.patches_dir)
+    tile = cfg.tile
+    tiling = _Tiling(tile.patch_size, tile.patch_level, tile.step, tile.mpp, tile.min_tissue, tile.saturation_threshold)
+    jobs = [(path, out_dir, tiling) for path in slides.values()]
+    with ProcessPoolExecutor(max_workers=tile.n_workers) as pool:
+        counts = dict(zip(slides, track(pool.map(_tile_slide, jobs), "Cutting slides", len(jobs)), strict=True))
+    failed = {slide_id: count for slide_id, count in counts.items() if isinstance(count, str)}
+    for slide_id, reason in failed.items():
+        if cfg.dataset.on_bad_file == "error":
+            raise ValueError(
+                f"Expected tissue on slide {slides[slide_id]}, got {reason}. Look at {out_dir / 'masks'}, lower "
+                "tile.min_tissue or tile.saturation_threshold, or set dataset.on_bad_file=skip."
+            )
+        _LOGGER.warning("Skipped slide %s: %s", slide_id, reason)
+    _write_process_list(out_dir, slides, counts, tiling)
+    results = {
+        "n_slides": len(slides) - len(failed),
+        "n_patches": sum(count for count in counts.values() if isinstance(count, int)),
+        "n_failed": len(failed),
+    }
+    _write_page(rundir, slides, counts, out_dir, results)
+    return results
+
+
+def _tile_slide(job: tuple[Path, Path, _Tiling]) -> int | str:
+    """Returns the number of patches of a slide, or why there are none."""
+    path, out_dir, tiling = job
+    patch_path = out_dir / "patches" / f"{path.stem}.h5"
+    if patch_path.is_file():
+        return _count(patch_path, tiling)
+    try:
+        with open_slide(path) as slide:
+            grid = plan_grid(slide, tiling.patch_size, tiling.patch_level, tiling.step, tiling.mpp)
+            side = int(np.ceil(max(slide.dimensions) / grid.size_level0 * _PIXELS_PER_PATCH))
+            image = SlideImages(slide).thumbnail(max(side, _THUMBNAIL_SIDE))
+            tissue = find_tissue(image, tiling.saturation_threshold)
+            coords = find_patches(tissue, slide.dimensions, grid, tiling.min_tissue)
+            with write_atomically(out_dir / "masks" / f"{path.stem}.jpg") as temporary:
+                Image.fromarray(np.where(tissue[..., None], image, 255 - (255 - image) // 4)).save(temporary)
+            if not len(coords):
+                return "no patch with enough tissue"
+            write_patch_file(patch_path, coords, grid, slide)
+    except ValueError as error:
+        return str(error)
+    return len(coords)
+
+
+def _count(patch_path: Path, tiling: _Tiling) -> int | str:
+    coords, _, patch_size = read_patch_file(patch_path)
+    if patch_size != tiling.patch_size:
+        return f"patches of {patch_size} px, not {tiling.patch_size}, in {patch_path}: give another dataset.patches_dir"
+    return len(coords)
+
+
+def _write_process_list(out_dir: Path, slides: dict[str, Path], counts: dict[str, int | str], tiling: _Tiling) -> None:
+    """Writes CLAM's list of slides, with the columns that mean something here."""
+    rows = [
+        {
+            "slide_id": path.name,
+            "process": 0,
+            "status": "processed" if isinstance(counts[slide_id], int) else "failed_seg",
+            "use_otsu": tiling.saturation_threshold is None,
+            "patch_level": tiling.patch_level,
+            "patch_size": tiling.patch_size,
+            "n_patches": counts[slide_id] if isinstance(counts[slide_id], int) else 0,
+        }
+        for slide_id, path in slides.items()
+    ]
+    with write_atomically(out_dir / "process_list_autogen.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def _write_page(
+    rundir: RunDir, slides: dict[str, Path], counts: dict[str, int | str], out_dir: Path, results: dict[str, float]
+) -> None:
+    table = pd.DataFrame({"slide_id": list(counts), "n_patches": list(counts.values())})
+    table.to_csv(rundir.table("patches"), index=False)
+    cut = [slide_id for slide_id, count in counts.items() if isinstance(count, int)]
+    drawn = [cut[index] for index in np.linspace(0, len(cut) - 1, min(_N_DRAWN, len(cut))).astype(int)]
+    panels = []
+    for slide_id in drawn:
+        coords, size_level0, _ = read_patch_file(out_dir / "patches" / f"{slide_id}.h5")
+        with open_slide(slides[slide_id]) as slide:
+            thumbnail = SlideImages(slide).thumbnail(_THUMBNAIL_SIDE)
+            scale = thumbnail.shape[1] / slide.dimensions[0]
+        panels.append((slide_id, thumbnail, coords * scale, size_level0 * scale))
+    save_figure(plot_patches(panels), rundir.plot("patches"))
+    rundir.write_page(
+        Page(
+            title="Slides and patches",
+            order=_PAGE_ORDER,
+            paragraphs=[
+                f"{results['n_patches']:,} patches of {results['n_slides']} slides hold enough tissue, found by its "
+                f"saturation. {results['n_failed']} slides gave none."
+            ],
+            figures=[PageFigure(rundir.plot("patches"), "Slides and the patches that were kept.")],
+            tables=[PageTable(rundir.table("patches"), "Patches by slide.", 10)],
+        )
+    )
