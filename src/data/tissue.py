@@ -37,9 +37,8 @@ def find_tissue(
 
 
 def _without_small(mask: np.ndarray, least_area: int) -> np.ndarray:
-    pieces, n_pieces = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
-    if n_pieces == 0:
-        return mask
+    pieces: np.ndarray
+    pieces, _ = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
     large = np.bincount(pieces.ravel()) >= least_area
     large[0] = False
     return large[pieces]

@@ -80,7 +80,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             )
         _LOGGER.warning("Skipped slide %s: %s", slide_id, reason)
     _write_process_list(out_dir, slides, counts, tiling)
-    results = {
+    results: dict[str, float] = {
         "n_slides": len(slides) - len(failed),
         "n_patches": sum(count for count in counts.values() if isinstance(count, int)),
         "n_failed": len(failed),

@@ -1,0 +1,148 @@
+"""Runs a backbone over the patches of every slide and writes their activations in CLAM's layout."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from src import config
+from src.data.patching import read_patch_file
+from src.data.slide_images import open_slide_images
+from src.data.slides import find_slide
+from src.files import write_atomically
+from src.models.backbones.base import Backbone
+from src.progress import track
+from src.report.page import Page, PageTable
+from src.rundir import RunDir
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 20
+_CHUNK_ROWS = 32  # CLAM's
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why there is nothing to embed, or no need to."""
+    if cfg.dataset.get("generator") is not None:
+        return []
+    if cfg.dataset.patches_dir is None or not Path(cfg.dataset.patches_dir).is_dir():
+        return [f"no patches: dataset.patches_dir is {cfg.dataset.patches_dir}"]
+    if cfg.dataset.slides_dir is None or not Path(cfg.dataset.slides_dir).is_dir():
+        return [f"no slides: dataset.slides_dir is {cfg.dataset.slides_dir}"]
+    return []
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes `h5_files/<slide_id>.h5` and `pt_files/<slide_id>.pt` of every slide with patches; resumes by slide.
+
+    Returns:
+        The numbers of slides and patches, and the width of the activations.
+
+    Raises:
+        FileNotFoundError: when there are no patch files, or a slide of one is missing.
+    """
+    patches_dir, features_dir = Path(cfg.dataset.patches_dir), Path(cfg.dataset.features_dir)
+    patch_files = sorted((patches_dir / "patches").glob("*.h5"))
+    if not patch_files:
+        raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
+    backbone: Backbone = config.instantiate(cfg.backbone)
+    device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    backbone.to(device)
+    embedder = _Embedder(backbone, cfg.embed.batch_size)
+    rows = []
+    for path in track(patch_files, "Embedding slides"):
+        coords, size_level0, side = read_patch_file(path)
+        h5_path = features_dir / "h5_files" / path.name
+        if not _is_done(h5_path, len(coords), backbone):
+            slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
+            features = embedder(slide_path, coords, size_level0, side)
+            _write_features(features_dir, path.stem, features, coords, size_level0, backbone)
+        rows.append((path.stem, len(coords)))
+    table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
+    table.to_csv(rundir.table("embedded"), index=False)
+    results: dict[str, float] = {
+        "n_slides": len(table),
+        "n_patches": int(table["n_patches"].sum()),
+        "d_in": backbone.d_in,
+    }
+    rundir.write_page(
+        Page(
+            title="Backbone",
+            order=_PAGE_ORDER,
+            paragraphs=[
+                f"{backbone.description}: {results['d_in']} activations for each of {results['n_patches']:,} patches. "
+                f"Preprocessing: {backbone.transform}.",
+                "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
+                "a timm model needs a YAML with its model_name and nothing else.",
+            ],
+            tables=[PageTable(rundir.table("embedded"), "Patches by slide.", 5)],
+        )
+    )
+    return results
+
+
+class _Embedder:
+    """Embeds the patches of slides batch by batch; when the device runs out of memory, with half the batch."""
+
+    def __init__(self, backbone: Backbone, batch_size: int) -> None:
+        self._backbone = backbone
+        self._batch_size = batch_size
+
+    def __call__(self, slide_path: Path, coords: np.ndarray, size_level0: int, side: int) -> np.ndarray:
+        """Returns activations [n_patches, d_in] float32, in the order of the coords."""
+        with open_slide_images(slide_path) as images:
+            patches = np.stack([images.patch(x, y, size_level0, side) for x, y in coords])
+            return np.concatenate(list(self._embed(torch.from_numpy(patches).permute(0, 3, 1, 2))))
+
+    def _embed(self, patches: torch.Tensor) -> Iterator[np.ndarray]:
+        start = 0
+        while start < len(patches):
+            try:
+                activations = self._backbone.embed(patches[start : start + self._batch_size])
+            except torch.cuda.OutOfMemoryError:
+                if self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                torch.cuda.empty_cache()
+                _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", self._batch_size)
+                continue
+            start += len(activations)
+            yield activations.cpu().numpy()
+
+
+def _is_done(path: Path, n_patches: int, backbone: Backbone) -> bool:
+    """Whether a slide's file is there, of this backbone and these patches.
+
+    Raises:
+        ValueError: when the folder holds the features of another backbone.
+    """
+    if not path.is_file():
+        return False
+    with h5py.File(path, "r") as file:
+        features: Any = file["features"]
+        made_by, transform = file.attrs.get("backbone"), file.attrs.get("transform")
+        if (made_by, transform) != (backbone.description, backbone.transform):
+            raise ValueError(
+                f"Expected {path} to be made by {backbone.description} ({backbone.transform}), got {made_by} "
+                f"({transform}). Give another dataset.features_dir, or delete the folder."
+            )
+        return len(features) == n_patches
+
+
+def _write_features(
+    folder: Path, slide_id: str, features: np.ndarray, coords: np.ndarray, size_level0: int, backbone: Backbone
+) -> None:
+    """Writes the pt file and then the h5 file, which is the sign that the slide is done."""
+    with write_atomically(folder / "pt_files" / f"{slide_id}.pt") as temporary:
+        torch.save(torch.from_numpy(features), temporary)
+    with write_atomically(folder / "h5_files" / f"{slide_id}.h5") as temporary, h5py.File(temporary, "w") as file:
+        rows = min(_CHUNK_ROWS, len(features))
+        file.create_dataset("features", data=features, chunks=(rows, features.shape[1]), maxshape=(None, backbone.d_in))
+        file.create_dataset("coords", data=coords.astype(np.int32), chunks=(rows, 2), maxshape=(None, 2))
+        file.attrs.update(
+            patch_size_level0=size_level0, backbone=backbone.description, transform=backbone.transform, name=slide_id
+        )
