@@ -64,6 +64,8 @@ class TimmBackbone(Backbone):
                 ) from error
         if checkpoint is not None:
             load_checkpoint(self.model, checkpoint, strict=True)
+        if pooling == "cls" and not getattr(self.model, "num_prefix_tokens", 0):
+            raise ValueError(f"Expected a model with class token for backbone.pooling=cls, got {model_name}: use avg.")
         self.description = _describe(model_name, checkpoint, pretrained, seed)
         self.layer, self.pooling = layer, pooling
         self.eval().requires_grad_(False)
@@ -75,16 +77,11 @@ class TimmBackbone(Backbone):
         """Returns activations [batch, d_in]."""
         if self.layer is None:
             return self.model(images)
-        wants_class_token = self.pooling == "cls"
-        options = {"return_prefix_tokens": True} if wants_class_token else {}
+        options = {"return_prefix_tokens": True} if self.pooling == "cls" else {}
         (block,) = self.model.forward_intermediates(
             images, indices=[self.layer], intermediates_only=True, output_fmt="NCHW", **options
         )
-        if not wants_class_token:
-            return block.mean(dim=(2, 3))
-        if not isinstance(block, tuple) or block[1].shape[1] == 0:
-            raise ValueError(f"Expected a model with class token for backbone.pooling=cls, got {self.name}: use avg.")
-        return block[1][:, 0]
+        return block[1][:, 0] if self.pooling == "cls" else block.mean(dim=(2, 3))
 
 
 def _describe(model_name: str, checkpoint: str | None, pretrained: bool, seed: int) -> str:
