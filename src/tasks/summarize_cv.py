@@ -46,13 +46,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _LOGGER.info("Test slides, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
     _write_page(rundir, summary, remarks, len(runs))
     keys = "test/" + summary["method"] + "_" + summary["metric"]
-    return dict(zip(keys, summary["mean"].astype(float), strict=True)) | {"n_folds": len(runs)}
+    return {"n_folds": len(runs)} | {str(key): float(mean) for key, mean in zip(keys, summary["mean"], strict=True)}
 
 
 def _read(run: RunDir) -> pd.DataFrame:
     ids: Any = dict.fromkeys(("method", "split", "slide_id", "case_id", "label"), str)
     table = pd.read_csv(run.table("predictions"), dtype=ids, keep_default_na=False)
-    return table[table["split"] == "test"]
+    return table.loc[table["split"] == "test"]
 
 
 def _missing(cfg: Any, present: list[int]) -> list[str]:
