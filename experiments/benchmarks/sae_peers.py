@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ class Shape:
 
 # Runs that many optimizer steps of a peer and returns the seconds of each.
 Steps = Callable[[int], list[float]]
+Clock = Callable[[], float]
 
 
 def require(module: str) -> Any:
@@ -42,17 +42,34 @@ def require(module: str) -> Any:
         ) from error
 
 
-def peers(shape: Shape, batches: list[Tensor]) -> dict[str, Steps]:
+def peers(shape: Shape, batches: list[Tensor], clock: Clock) -> dict[str, Steps]:
     """Returns every peer by name. They get finished batches from memory: their data loading costs nothing."""
     return {
-        "dictionary-learning": _dictionary_learning(shape, batches),
-        "SAELens": _saelens(shape, batches, use_sparse_activations=False),
-        "SAELens, sparse activations": _saelens(shape, batches, use_sparse_activations=True),
-        "overcomplete": _overcomplete(shape, batches),
+        "dictionary-learning": timed_loop(_dictionary_learning(shape), batches, clock),
+        "SAELens": timed_loop(_saelens(shape, use_sparse_activations=False), batches, clock),
+        "SAELens, sparse activations": timed_loop(_saelens(shape, use_sparse_activations=True), batches, clock),
+        "overcomplete": _overcomplete(shape, batches, clock),
     }
 
 
-def _dictionary_learning(shape: Shape, batches: list[Tensor]) -> Steps:
+def timed_loop(step: Callable[[int, Tensor], Any], batches: list[Tensor], clock: Clock) -> Steps:
+    """Returns a runner of `step(number, batch)` that goes round the batches."""
+    done = 0
+
+    def steps(n_steps: int) -> list[float]:
+        nonlocal done
+        seconds = []
+        for _ in range(n_steps):
+            start = clock()
+            step(done, batches[done % len(batches)])
+            seconds.append(clock() - start)
+            done += 1
+        return seconds
+
+    return steps
+
+
+def _dictionary_learning(shape: Shape) -> Callable[[int, Tensor], Any]:
     module = require("dictionary_learning.trainers.batch_top_k")
     # Its data-dependent start (a geometric median) belongs to step 0, so counting starts at 1.
     trainer = module.BatchTopKTrainer(
@@ -66,10 +83,10 @@ def _dictionary_learning(shape: Shape, batches: list[Tensor]) -> Steps:
         device="cpu",
         seed=0,
     )
-    return _timed_loop(lambda step, batch: trainer.update(step + 1, batch), batches)
+    return lambda step, batch: trainer.update(step + 1, batch)
 
 
-def _saelens(shape: Shape, batches: list[Tensor], use_sparse_activations: bool) -> Steps:
+def _saelens(shape: Shape, use_sparse_activations: bool) -> Callable[[int, Tensor], Any]:
     require("sae_lens")
     saes = require("sae_lens.saes.batchtopk_sae")
     configuration = saes.BatchTopKTrainingSAEConfig(
@@ -92,10 +109,10 @@ def _saelens(shape: Shape, batches: list[Tensor], use_sparse_activations: bool) 
         trainer.step(batch)
         trainer.n_training_steps += 1
 
-    return _timed_loop(step, batches)
+    return step
 
 
-def _overcomplete(shape: Shape, batches: list[Tensor]) -> Steps:
+def _overcomplete(shape: Shape, batches: list[Tensor], clock: Clock) -> Steps:
     package = require("overcomplete.sae")
     encoder = require("overcomplete.sae.modules").MLPEncoder(shape.d_in, shape.n_latents, norm_layer=torch.nn.Identity)
     sae = package.BatchTopKSAE(
@@ -115,27 +132,11 @@ def _overcomplete(shape: Shape, batches: list[Tensor]) -> Steps:
 
         def stamped() -> Iterator[Tensor]:
             for index in range(n_steps + 1):
-                starts.append(time.perf_counter())
+                starts.append(clock())
                 if index < n_steps:
                     yield batches[index % len(batches)]
 
         package.train_sae(sae, stamped(), criterion, optimizer, nb_epochs=1, monitoring=0)
         return [stop - start for start, stop in itertools.pairwise(starts)]
-
-    return steps
-
-
-def _timed_loop(step: Callable[[int, Tensor], Any], batches: list[Tensor]) -> Steps:
-    done = 0
-
-    def steps(n_steps: int) -> list[float]:
-        nonlocal done
-        seconds = []
-        for _ in range(n_steps):
-            start = time.perf_counter()
-            step(done, batches[done % len(batches)])
-            seconds.append(time.perf_counter() - start)
-            done += 1
-        return seconds
 
     return steps

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.sae_peers import Shape, Steps, peers
+from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, timed_loop
 from src.data.activation_store import ACTIVATIONS_FILE, INDEX_FILE, ActivationStore
 from src.data.activations import ActivationDataModule
 from src.models.saes.batch_topk import BatchTopK
@@ -40,22 +41,27 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     shape = Shape(arguments.d_in, arguments.n_latents, arguments.k, arguments.batch_size)
     rows = _activations(shape)
     batches = [batch.contiguous() for batch in rows.split(shape.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder), rows)
-        ours = _Ours(shape, store)
-        systems: dict[str, Steps] = {"bare encoder product": _encoder_product(shape, batches), "Loupe": ours.steps}
+        ours = _Ours(shape, store, clock)
+        systems: dict[str, Steps] = {
+            "bare encoder product": timed_loop(_encoder_product(shape), batches, clock),
+            "Loupe": ours.steps,
+        }
         if not arguments.without_peers:
-            systems |= peers(shape, batches)
+            systems |= peers(shape, batches, clock)
         seconds: dict[str, list[float]] = {name: [] for name in systems}
         for round_ in range(arguments.rounds + 1):
             for name, steps in systems.items():
                 measured = steps(_PEER_STEPS_PER_ROUND)
                 if round_:  # the first round warms up
                     seconds[name] += measured
-    print(f"{shape}, float32, {arguments.threads} threads, torch {torch.__version__}; milliseconds per step")
+    kind = "CPU milliseconds" if arguments.cpu_time else "milliseconds"
+    print(f"{shape}, float32, {arguments.threads} threads, torch {torch.__version__}; {kind} per step")
     print(_table(seconds))
     dead = int((ours.sae.batches_since_fired >= ours.sae.dead_after_batches).sum())
     print(f"Dead latents of ours at the end: {dead} of {shape.n_latents}.")
@@ -64,14 +70,15 @@ def main() -> None:
 class _Ours:
     """Our training as a user has it: Trainer, data module, blocks; one `fit` a round on the same module."""
 
-    def __init__(self, shape: Shape, store: ActivationStore) -> None:
+    def __init__(self, shape: Shape, store: ActivationStore, clock: Clock) -> None:
+        self._clock = clock
         self.sae = BatchTopK(shape.d_in, shape.n_latents, k=shape.k)
         self._module = SAEModule(self.sae)
         self._data = ActivationDataModule(store, store.slide_ids, [], shape.batch_size, _BLOCK_SIZE, seed=0)
 
     def steps(self, _: int) -> list[float]:
         """Returns the seconds per step of each block but the first."""
-        stamps = _Stamps()
+        stamps = _Stamps(self._clock)
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=-(-(_BLOCKS_PER_ROUND + 1) * _BLOCK_SIZE // _N_BATCHES),
@@ -86,25 +93,17 @@ class _Ours:
 
 
 class _Stamps(lightning.Callback):
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.starts: list[float] = []
+        self._clock = clock
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.starts.append(time.perf_counter())
+        self.starts.append(self._clock())
 
 
-def _encoder_product(shape: Shape, batches: list[Tensor]) -> Steps:
+def _encoder_product(shape: Shape) -> Callable[[int, Tensor], Tensor]:
     weights = torch.randn(shape.n_latents, shape.d_in)
-
-    def steps(n_steps: int) -> list[float]:
-        seconds = []
-        for index in range(n_steps):
-            start = time.perf_counter()
-            batches[index % len(batches)] @ weights.T
-            seconds.append(time.perf_counter() - start)
-        return seconds
-
-    return steps
+    return lambda _, batch: batch @ weights.T
 
 
 def _activations(shape: Shape) -> Tensor:
@@ -145,6 +144,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time instead of wall time, for a busy machine; with one thread",
+    )
     parser.add_argument("--without-peers", action="store_true", help="ours and the bare encoder product only")
     return parser.parse_args()
 
