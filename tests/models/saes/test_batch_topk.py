@@ -131,7 +131,7 @@ def test_auxk_revives_dead_neurons():
         with torch.no_grad():
             sae.b_enc[:8] = -2.5
         optimizer = torch.optim.Adam(sae.parameters(), lr=0.02)
-        for seed in range(150):
+        for seed in range(60):
             sae.step(_batch(128, seed)).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
