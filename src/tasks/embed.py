@@ -66,7 +66,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     table.to_csv(rundir.table("embedded"), index=False)
     results: dict[str, float] = {
         "n_slides": len(table),
-        "n_patches": int(table["n_patches"].sum()),
+        "n_patches": sum(n_patches for _, n_patches in rows),
         "d_in": backbone.d_in,
     }
     rundir.write_page(

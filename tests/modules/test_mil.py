@@ -1,0 +1,77 @@
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping
+
+from src.data.bag_datamodule import BagDataModule
+from src.models.mil.attention import AttentionMIL
+from src.models.mil.max_pool import MaxMIL
+from src.modules.mil import MILModule
+from src.records import FoldSplit
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # Lightning 2.6 under torch 2.15
+
+
+def planted_bags(n_slides=60, seed=0):
+    """Bags of 3 to 12 patches; in those of class 1 one patch points elsewhere, at a place that is told."""
+    rng = np.random.default_rng(seed)
+    bags, labels, places = {}, {}, {}
+    for index in range(n_slides):
+        bag = rng.normal(size=(rng.integers(3, 13), 8)).astype(np.float32)
+        labels[str(index)] = index % 2
+        if index % 2:
+            places[str(index)] = int(rng.integers(len(bag)))
+            bag[places[str(index)], 0] += 6
+        bags[str(index)] = torch.from_numpy(bag)
+    return bags, labels, places
+
+
+def fit(folder, model, batch_size=1, max_epochs=15):
+    bags, labels, places = planted_bags()
+    ids = tuple(bags)
+    split = FoldSplit(0, ids[:30], ids[30:44], ids[44:])
+    data = BagDataModule(bags.__getitem__, split, labels, seed=0, batch_size=batch_size)
+    module = MILModule(model, lr=1e-3, name="here")
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[EarlyStopping("val/here_loss", patience=5)],
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, data)
+    batches = trainer.predict(module, data.test_dataloader())
+    return module, trainer, bags, labels, places, [one for batch in batches for one in batch]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("pool", [MaxMIL, AttentionMIL])
+def test_planted_patch_is_learned_and_found(tmp_path, pool, batch_size):
+    torch.manual_seed(0)
+    _, _, bags, labels, places, predictions = fit(tmp_path, pool(8, 2), batch_size)
+    assert [one.slide_id for one in predictions] == [str(index) for index in range(44, 60)]
+    right = [one.probabilities.argmax().item() == labels[one.slide_id] for one in predictions]
+    assert np.mean(right) >= 0.9
+    if pool is AttentionMIL:
+        assert [len(one.attention) for one in predictions] == [len(bags[one.slide_id]) for one in predictions]
+        found = [one.attention.argmax().item() == places[one.slide_id] for one in predictions if one.slide_id in places]
+        assert np.mean(found) >= 0.9
+    else:
+        assert all(one.attention is None for one in predictions)
+
+
+def test_validation_loss_is_the_mean_over_slides(tmp_path):
+    torch.manual_seed(0)
+    module, trainer, bags, labels, _, _ = fit(tmp_path, AttentionMIL(8, 2), batch_size=4, max_epochs=1)
+    ids = [str(index) for index in range(30, 44)]
+    with torch.no_grad():
+        outputs = [module.model(bags[i][None], torch.ones(1, len(bags[i]), dtype=torch.bool)).logits for i in ids]
+    expected = F.cross_entropy(torch.cat(outputs), torch.tensor([labels[i] for i in ids]))
+    assert trainer.callback_metrics["val/here_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
