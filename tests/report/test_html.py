@@ -128,6 +128,16 @@ def test_table_shows_the_first_rows_rounded_and_ids_as_written(tmp_path):
     assert shown["n_rows"] == 3
 
 
+def test_table_without_rows_to_show_is_only_named(tmp_path):
+    (tmp_path / "all.csv").write_text("a\n1\n2\n")
+    page = _run(tmp_path, tables=[PageTable("all.csv", "Everything.", max_rows=0)])
+    text = render_report(Report("demo", [], NOTHING, [page]))
+    section = text[text.index('id="task-train_sae"') : text.index('id="provenance"')]
+    assert "<table>" not in section
+    assert "2 rows." in section
+    assert "all.csv" in section
+
+
 def test_table_shows_the_columns_asked_for(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n1,2,3\n")
     shown = read_table(tmp_path, PageTable("t.csv", "", columns=["c", "a"]))
