@@ -136,8 +136,8 @@ def _warnings(cfg: Any, pages: list[RunPage]) -> Iterator[str]:
     if cfg.backbone.get("pretrained") is False and not cfg.backbone.get("checkpoint"):
         yield (
             f"The backbone {cfg.backbone.name} has random weights (fixed by its seed): the numbers show that the "
-            "pipeline works, not what a pathology encoder knows. Name real ones, e.g. backbone=uni, backbone=resnet50 or "
-            "backbone.checkpoint=<file>."
+            "pipeline works, not what a pathology encoder knows. Name real ones, e.g. "
+            "backbone=uni, backbone=resnet50 or backbone.checkpoint=<file>."
         )
     commits = {page.manifest["git"]["commit"] for page in pages}
     if len(commits) > 1:
