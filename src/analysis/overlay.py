@@ -44,12 +44,16 @@ class PatchMap:
     Attributes:
         title: shown above the panel.
         scale: what the colours mean, shown under the panel.
-        scores: at least 0, and 0 is drawn transparent, [n_patches].
+        scores: one a patch, [n_patches].
+        floor: where the colours begin; patches at or below it are drawn transparent.
+        least_range: the colours span at least this much above the floor, so that small differences stay pale.
     """
 
     title: str
     scale: str
     scores: np.ndarray
+    floor: float = 0.0
+    least_range: float = 0.0
 
 
 @styled
@@ -127,15 +131,17 @@ def _draw_image(axes: Axes, slide: SlideImage, pixels: np.ndarray) -> None:
 
 def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_map: PatchMap) -> None:
     scores = np.asarray(patch_map.scores, dtype=float)
-    shown = scores > 0
+    floor = patch_map.floor
+    shown = scores > floor
     # A slide on which the neuron is silent has nothing to colour, and still needs a scale.
-    brightest = float(np.percentile(scores[shown], _BRIGHTEST)) if shown.any() else 1.0
+    brightest = float(np.percentile(scores[shown], _BRIGHTEST)) if shown.any() else floor + 1.0
+    brightest = max(brightest, floor + patch_map.least_range)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * patch_size
     squares = PolyCollection(
         list(coords[shown][:, None, :] + corners),
         array=scores[shown],
         cmap=mpl.colormaps[_COLORMAP],
-        clim=(0, brightest),
+        clim=(floor, brightest),
         alpha=0.85,
         linewidth=0,
         antialiased=False,
@@ -145,7 +151,7 @@ def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_
     extend: Any = "max" if shown.any() and scores.max() > brightest else "neither"
     scale = axes.figure.colorbar(squares, cax=bar, orientation="horizontal", extend=extend)
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    scale.set_label(patch_map.scale if shown.any() else f"{patch_map.scale}: 0 on every patch")
+    scale.set_label(patch_map.scale if shown.any() else f"{patch_map.scale}: at most {floor:g} everywhere")
 
 
 def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:

@@ -93,7 +93,7 @@ def _describe_neurons(rankings: Mapping[int, Path], positive_class: str | None) 
     n_neurons = pd.read_csv(next(iter(rankings.values())))["neuron_id"].nunique()
     sought = best["class"].iloc[0] if "class" in best else positive_class
     aurocs = ", ".join(f"{auroc:.3f}" for auroc in best["auroc"])
-    evidence = f"(AUROC on train slides {aurocs}, q at most {best['q_value'].max():.2g})"
+    evidence = f"(AUROC on train slides {aurocs}, q at most {best['q_value'].max():.3g})"
     names = ", ".join(str(int(neuron_id)) for neuron_id in best["neuron_id"])
     if len(best) == 1:
         chosen = f"Of {n_neurons:,} neurons, neuron {names}"

@@ -34,7 +34,11 @@ _PAGE_ORDER = 80
 _EXEMPLAR_SIDE = 128
 _ATTENTION = ("attention_activations", "attention_latents", "attention_top_neurons")
 _RANKINGS = ("neurons", "channels")
-_DRAWN = ("neuron", "attention_activations")
+# What is drawn, on which scale. Attention: colours begin at what every patch would get if all were equal.
+_SCALES: dict[str, Any] = {
+    "neuron": {"scale": "Activation"},
+    "attention_activations": {"scale": "Attention × number of patches", "floor": 1.0, "least_range": 1.0},
+}
 
 
 def missing_inputs(cfg: Any) -> list[str]:
@@ -195,10 +199,10 @@ def _draw_overlays(
         maps = [
             PatchMap(
                 f"{names.get(method, method_label(method))}\nAUROC {aurocs[method, slide_id]:.3f} on this slide",
-                "Activation" if method == "neuron" else "Attention × number of patches",
-                rows[method].to_numpy(),
+                scores=rows[method].to_numpy(),
+                **_SCALES[method],
             )
-            for method in _DRAWN
+            for method in _SCALES
             if method in scorer.methods
         ]
         with open_slide_images(find_slide(cfg.dataset.slides_dir, slide_id)) as images:

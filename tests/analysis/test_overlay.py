@@ -28,6 +28,14 @@ def test_patches_lie_at_their_place_and_silent_ones_are_not_drawn():
     assert squares.get_array().tolist() == [2.0, 1.0]
 
 
+def test_small_differences_above_the_floor_stay_pale():
+    scores = np.array([0.9, 1.0, 1.02])
+    figure = plot_overlay(_slide(), COORDS, 50, [PatchMap("Attention", "", scores, floor=1, least_range=1)], [])
+    squares = _squares(figure.axes[1])
+    assert squares.get_array().tolist() == [1.02]
+    assert squares.get_clim() == (1, 2)
+
+
 def test_thumbnail_spans_the_whole_slide_and_the_view_the_tissue():
     figure = plot_overlay(_slide(), COORDS, 50, [], [OUTLINE])
     axes = figure.axes[0]
@@ -46,7 +54,7 @@ def test_outline_is_closed_on_every_panel():
 
 def test_slide_on_which_the_neuron_is_silent_is_drawn_and_says_so():
     figure = plot_overlay(_slide(), COORDS, 50, [PatchMap("Neuron", "Latent", np.zeros(3))], [])
-    assert figure.axes[3].get_xlabel() == "Latent: 0 on every patch"
+    assert figure.axes[3].get_xlabel() == "Latent: at most 0 everywhere"
     assert figure.axes[0].get_title(loc="left") == "Slide (no outline)"
 
 
