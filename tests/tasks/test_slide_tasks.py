@@ -1,0 +1,172 @@
+"""select_neurons, train_mil and summarize_cv on small folders, through the runner."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import config
+from src.records import read_split
+from src.runner import execute, open_rundir
+from src.stores.latents import LatentStore
+from tests.synthetic import make_feature_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # Lightning 2.6 under torch 2.15
+]
+config.register_resolvers()
+MIL_METHODS = (
+    "max_activations",
+    "attention_activations",
+    "max_latents",
+    "attention_latents",
+    "max_top_neurons",
+    "attention_top_neurons",
+)
+
+
+class Workplace:
+    def __init__(self, path, *overrides):
+        self.path = path
+        self.overrides = [
+            "exp=features",
+            f"dataset.dir={path / 'features'}",
+            "name=small",
+            f"paths.data={path / 'data'}",
+            f"paths.runs={path / 'runs'}",
+            f"paths.cache={path / 'cache'}",
+            *("sae.k=4", "train.batch_size=256", "train.epochs=60", "mil.max_epochs=6", "mil.n_top_neurons=4"),
+            "splits.n_folds=5",
+            *overrides,
+        ]
+
+    def run(self, task, fold=0, *overrides):
+        typed = [*self.overrides, *overrides, f"fold={fold}", f"task={task}"]
+        composed = config.compose(typed)
+        return execute(composed, typed), open_rundir(config.resolve(composed), typed)
+
+    def prepare(self, *folds):
+        self.run("splits")
+        for fold in folds:
+            for task in ("train_sae", "encode", "select_neurons"):
+                self.run(task, fold)
+
+
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("two")
+    make_feature_folder(path / "features", n_slides=60)
+    workplace = Workplace(path, "dataset.positive_class=tumor")
+    workplace.prepare(0, 1)
+    return workplace
+
+
+def split_of(workplace, fold):
+    (folder,) = (workplace.path / "data" / "splits").glob("*")
+    return read_split(folder, fold)
+
+
+def test_the_planted_direction_is_selected_on_train_slides_only(two_classes):
+    results, rundir = two_classes.run("select_neurons")
+    neurons = pd.read_csv(rundir.table("neurons"))
+    assert list(neurons) == [
+        *("rank", "neuron_id", "statistic", "p_value", "q_value", "effect_size", "auroc"),
+        *("mean_positive", "mean_negative", "density"),
+    ]
+    assert neurons.loc[0, "q_value"] < 0.05
+    assert neurons.loc[0, "auroc"] > 0.9
+    assert results["neuron_id"] == neurons.loc[0, "neuron_id"]
+    assert len(pd.read_csv(rundir.table("channels"))) == 16
+    assert {slide.slide_id for slide in rundir.read_fitted_on()} == set(split_of(two_classes, 0).train)
+
+
+def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
+    results, rundir = two_classes.run("train_mil")
+    split = split_of(two_classes, 0)
+    predictions = pd.read_csv(rundir.table("predictions"), dtype={"slide_id": str, "case_id": str})
+    assert list(predictions) == [*("method", "split", "slide_id", "case_id", "label", "prob_normal", "prob_tumor")]
+    for _, part in predictions.groupby("method"):
+        assert part.loc[part["split"] == "val", "slide_id"].tolist() == list(split.val)
+        assert part.loc[part["split"] == "test", "slide_id"].tolist() == list(split.test)
+    np.testing.assert_allclose(predictions[["prob_normal", "prob_tumor"]].sum(axis=1), 1, atol=1e-6)
+    assert predictions["method"].unique().tolist() == [*MIL_METHODS, "neuron"]
+    assert results["test/neuron_auroc"] > 0.9
+    assert results["test/attention_activations_auroc"] > 0.9
+    store = LatentStore(two_classes.run("encode")[1].latents_dir())
+    kept = {path.parent.name for path in (rundir.path / "attention").glob("*/*.npy")}
+    assert kept == {method for method in MIL_METHODS if method.startswith("attention")}
+    for slide_id in (*split.val, *split.test):
+        attention = np.load(rundir.path / "attention" / "attention_latents" / f"{slide_id}.npy")
+        assert attention.shape == (store.n_patches(slide_id),)
+        assert attention.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_method_does_not_depend_on_the_others(two_classes):
+    _, alone = two_classes.run("train_mil", 0, "mil.methods=[attention_latents]")
+    _, together = two_classes.run("train_mil")
+    tables = [pd.read_csv(rundir.table("predictions")) for rundir in (alone, together)]
+    columns = ["slide_id", "prob_tumor"]
+    of_method = tables[1][tables[1]["method"] == "attention_latents"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(tables[0][columns], of_method[columns])
+
+
+def test_an_sae_of_another_fold_is_refused(two_classes):
+    _, other = two_classes.run("train_sae", 1)
+    with pytest.raises(ValueError, match="fitted on other cases than this fold's validation and test cases"):
+        two_classes.run("select_neurons", 0, f"sae_run='{other.path}'")
+
+
+def test_an_unknown_method_is_refused(two_classes):
+    with pytest.raises(ValueError, match=r"pool among \['max', 'attention'\] .*got 'mean_activations'"):
+        two_classes.run("train_mil", 0, "mil.methods=[mean_activations]")
+
+
+def test_the_summary_tells_what_is_there_and_what_is_missing(two_classes, caplog):
+    two_classes.run("train_mil", 0)
+    two_classes.run("train_mil", 1)
+    with caplog.at_level(logging.INFO):
+        results, rundir = two_classes.run("summarize_cv")
+    assert results["n_folds"] == 2
+    assert "Missing, no finished train_mil run: fold_2, fold_3, fold_4." in caplog.text
+    assert "Each slide is tested in one fold." in caplog.text
+    summary = pd.read_csv(rundir.table("summary"))
+    assert list(summary) == [
+        *("method", "metric", "mean", "sd", "n_folds", "fold_low", "fold_high"),
+        *("pooled", "slide_low", "slide_high", "n_slides"),
+    ]
+    assert len(summary) == 7 * 4
+    folds = pd.read_csv(rundir.table("folds"))
+    expected = folds[folds["method"] == "neuron"]["auroc"].mean()
+    assert results["test/neuron_auroc"] == pytest.approx(expected)
+    two_classes.run("train_mil", 1, "mil.max_epochs=5")  # another variant is not gathered
+    assert two_classes.run("summarize_cv")[0] == results
+
+
+def test_summary_without_folds_names_the_command(tmp_path):
+    make_feature_folder(tmp_path / "features", n_slides=24)
+    workplace = Workplace(tmp_path, "dataset.positive_class=tumor")
+    workplace.run("splits")
+    with pytest.raises(FileNotFoundError, match="task=train_mil"):
+        workplace.run("summarize_cv")
+
+
+def test_more_classes(tmp_path):
+    make_feature_folder(tmp_path / "features", n_slides=48, classes=("benign", "low", "high"))
+    workplace = Workplace(tmp_path)
+    workplace.prepare(0)
+    neurons = pd.read_csv(workplace.run("select_neurons")[1].table("neurons"))
+    assert neurons["class"].value_counts().to_dict() == {"benign": 64, "high": 64, "low": 64}
+    results, rundir = workplace.run("train_mil", 0, "mil.methods=[max_activations,max_top_neurons,neuron]")
+    predictions = pd.read_csv(rundir.table("predictions"))
+    assert [column for column in predictions if column.startswith("prob_")] == ["prob_benign", "prob_high", "prob_low"]
+    assert 0 <= results["test/neuron_balanced_accuracy"] <= 1
+
+
+def test_two_classes_need_a_positive_one(tmp_path):
+    make_feature_folder(tmp_path / "features", n_slides=24)
+    workplace = Workplace(tmp_path)
+    workplace.run("splits")
+    with pytest.raises(ValueError, match=r"positive class, got none of \['normal', 'tumor'\]"):
+        workplace.run("select_neurons")
