@@ -10,6 +10,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from src.analysis.figure_style import BLACK, styled
 
@@ -149,7 +150,7 @@ def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_
     )
     axes.add_collection(squares, autolim=False)
     extend: Any = "max" if shown.any() and scores.max() > brightest else "neither"
-    scale = axes.figure.colorbar(squares, cax=bar, orientation="horizontal", extend=extend)
+    scale = axes.figure.colorbar(squares, cax=bar, orientation="horizontal", extend=extend, ticks=MaxNLocator(4))
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     scale.set_label(patch_map.scale if shown.any() else f"{patch_map.scale}: at most {floor:g} everywhere")
 
