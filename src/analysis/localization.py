@@ -121,7 +121,7 @@ def choose_random_neuron(density: pd.Series, chosen: int, seed: int) -> int:
     return int(np.random.default_rng(seed).choice(active))
 
 
-def spread_out(ranked: Sequence[str], n: int) -> list[str]:
+def spread_out(ranked: list[str], n: int) -> list[str]:
     """Returns `n` items of a ranking, evenly spaced from its first to its last, the middle one of all in front.
 
     So the first is typical, and none is shown because it looks good.
