@@ -10,6 +10,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 Interpolation = Literal["bilinear", "bicubic"]
+# A blank image stays blank: one grey level of contrast in 255.
+_LEAST_STD = 1 / 255
 
 
 class Backbone(nn.Module, ABC):
@@ -26,6 +28,9 @@ class Backbone(nn.Module, ABC):
         mean: per channel, of images in 0..1.
         std: per channel.
         interpolation: of the resizing; features of one encoder differ between the two.
+        normalize_each: instead of by `mean` and `std`, shift and scale each image's channels by its own. Random
+            filters otherwise see little but stain and brightness (on contrast normalisation before random filters:
+            Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised feature learning").
     """
 
     d_in: int
@@ -38,12 +43,14 @@ class Backbone(nn.Module, ABC):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         interpolation: Interpolation = "bicubic",
+        normalize_each: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self.image_size = image_size
         self.mean, self.std = list(mean), list(std)
         self.interpolation: Interpolation = interpolation
+        self.normalize_each = normalize_each
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -54,7 +61,11 @@ class Backbone(nn.Module, ABC):
         if patches.shape[-2:] != (self.image_size, self.image_size):
             mode = InterpolationMode(self.interpolation)
             patches = F.resize(patches, [self.image_size, self.image_size], mode, antialias=True)
-        return F.normalize(patches.float() / 255, self.mean, self.std)
+        images = patches.float() / 255
+        if not self.normalize_each:
+            return F.normalize(images, self.mean, self.std)
+        std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+        return (images - mean) / (std + _LEAST_STD)
 
     @torch.inference_mode()
     def embed(self, patches: Tensor) -> Tensor:
@@ -65,4 +76,5 @@ class Backbone(nn.Module, ABC):
     @property
     def transform(self) -> str:
         """The preprocessing in words, written beside the features: the same encoder at another size differs."""
-        return f"resize {self.image_size} {self.interpolation}, mean {self.mean}, std {self.std}"
+        scaling = "each image's own mean and std" if self.normalize_each else f"mean {self.mean}, std {self.std}"
+        return f"resize {self.image_size} {self.interpolation}, {scaling}"

@@ -79,6 +79,14 @@ def test_preprocessing_resizes_and_normalises():
     assert backbone.transform == "resize 32 bicubic, mean [0.5, 0.5, 0.5], std [0.25, 0.25, 0.25]"
 
 
+def test_each_image_by_its_own_statistics_does_not_see_stain():
+    backbone = TimmBackbone("r", "test_resnet", image_size=48, normalize_each=True)
+    dyed = (patches().float() * torch.tensor([0.5, 0.8, 0.6]).view(3, 1, 1) + 20).to(torch.uint8)
+    torch.testing.assert_close(backbone.preprocess(dyed), backbone.preprocess(patches()), rtol=0, atol=0.05)
+    assert not backbone.preprocess(torch.full((1, 3, 48, 48), 200, dtype=torch.uint8)).any()
+    assert "own mean and std" in backbone.transform
+
+
 @pytest.mark.slow
 def test_open_clip_tower():
     backbone = OpenClipBackbone("c", "ViT-S-32", image_size=224)
