@@ -78,10 +78,11 @@ class SAEModule(lightning.LightningModule):
         self.log_dict({f"train/{name}": total / len(block) for name, total in sums.items()})
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Adds a batch [n_rows, d_in] to the metrics of inference, measured on raw activations."""
+        """Adds a batch [n_rows, d_in] to the metrics of inference, in the units of `SAE.standardize`."""
         latents = self.sae.encode(batch)
         row_statistics = self.sae.normalize(batch)[1]
-        self.fvu.update(batch, self.sae.decode(latents, row_statistics))
+        reconstruction = self.sae.decode(latents, row_statistics)
+        self.fvu.update(self.sae.standardize(batch), self.sae.standardize(reconstruction))
         self.l0.update(latents)
         self.dead_fraction.update(latents)
         if self.sae.observe_validation and not self.trainer.sanity_checking:

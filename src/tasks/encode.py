@@ -79,7 +79,8 @@ class _Parts:
         self._l0[part].update(latents)
         if part != "train":
             row_statistics = self._sae.normalize(activations)[1]
-            self._fvu[part].update(activations, self._sae.decode(latents, row_statistics))
+            reconstruction = self._sae.decode(latents, row_statistics)
+            self._fvu[part].update(self._sae.standardize(activations), self._sae.standardize(reconstruction))
 
     def results(self) -> dict[str, float]:
         """Returns the metrics, by part."""

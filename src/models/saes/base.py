@@ -176,8 +176,15 @@ class SAE(nn.Module, ABC):
             centred = activations - mean
             scale = centred.std(1, keepdim=True) + _UNIT_NORM_EPS
             return centred / scale, RowStatistics(mean, scale)
+        return self.standardize(activations), None
+
+    def standardize(self, activations: Tensor) -> Tensor:
+        """Returns `(activations - input_mean) / input_scale`: the units that errors are measured in.
+
+        In raw units a few wide features would decide, and the constant ones, whose scale is 1 by convention.
+        """
         factor = self.input_scale.reciprocal()
-        return torch.addcmul(-self.input_mean * factor, activations, factor), None
+        return torch.addcmul(-self.input_mean * factor, activations, factor)
 
     def pre_latents(self, activations: Tensor) -> Tensor:
         """Returns all pre-latents, dense [n_rows, n_latents]."""
