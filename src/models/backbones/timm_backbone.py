@@ -79,7 +79,7 @@ class TimmBackbone(Backbone):
             return self.model(images)
         options = {"return_prefix_tokens": True} if self.pooling == "cls" else {}
         (block,) = self.model.forward_intermediates(
-            images, indices=[self.layer], intermediates_only=True, output_fmt="NCHW", **options
+            images, indices=[self.layer], intermediates_only=True, stop_early=True, output_fmt="NCHW", **options
         )
         return block[1][:, 0] if self.pooling == "cls" else block.mean(dim=(2, 3))
 
