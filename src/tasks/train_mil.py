@@ -136,9 +136,17 @@ def _train_and_predict(
         # Without validation slides there is nothing to choose by: the last weights are kept.
         monitor=module.monitored if fold.split.val else None,
     )
-    stop = [EarlyStopping(module.monitored, patience=mil.patience)] if fold.split.val else []
-    limits = {"max_epochs": mil.max_epochs, "min_epochs": min(mil.min_epochs, mil.max_epochs)}
-    trainer = make_trainer(cfg, rundir, [best, *stop], num_sanity_val_steps=0, log_every_n_steps=1, **limits)
+    stop = EarlyStopping(module.monitored, patience=mil.patience, stopping_threshold=mil.stop_below)
+    trainer = make_trainer(
+        cfg,
+        rundir,
+        [best, stop] if fold.split.val else [best],
+        max_epochs=mil.max_epochs,
+        min_epochs=min(mil.min_epochs, mil.max_epochs),
+        limit_val_batches=1.0 if fold.split.val else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
     with _threads_for(np.median([bag.bag.numel() for bag in data.train_bags])):
         trainer.fit(module, data)
     if trainer.interrupted:

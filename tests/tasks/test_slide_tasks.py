@@ -170,3 +170,21 @@ def test_two_classes_need_a_positive_one(tmp_path):
     workplace.run("splits")
     with pytest.raises(ValueError, match=r"positive class, got none of \['normal', 'tumor'\]"):
         workplace.run("select_neurons")
+
+
+def test_a_fold_without_validation_slides_and_with_one_test_class(tmp_path, caplog):
+    make_feature_folder(tmp_path / "features", n_slides=24)
+    (tmp_path / "mine").mkdir()
+    train, test = [f"{index:03d}" for index in range(20)], ["020", "021"]  # one case, so one class
+    rows = [f"{slide_id},{test[index] if index < 2 else ''}" for index, slide_id in enumerate(train)]
+    (tmp_path / "mine" / "splits_0.csv").write_text("\n".join(["train,test", *rows]) + "\n")
+    workplace = Workplace(tmp_path, "dataset.positive_class=tumor", f"dataset.splits_dir={tmp_path / 'mine'}")
+    with caplog.at_level(logging.INFO):
+        results, rundir = workplace.run("train_mil", 0, "mil.methods=[max_activations]")
+        workplace.run("summarize_cv", 0, "mil.methods=[max_activations]")
+    assert "no validation slides: max_activations keeps its last weights" in caplog.text
+    assert "No ROC curve of tumor" in caplog.text
+    assert "undefined in fold 0: a class is missing among its 2 test slides" in caplog.text
+    assert np.isnan(results["test/max_activations_auroc"])
+    assert results["test/max_activations_accuracy"] in (0.0, 0.5, 1.0)
+    assert rundir.read_results().keys() == results.keys()
