@@ -22,6 +22,7 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 # What a task may need before it starts, and how a user comes by it.
 _REMEDIES = {
     "slides_dir": "give dataset.slides_dir=<folder of slides>",
+    "annotations_dir": "give dataset.annotations_dir=<folder of ASAP XML files>",
     "patches_dir": "make it with task=tile",
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
     "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>",

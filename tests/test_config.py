@@ -37,7 +37,7 @@ def test_presets_and_tasks_are_global(path):
     assert path.read_text().startswith("# @package _global_")
 
 
-@pytest.mark.parametrize(("exp", "task"), itertools.product(EXPS, TASKS))
+@pytest.mark.parametrize(("exp", "task"), list(itertools.product(EXPS, TASKS)))
 def test_every_preset_composes_with_every_task(exp, task):
     complaint = errors_of([f"exp={exp}", f"task={task}"])
     lines = complaint.splitlines()[1:]
