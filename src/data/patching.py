@@ -101,10 +101,11 @@ def find_patches(tissue: np.ndarray, size_level0: tuple[int, int], grid: PatchGr
     return np.stack([xs[kept_x], ys[kept_y]], axis=1).astype(np.int64)
 
 
-def write_patch_file(path: Path, coords: np.ndarray, grid: PatchGrid, slide: Any) -> None:
+def write_patch_file(path: Path, coords: np.ndarray, grid: PatchGrid, slide: Any, settings: str = "") -> None:
     """Writes CLAM's patch file: `coords` [n_patches, 2] int64 level-0 corners, with CLAM's attributes and the edge.
 
     CLAM's readers take the edge as `patch_size * int(downsample)`; `patch_size_level0` (TRIDENT's name) states it.
+    `settings` says in words of the config what the slide was cut with; `read_settings` gives it back.
     """
     level_size = slide.level_dimensions[grid.level]
     downsample = (slide.dimensions[0] / level_size[0], slide.dimensions[1] / level_size[1])
@@ -123,6 +124,7 @@ def write_patch_file(path: Path, coords: np.ndarray, grid: PatchGrid, slide: Any
                 "patch_size_target": grid.patch_size,
             }
         )
+        file.attrs["settings"] = settings
 
 
 def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
@@ -144,3 +146,9 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
             "the edge of a patch is not known. Make the file again with task=tile."
         )
     return coords, edge, int(attributes.get("patch_size_target", attributes.get("patch_size", edge)))
+
+
+def read_settings(path: Path) -> str:
+    """Returns what a slide was cut with; empty when the file does not say, as CLAM's do not."""
+    with h5py.File(path, "r") as file:
+        return str(file.attrs.get("settings", ""))

@@ -39,6 +39,8 @@ def missing_inputs(cfg: Any) -> list[str]:
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `h5_files/<slide_id>.h5` and `pt_files/<slide_id>.pt` of every slide with patches; resumes by slide.
 
+    Slides that are done are not embedded again, but with `overwrite`, or when their patches have changed.
+
     Returns:
         The numbers of slides and patches, and the width of the activations.
 
@@ -57,7 +59,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     for path in track(patch_files, "Embedding slides"):
         coords, size_level0, side = read_patch_file(path)
         h5_path = features_dir / "h5_files" / path.name
-        if not _is_done(h5_path, len(coords), backbone):
+        if cfg.overwrite or not _is_done(h5_path, coords, backbone):
             slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
             features = embedder(slide_path, coords, size_level0, side)
             _write_features(features_dir, path.stem, features, coords, size_level0, backbone)
@@ -114,7 +116,7 @@ class _Embedder:
             yield activations.cpu().numpy()
 
 
-def _is_done(path: Path, n_patches: int, backbone: Backbone) -> bool:
+def _is_done(path: Path, coords: np.ndarray, backbone: Backbone) -> bool:
     """Whether a slide's file is there, of this backbone and these patches.
 
     Raises:
@@ -123,14 +125,14 @@ def _is_done(path: Path, n_patches: int, backbone: Backbone) -> bool:
     if not path.is_file():
         return False
     with h5py.File(path, "r") as file:
-        features: Any = file["features"]
+        embedded: Any = file["coords"]
         made_by, transform = file.attrs.get("backbone"), file.attrs.get("transform")
         if (made_by, transform) != (backbone.description, backbone.transform):
             raise ValueError(
                 f"Expected {path} to be made by {backbone.description} ({backbone.transform}), got {made_by} "
-                f"({transform}). Give another dataset.features_dir, or delete the folder."
+                f"({transform}). Give another dataset.features_dir, or overwrite=true to embed the slides again."
             )
-        return len(features) == n_patches
+        return np.array_equal(embedded, coords)
 
 
 def _write_features(

@@ -1,8 +1,9 @@
 """Finds the tissue of every slide and cuts it into patches, in CLAM's layout."""
 
+import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from src import config
 from src.analysis.figures import save_figure
 from src.analysis.tissue_figure import plot_patches
-from src.data.patching import find_patches, plan_grid, read_patch_file, write_patch_file
+from src.data.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
 from src.data.slide_images import SlideImages
 from src.data.slides import list_slides, open_slide
 from src.data.tissue import find_tissue
@@ -41,6 +42,11 @@ class _Tiling:
     min_tissue: float
     saturation_threshold: float | None
 
+    @property
+    def settings(self) -> str:
+        """The options as patch files state them."""
+        return json.dumps(asdict(self))
+
 
 def missing_inputs(cfg: Any) -> list[str]:
     """Returns why there are no slides to cut."""
@@ -54,13 +60,14 @@ def missing_inputs(cfg: Any) -> list[str]:
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `patches/<slide_id>.h5`, `masks/<slide_id>.jpg` and `process_list_autogen.csv` below `patches_dir`.
 
-    Slides whose patch file is there are not read again.
+    Slides whose patch file is there are not read again, but with `overwrite`.
 
     Returns:
         The numbers of slides, of patches and of slides without tissue.
 
     Raises:
-        ValueError: when a slide has no tissue patch or cannot be read, and bad files are errors.
+        ValueError: when a slide has no tissue patch or cannot be read, and bad files are errors; when `patches_dir`
+            holds patches of other settings.
     """
     if cfg.dataset.get("generator") is not None:
         config.instantiate(cfg.dataset.generator, out_dir=cfg.dataset.dir)
@@ -68,7 +75,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     out_dir = Path(cfg.dataset.patches_dir)
     tile = cfg.tile
     tiling = _Tiling(tile.patch_size, tile.patch_level, tile.step, tile.mpp, tile.min_tissue, tile.saturation_threshold)
-    jobs = [(path, out_dir, tiling) for path in slides.values()]
+    jobs = [(path, out_dir, tiling, cfg.overwrite) for path in slides.values()]
     with ProcessPoolExecutor(max_workers=tile.n_workers) as pool:
         counts = dict(zip(slides, track(pool.map(_tile_slide, jobs), "Cutting slides", len(jobs)), strict=True))
     failed = {slide_id: count for slide_id, count in counts.items() if isinstance(count, str)}
@@ -89,11 +96,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
-def _tile_slide(job: tuple[Path, Path, _Tiling]) -> int | str:
+def _tile_slide(job: tuple[Path, Path, _Tiling, bool]) -> int | str:
     """Returns the number of patches of a slide, or why there are none."""
-    path, out_dir, tiling = job
+    path, out_dir, tiling, overwrite = job
     patch_path = out_dir / "patches" / f"{path.stem}.h5"
-    if patch_path.is_file():
+    if patch_path.is_file() and not overwrite:
         return _count(patch_path, tiling)
     try:
         with open_slide(path) as slide:
@@ -106,16 +113,20 @@ def _tile_slide(job: tuple[Path, Path, _Tiling]) -> int | str:
                 Image.fromarray(np.where(tissue[..., None], image, 255 - (255 - image) // 4)).save(temporary)
             if not len(coords):
                 return "no patch with enough tissue"
-            write_patch_file(patch_path, coords, grid, slide)
+            write_patch_file(patch_path, coords, grid, slide, tiling.settings)
     except ValueError as error:
         return str(error)
     return len(coords)
 
 
-def _count(patch_path: Path, tiling: _Tiling) -> int | str:
+def _count(patch_path: Path, tiling: _Tiling) -> int:
     coords, _, patch_size = read_patch_file(patch_path)
-    if patch_size != tiling.patch_size:
-        return f"patches of {patch_size} px, not {tiling.patch_size}, in {patch_path}: give another dataset.patches_dir"
+    made_with = read_settings(patch_path)
+    if patch_size != tiling.patch_size or made_with not in ("", tiling.settings):
+        raise ValueError(
+            f"Expected {patch_path} to be cut with {tiling.settings}, got {made_with or f'{patch_size} px'}. "
+            "Give another dataset.patches_dir and dataset.features_dir, or overwrite=true to cut the slides again."
+        )
     return len(coords)
 
 

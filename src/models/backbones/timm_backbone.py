@@ -67,6 +67,8 @@ class TimmBackbone(Backbone):
         if pooling == "cls" and not getattr(self.model, "num_prefix_tokens", 0):
             raise ValueError(f"Expected a model with class token for backbone.pooling=cls, got {model_name}: use avg.")
         self.description = _describe(model_name, checkpoint, pretrained, seed)
+        if layer is not None:
+            self.description += f", layer {layer}, pooled by {pooling}"
         self.layer, self.pooling = layer, pooling
         self.eval().requires_grad_(False)
         probe = torch.zeros(1, 3, self.image_size, self.image_size)

@@ -1,0 +1,134 @@
+import shutil
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src import config
+from src.data.features import FeatureFolder
+from src.data.slide_images import open_slide_images
+from src.data.slide_writer import write_slide
+from src.rundir import RunDir
+from src.tasks import embed, tile
+
+config.register_resolvers()
+SETTINGS = (
+    "dataset=synthetic_slides",
+    "backbone=random_resnet10t",
+    "tile.patch_size=64",
+    "backbone.image_size=64",
+    "dataset.generator.n_slides=2",
+    "dataset.generator.n_cases=2",
+    "dataset.generator.size=384",
+    "trainer=cpu",
+)
+
+
+def run(task, folder, *overrides):
+    typed = [*SETTINGS, f"paths.data={folder / 'data'}", f"task={task.__name__.rpartition('.')[2]}", *overrides]
+    rundir = RunDir(folder / "runs" / task.__name__)
+    rundir.path.mkdir(parents=True, exist_ok=True)
+    cfg = config.resolve(config.compose(typed))
+    return task.run(cfg, rundir), rundir, cfg
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    tiled, tile_run, _ = run(tile, folder)
+    results, embed_run, cfg = run(embed, folder)
+    return folder, cfg, tiled, results, tile_run, embed_run
+
+
+def test_patches_and_their_activations_are_in_clams_layout_and_order(embedded):
+    folder, cfg, tiled, results, _, _ = embedded
+    assert tiled["n_slides"] == results["n_slides"] == 2
+    assert tiled["n_patches"] == results["n_patches"] > 4
+    root = folder / "data" / "synthetic_slides"
+    processed = pd.read_csv(root / "patches_64" / "process_list_autogen.csv")
+    assert processed["slide_id"].tolist() == ["case_1_1.tif", "case_2_1.tif"]
+    assert processed["n_patches"].sum() == tiled["n_patches"]
+    backbone = config.instantiate(cfg.backbone)
+    for slide_id in ("case_1_1", "case_2_1"):
+        assert (root / "patches_64" / "masks" / f"{slide_id}.jpg").is_file()
+        with h5py.File(root / "patches_64" / "patches" / f"{slide_id}.h5") as file:
+            coords, attributes = file["coords"][()], dict(file["coords"].attrs)
+        assert coords.dtype == np.int64
+        assert attributes["name"] == slide_id
+        assert (attributes["patch_size"], attributes["patch_level"], attributes["patch_size_level0"]) == (64, 0, 64)
+        bag = FeatureFolder(cfg.dataset.features_dir).read(slide_id)
+        assert bag.patch_size_level0 == 64
+        np.testing.assert_array_equal(bag.coords, coords)
+        with open_slide_images(root / "slides" / f"{slide_id}.tif") as images:
+            patches = np.stack([images.patch(x, y, 64, 64) for x, y in coords])
+        expected = backbone.embed(torch.from_numpy(patches).permute(0, 3, 1, 2))
+        np.testing.assert_allclose(bag.features, expected.numpy(), rtol=1e-4, atol=1e-5)
+        tensor = torch.load(f"{cfg.dataset.features_dir}/pt_files/{slide_id}.pt", weights_only=True)
+        np.testing.assert_array_equal(tensor.numpy(), bag.features)
+
+
+def test_pages_say_what_was_done(embedded):
+    *_, tile_run, embed_run = embedded
+    assert "2 slides" in tile_run.page_path.read_text()
+    assert "random weights" in embed_run.page_path.read_text()
+
+
+def test_finished_slides_are_not_made_again(embedded):
+    folder, cfg, *_ = embedded
+    files = list((folder / "data").rglob("*.h5"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    lost = folder / "data" / "synthetic_slides" / cfg.dataset.features_dir.rpartition("/")[2] / "h5_files/case_2_1.h5"
+    lost.unlink()
+    assert run(tile, folder)[0]["n_slides"] == 2
+    assert run(embed, folder)[0]["n_slides"] == 2
+    assert lost.is_file()
+    assert {path: path.stat().st_mtime_ns for path in files if path != lost} == {
+        path: time for path, time in before.items() if path != lost
+    }
+
+
+@pytest.mark.parametrize("override", ["backbone.seed=1", "backbone.layer=1", "backbone.normalize_each=false"])
+def test_features_of_another_backbone_are_kept(embedded, override):
+    folder, *_ = embedded
+    with pytest.raises(ValueError, match=r"got resnet10t with random weights \(seed 0\), layer 2.*overwrite=true"):
+        run(embed, folder, override)
+
+
+@pytest.mark.parametrize("override", ["tile.min_tissue=0.9", "tile.step=32"])
+def test_patches_of_other_settings_are_kept(embedded, override):
+    folder, *_ = embedded
+    key, _, value = override.removeprefix("tile.").partition("=")
+    with pytest.raises(ValueError, match=rf'"{key}": {value}.*got.*overwrite=true'):
+        run(tile, folder, override)
+
+
+def test_overwrite_cuts_and_embeds_again(embedded, tmp_path):
+    folder, *_ = embedded
+    shutil.copytree(folder / "data", tmp_path / "data")
+    overlapping = ("tile.step=32", "overwrite=true")
+    n_patches = run(tile, tmp_path, *overlapping)[0]["n_patches"]
+    assert n_patches > 2 * embedded[2]["n_patches"]
+    with pytest.raises(ValueError, match="overwrite=true"):
+        run(embed, tmp_path, "tile.step=32", "backbone.layer=1")
+    results, _, cfg = run(embed, tmp_path, *overlapping, "backbone.layer=1")
+    assert results == {"n_slides": 2, "n_patches": n_patches, "d_in": 64}
+    bags = [FeatureFolder(cfg.dataset.features_dir).read(slide_id) for slide_id in ("case_1_1", "case_2_1")]
+    assert sum(len(bag.features) for bag in bags) == n_patches
+
+
+def test_slide_without_tissue_is_an_error_that_names_it_or_is_listed(tmp_path, caplog):
+    slides = tmp_path / "blank"
+    write_slide(slides / "blank.tif", np.full((512, 512, 3), 240, np.uint8), 0.5)
+    overrides = ("dataset.generator=null", f"dataset.slides_dir={slides}")
+    with pytest.raises(ValueError, match=r"blank\.tif, got no patch with enough tissue"):
+        run(tile, tmp_path, *overrides)
+    stained = np.full((512, 512, 3), 240, np.uint8)
+    stained[128:384, 128:384] = (200, 120, 170)
+    write_slide(slides / "stained.tif", stained, 0.5)
+    results, _, cfg = run(tile, tmp_path, *overrides, "dataset.on_bad_file=skip")
+    assert results == {"n_slides": 1, "n_patches": 16, "n_failed": 1}
+    assert "Skipped slide blank" in caplog.text
+    processed = pd.read_csv(f"{cfg.dataset.patches_dir}/process_list_autogen.csv").set_index("slide_id")
+    assert processed["status"].to_dict() == {"blank.tif": "failed_seg", "stained.tif": "processed"}
