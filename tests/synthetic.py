@@ -7,7 +7,7 @@ import numpy as np
 
 
 def make_feature_folder(
-    path: Path, n_slides: int = 24, n_patches: int = 60, d_in: int = 16, seed: int = 0, classes=("normal", "tumor")
+    path: Path, n_slides: int = 60, n_patches: int = 60, d_in: int = 16, seed: int = 0, classes=("normal", "tumor")
 ) -> Path:
     """Writes a CLAM-shaped folder of features in which one direction marks some patches of the last class.
 

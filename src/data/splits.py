@@ -12,28 +12,33 @@ from src.files import write_atomically
 from src.records import PARTS, FoldSplit, Slide
 
 
-def make_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[FoldSplit]:
+def make_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: float = 0.1) -> list[FoldSplit]:
     """Divides slides into nested cross-validation folds, stratified by label and grouped by case.
 
-    The test slides of fold k are the k-th of `n_folds` groups, so every slide is a test slide once. Of the rest a share
-    of the same size is taken for validation, again stratified and by case, and what remains is trained on. Groups come
-    from scikit-learn's StratifiedGroupKFold. The order of `slides` does not matter.
+    The test slides of fold k are the k-th of `n_folds` groups, so every slide is a test slide once. Of the rest about
+    `val_share` of all slides is taken for validation, again stratified and by case, with at least one case of every
+    class, and what remains is trained on. Groups come from scikit-learn's StratifiedGroupKFold. The order of `slides`
+    does not matter.
 
     Args:
         slides: all slides of the data set.
         n_folds: 2 or more.
         seed: of the shuffling.
+        val_share: of all slides, above 0 and below 1; CLAM's default is 0.1.
 
     Raises:
-        ValueError: when some part of some fold would lack a class; says the largest number of folds that works.
+        ValueError: when an option is out of its range, or some part of some fold would lack a class; says the largest
+            number of folds that works.
     """
     if n_folds < 2:
         raise ValueError(f"Expected splits.n_folds of at least 2, got {n_folds}.")
+    if not 0 < val_share < 1:
+        raise ValueError(f"Expected splits.val_share above 0 and below 1, got {val_share}.")
     slides = sorted(slides, key=lambda slide: slide.slide_id)
-    folds = _try_folds(slides, n_folds, seed)
+    folds = _try_folds(slides, n_folds, seed, val_share)
     if folds is not None:
         return folds
-    largest = next((k for k in range(n_folds - 1, 1, -1) if _try_folds(slides, k, seed) is not None), None)
+    largest = next((k for k in range(n_folds - 1, 1, -1) if _try_folds(slides, k, seed, val_share)), None)
     cases = {label: len({slide.case_id for slide in slides if slide.label == label}) for label in _classes(slides)}
     remedy = (
         f"the largest number of folds that works is {largest}: give splits.n_folds={largest}"
@@ -88,13 +93,14 @@ def shared_test_set(folds: Sequence[FoldSplit]) -> bool:
     return len(folds) > 1 and len({frozenset(split.test) for split in folds}) == 1
 
 
-def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[FoldSplit] | None:
+def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: float) -> list[FoldSplit] | None:
     """Returns the folds, or None when a part would lack a class."""
     folds = []
     try:
         for fold, (rest, test) in enumerate(_group_folds(slides, n_folds, seed)):
-            # A validation share as large as the test share: one of the n - 1 groups that the rest divides into.
-            train, val = _group_folds([slides[i] for i in rest], max(n_folds - 1, 2), seed)[0]
+            remaining = [slides[i] for i in rest]
+            n_groups = min(round((1 - 1 / n_folds) / val_share), _fewest_cases(remaining))
+            train, val = _group_folds(remaining, max(n_groups, 2), seed)[0]
             train, val = rest[train], rest[val]
             parts = {"train": train, "val": val, "test": test}
             folds.append(FoldSplit(fold, **{part: _slide_ids(slides, rows) for part, rows in parts.items()}))
@@ -118,6 +124,11 @@ def _group_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[tuple
         # A class with fewer slides than folds: answered by `make_folds`, in terms of cases.
         warnings.filterwarnings("ignore", message="The least populated class")
         return list(folds.split(np.zeros(len(slides)), labels, cases))
+
+
+def _fewest_cases(slides: Sequence[Slide]) -> int:
+    """Returns the number of cases of the rarest class: no more groups can hold one each."""
+    return min(len({slide.case_id for slide in slides if slide.label == label}) for label in _classes(slides))
 
 
 def _slide_ids(slides: Sequence[Slide], rows: np.ndarray) -> tuple[str, ...]:

@@ -32,10 +32,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     origin = {
         "n_folds": cfg.splits.n_folds,
         "seed": cfg.splits.seed,
+        "val_share": cfg.splits.val_share,
         "metadata_csv": digest_file(cfg.dataset.metadata_csv),
     }
     rundir.record_input(cfg.dataset.metadata_csv, origin["metadata_csv"])
-    folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed)
+    folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed, cfg.splits.val_share)
     _clear_or_refuse(splits_dir, origin, cfg.overwrite)
     splits_dir.mkdir(parents=True, exist_ok=True)
     rundir.write_json(splits_dir / _ORIGIN_FILE, origin)

@@ -33,11 +33,20 @@ def test_folds_are_by_case_and_every_slide_is_tested_once(n_folds, classes):
 
 def test_parts_are_stratified():
     slides = make_slides(n_cases=100, slides_per_case=1)
-    for split in make_folds(slides, 5, seed=0):
+    for split in make_folds(slides, 5, seed=0, val_share=0.2):
         counts = count_classes(split, slides)
         assert counts["test"].tolist() == [10, 10]
         assert counts["val"].tolist() == [10, 10]
         assert counts["train"].tolist() == [30, 30]
+
+
+def test_validation_takes_its_share_of_all_slides():
+    slides = make_slides(n_cases=100, slides_per_case=1)
+    for share, expected in ((0.1, 5), (0.2, 10), (0.4, 20)):
+        for split in make_folds(slides, 5, seed=0, val_share=share):
+            assert count_classes(split, slides)["val"].tolist() == [expected, expected]
+    with pytest.raises(ValueError, match=r"val_share above 0 and below 1, got 1\.5"):
+        make_folds(slides, 5, seed=0, val_share=1.5)
 
 
 def test_seed_alone_decides():

@@ -17,19 +17,12 @@ import pytest
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
-SMALL = (
-    "sae.expansion=4",
-    "sae.k=4",
-    "train.batch_size=256",
-    "train.epochs=30",
-    "mil.max_epochs=5",
-    "splits.n_folds=3",
-)
+SMALL = ("sae.k=6", "train.batch_size=256", "train.epochs=60", "mil.max_epochs=3")
 
 
 @pytest.fixture
 def workplace(tmp_path):
-    return make_feature_folder(tmp_path / "features", n_slides=36).parent
+    return make_feature_folder(tmp_path / "features").parent
 
 
 def command(workplace: Path, *overrides: str) -> list[str]:
@@ -76,7 +69,7 @@ def test_pipeline_finds_the_planted_neuron_and_runs_once(workplace):
 
 
 def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(workplace):
-    many = ("train.epochs=60", "train.n_validations=30")
+    many = ("train.epochs=120", "train.n_validations=60")
     run(workplace, "task=splits")
     run(workplace, *many)
     path = task_dir(workplace, "train_sae")

@@ -14,7 +14,7 @@ def cfg(tmp_path):
     pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(tmp_path / "dataset.csv", index=False)
     return SimpleNamespace(
         overwrite=False,
-        splits=SimpleNamespace(n_folds=4, seed=0),
+        splits=SimpleNamespace(n_folds=4, seed=0, val_share=0.2),
         dataset=SimpleNamespace(
             metadata_csv=tmp_path / "dataset.csv", class_names=None, splits_dir=tmp_path / "splits"
         ),
