@@ -201,5 +201,5 @@ def differences(config_path: Path, cfg: DictConfig) -> list[str]:
     if not config_path.is_file():
         return []
     stored: Any = OmegaConf.to_container(OmegaConf.load(config_path))
-    groups = tuple(cfg.task.groups)
+    groups = (*cfg.task.groups, "fold") if cfg.task.scope == "fold" else tuple(cfg.task.groups)
     return list(changed_keys(result_values(stored, groups), result_values(to_container(cfg), groups)))

@@ -67,7 +67,7 @@ def variant(overrides: Sequence[str], groups: Sequence[str]) -> str:
         root = re.split(r"[./@]", key)[0]
         if key in _NEUTRAL_KEYS or (root not in groups and key not in _RESULT_KEYS):
             continue
-        kept[key] = "removed" if deleted else value
+        kept[key] = "removed" if deleted else _canonical(value)
     if not kept:
         return "default"
     text = ",".join(f"{key}-{_folder_safe(value)}" for key, value in sorted(kept.items()))
@@ -102,7 +102,12 @@ def run_path(runs: Path, subject: str, fold: int, spec: TaskSpec, overrides: Seq
 
 
 def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """Returns the part of a plain configuration that shapes a result, flat: dotted key to value."""
+    """Returns the part of a plain configuration that shapes a result, flat: dotted key to value.
+
+    Args:
+        config: the configuration.
+        groups: the config groups and root keys that shape the result.
+    """
 
     def flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         if key in _NEUTRAL_KEYS:
@@ -113,8 +118,20 @@ def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str,
         else:
             yield key, node
 
-    roots = [root for root in config if root in groups or root in _RESULT_KEYS or root == "fold"]
+    roots = [root for root in config if root in groups or root in _RESULT_KEYS]
     return dict(pair for root in roots for pair in flat(config[root], root))
+
+
+def _canonical(value: str) -> str:
+    """Spells equal values alike: Hydra's sweeps write True and 0.001 where the user typed true and 1e-3."""
+    if value.lower() in ("true", "false", "null"):
+        return value.lower()
+    for number in (int, float):
+        try:
+            return repr(number(value))
+        except ValueError:
+            continue
+    return value
 
 
 def _folder_safe(value: str) -> str:

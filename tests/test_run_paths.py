@@ -60,4 +60,12 @@ def test_unknown_scope_is_named():
 
 def test_result_values_leave_neutral_keys_and_other_groups_out():
     config = {"dataset": {"dir": "/x", "name": "d"}, "sae": {"k": 8}, "mil": {"lr": 1}, "seed": 0, "fold": 1}
-    assert result_values(config, GROUPS) == {"dataset.name": "d", "sae.k": 8, "seed": 0, "fold": 1}
+    assert result_values(config, GROUPS) == {"dataset.name": "d", "sae.k": 8, "seed": 0}
+    assert result_values(config, (*GROUPS, "fold"))["fold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "swept"), [("true", "True"), ("1e-3", "0.001"), ("08", "8"), ("null", "null"), ("2.50", "2.5")]
+)
+def test_sweeps_and_single_runs_spell_values_alike(typed, swept):
+    assert variant([f"sae.x={typed}"], GROUPS) == variant([f"sae.x={swept}"], GROUPS)

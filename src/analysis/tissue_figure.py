@@ -22,11 +22,12 @@ def plot_patches(panels: Sequence[tuple[str, np.ndarray, np.ndarray, float]]) ->
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
+        axes.set_anchor("NW")  # titles of a row on one line, whatever the slides' shapes
     for axes, (name, image, corners, size) in zip(grid, panels, strict=False):  # the last row may have room left
         axes.imshow(image)
         frames = PatchCollection(
             [Rectangle((x, y), size, size) for x, y in corners], facecolor="none", edgecolor="#0072B2", linewidth=0.6
         )
         axes.add_collection(frames)
-        axes.set_title(f"{name}, {len(corners)} patches", fontsize=9, loc="left")
+        axes.set_title(f"{name}, {len(corners)} patches", fontsize=11, loc="left")
     return figure

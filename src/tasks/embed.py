@@ -81,7 +81,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
                 "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
                 "a timm model needs a YAML with its model_name and nothing else.",
             ],
-            tables=[PageTable(rundir.table("embedded"), "Patches by slide.", 5)],
+            tables=[PageTable(rundir.table("embedded"), "Patches by slide.", 0)],
         )
     )
     return results

@@ -40,8 +40,12 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 
 def inputs(cfg: Any, _: RunDir) -> list[Any]:
-    """Returns the manifests of all steps: the pipeline is finished as long as none has changed."""
-    paths = [config.locate_run(cfg, config.hydra_overrides(), step) / "manifest.json" for step in cfg.task.steps]
+    """Returns the manifests of the steps: the pipeline is finished as long as none has changed.
+
+    Steps that gather all folds are left out: another fold's pipeline makes them anew, which is no news for this one.
+    """
+    steps = [step for step in cfg.task.steps if config.task_spec(step).scope != "name"]
+    paths = [config.locate_run(cfg, config.hydra_overrides(), step) / "manifest.json" for step in steps]
     return [path for path in paths if path.is_file()]
 
 

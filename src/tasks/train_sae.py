@@ -134,6 +134,11 @@ def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, results: dict[str, flo
                 "is about the mean, over the whole validation set."
             ],
             numbers={key: value for key, value in results.items() if key.startswith("val/")},
-            figures=[PageFigure(rundir.plot("curves"), "Training: loss, explained variance, L0 and dead neurons.")],
+            figures=[
+                PageFigure(
+                    rundir.plot("curves"),
+                    "Training. The last validation is that of the exported SAE, its threshold calibrated.",
+                )
+            ],
         )
     )

@@ -25,7 +25,7 @@ def workplace(tmp_path):
     return make_feature_folder(tmp_path / "features").parent
 
 
-def command(workplace: Path, *overrides: str) -> list[str]:
+def command(workplace: Path, *overrides: str, multirun: bool = False) -> list[str]:
     return [
         *(sys.executable, "-m", "src.run"),
         "exp=features",
@@ -36,11 +36,14 @@ def command(workplace: Path, *overrides: str) -> list[str]:
         f"paths.runs={workplace / 'runs'}",
         *SMALL,
         *overrides,
+        *(["--multirun"] if multirun else []),
     ]
 
 
-def run(workplace: Path, *overrides: str, code: int = 0) -> str:
-    done = subprocess.run(command(workplace, *overrides), capture_output=True, text=True, timeout=600)
+def run(workplace: Path, *overrides: str, code: int = 0, multirun: bool = False) -> str:
+    done = subprocess.run(
+        command(workplace, *overrides, multirun=multirun), capture_output=True, text=True, timeout=600
+    )
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
@@ -66,6 +69,18 @@ def test_pipeline_finds_the_planted_neuron_and_runs_once(workplace):
     before = snapshot(workplace)
     assert "is finished" in run(workplace, "task=pipeline")
     assert snapshot(workplace) == before
+
+
+def test_sweep_over_folds_shares_the_directories_of_single_runs(workplace):
+    few = ("train.epochs=2", "mil.max_epochs=1", "mil.methods=[max_activations,neuron]", "dataset.standardize=true")
+    run(workplace, *few, "fold=1", "task=pipeline")
+    said = run(workplace, *few, "fold=range(2)", "task=pipeline", multirun=True)
+    assert "fold_1/pipeline. overwrite=true" in said
+    said = run(workplace, *few, "task=summarize_cv")
+    assert "is finished" in said
+    summary = pd.read_csv(task_dir(workplace, "summarize_cv") / "analysis" / "summary.csv")
+    assert set(summary["n_folds"]) == {2}
+    assert set(summary["metric"]) >= {"accuracy", "auroc"}
 
 
 def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(workplace):

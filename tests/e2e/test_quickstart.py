@@ -1,0 +1,76 @@
+"""What the README promises of `make demo`, on the full quickstart."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.analysis.pooling import pool_slides
+from src.analysis.selection import count_chance_findings
+from src.records import read_slides, read_split
+from src.stores.latents import LatentStore
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("openslide")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    path = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, "-m", "src.run", "exp=quickstart", "task=pipeline"]
+    command += [f"paths.data={path / 'data'}", f"paths.runs={path / 'runs'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+def results(workplace, task):
+    return json.loads((workplace / "runs/quickstart/default/fold_0" / task / "results.json").read_text())
+
+
+def test_slides_are_as_many_as_promised(workplace):
+    data = workplace / "data/synthetic_slides"
+    slides = read_slides(data / "dataset.csv")
+    assert len(slides) == 60
+    assert len({slide.case_id for slide in slides}) == 40
+    tile = json.loads((workplace / "runs/synthetic_slides/tile/results.json").read_text())
+    assert tile["n_patches"] >= 10_000
+    outlined = {path.stem for path in (data / "annotations").glob("*.xml")}
+    assert outlined == {slide.slide_id for slide in slides if slide.label == "tumor"}
+
+
+def test_top_neuron_finds_tumour_that_slide_labels_alone_named(workplace):
+    found = results(workplace, "localize")
+    assert found["test/neuron_patch_auroc"] >= 0.90
+    assert 0.3 < found["test/random_neuron_patch_auroc"] < 0.7
+    fitted = pd.read_csv(workplace / "runs/quickstart/default/fold_0/select_neurons/fitted_on.csv", dtype=str)
+    (splits,) = (workplace / "data/synthetic_slides").glob("splits_*")
+    assert set(fitted["slide_id"]) == set(read_split(splits, 0).train)
+    report = (workplace / "runs/quickstart/default/report/report.html").read_text()
+    for compared in ("Best raw channel", "Attention MIL on activations", "Random neuron", "random weights"):
+        assert compared in report
+
+
+def test_sae_is_sparse_and_explains_test_slides(workplace):
+    trained, encoded = results(workplace, "train_sae"), results(workplace, "encode")
+    export = json.loads((workplace / "runs/quickstart/default/fold_0/train_sae/export/cfg.json").read_text())
+    k = export["metadata"]["sae"]["k"]
+    assert k <= 32
+    assert trained["n_latents"] >= 2 * trained["d_in"]
+    assert encoded["test/l0"] == pytest.approx(k, rel=0.10)
+    assert encoded["test/explained_variance"] >= 0.6
+
+
+def test_permuted_labels_find_nothing(workplace):
+    data = workplace / "data/synthetic_slides"
+    slides = {slide.slide_id: slide for slide in read_slides(data / "dataset.csv")}
+    (splits,) = data.glob("splits_*")
+    train = read_split(splits, 0).train
+    store = LatentStore(workplace / "runs/quickstart/default/fold_0/encode/latents/all")
+    maxima = pool_slides(lambda slide_id: store.read(slide_id).latents, train).maxima
+    labels = np.array([int(slides[slide_id].label == "tumor") for slide_id in train])
+    cases = [slides[slide_id].case_id for slide_id in train]
+    assert count_chance_findings(maxima, labels, cases, ("normal", "tumor"), range(20)) <= 3
