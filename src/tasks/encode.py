@@ -54,7 +54,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     store = writer.finish()
     if cfg.encode.dense_formats:
         export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
-    results = parts.results() | {"n_slides": len(fold.slides), "n_patches": int(store.index["n_patches"].sum())}
+    results = parts.results() | {
+        "n_slides": len(fold.slides),
+        "n_patches": int(store.index["n_patches"].to_numpy().sum()),
+    }
     _write_page(rundir, store, parts, results)
     return results
 
@@ -98,14 +101,14 @@ def _write_page(rundir: RunDir, store: LatentStore, parts: _Parts, results: dict
     table.to_csv(rundir.table("density"), index=False)
     save_figure(plot_density(density), rundir.plot("density"))
     silent = int((density == 0).sum())
+    n_entries = int(parts.n_active.sum())
     rundir.write_page(
         Page(
             title="Latents",
             order=_PAGE_ORDER,
             paragraphs=[
-                f"{results['n_patches']:,} patches of {results['n_slides']} slides have "
-                f"{int(store.index['n_nonzero'].sum()):,} latents that are not zero. {silent} of {store.n_latents} "
-                "neurons are silent on all of them."
+                f"{results['n_patches']:,} patches of {results['n_slides']} slides have {n_entries:,} latents that are "
+                f"not zero. {silent} of {store.n_latents} neurons are silent on all of them."
             ],
             numbers={key: value for key, value in results.items() if key.startswith("test/")},
             figures=[PageFigure(rundir.plot("density"), "Share of patches on which each neuron fires.")],

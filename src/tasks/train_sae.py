@@ -86,7 +86,6 @@ def _build_module(cfg: Any, fold: FoldData, n_rows: int) -> SAEModule:
 
 def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> ModelCheckpoint:
     """Keeps the last state, to resume, and with validation slides the best one by explained variance."""
-    best = {"monitor": "val/explained_variance", "mode": "max"} if has_validation else {"save_top_k": 0}
     return ModelCheckpoint(
         dirpath=rundir.checkpoints_dir,
         filename="best",
@@ -94,7 +93,9 @@ def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> M
         every_n_epochs=every_n_epochs,
         enable_version_counter=False,
         save_on_train_epoch_end=not has_validation,
-        **best,
+        monitor="val/explained_variance" if has_validation else None,
+        mode="max",
+        save_top_k=int(has_validation),
     )
 
 
