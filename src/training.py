@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from src import config
 from src.callbacks.plain_progress import PlainProgress
+from src.files import digest_text
 from src.modules.metrics_csv import MetricsCsv
 from src.rundir import RunDir
 
@@ -27,7 +28,7 @@ def make_trainer(
     loggers: list[Any] = [MetricsCsv(rundir.metrics_path)]
     if "wandb" in cfg.logger:
         # A resumed run continues the same W&B run.
-        identity = str(rundir.path).replace("/", "-")[-64:]
+        identity = digest_text(str(rundir.path), 16)
         name = f"{cfg.name}/fold_{cfg.fold}/{cfg.task.name}"
         loggers.append(
             config.instantiate(cfg.logger.wandb, save_dir=str(rundir.path), id=identity, name=name, resume="allow")

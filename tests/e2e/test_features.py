@@ -160,3 +160,15 @@ def test_bad_input_is_named_and_nothing_is_lost(workplace, spoil, message):
 
 def test_misspelt_override_is_refused_before_any_work(workplace):
     assert "sae.kk" in run(workplace, "sae.kk=3", code=1)
+
+
+@pytest.mark.parametrize(
+    ("logger", "trace"),
+    [(("logger=wandb", "logger.wandb.offline=true"), "*.wandb"), (("logger=tensorboard",), "*tfevents*")],
+)
+def test_loggers_that_were_asked_for_write_without_a_network(workplace, logger, trace):
+    run(workplace, "task=splits")
+    run(workplace, "train.epochs=2", *logger)
+    path = task_dir(workplace, "train_sae")
+    assert list(path.rglob(trace))
+    assert "train/loss" in (path / "metrics.csv").read_text()
