@@ -104,10 +104,13 @@ def _run_task(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> dict[str, f
     try:
         results = config.task_function(cfg.task._target_)(cfg, rundir)
     except BaseException as error:
-        with open(rundir.log_path, "a") as log:  # the screen shows the message alone
-            log.write(traceback.format_exc())
         manifest |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
-        rundir.write_json(rundir.manifest_path, manifest)
+        try:
+            with open(rundir.log_path, "a") as log:  # the screen shows the message alone
+                log.write(traceback.format_exc())
+            rundir.write_json(rundir.manifest_path, manifest)
+        except OSError as second:  # on a full disk: what the user must see is the first error
+            _LOGGER.warning("The failure could not be noted in %s: %s", rundir.path, second)
         raise
     finally:
         if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:

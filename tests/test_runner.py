@@ -73,6 +73,18 @@ def test_failed_run_says_why_and_is_resumed(start):
     assert seen == ["half the work"]
 
 
+def test_full_disk_does_not_hide_the_first_error(start, monkeypatch):
+    def fail(cfg, rundir):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(type(rundir), "write_json", full)
+        raise OSError(28, "The latents of slide 7 need 3 MB")
+
+    with pytest.raises(OSError, match="latents of slide 7"):
+        start(fail)
+
+
 def test_overwrite_starts_from_nothing(start):
     def work(cfg, rundir):
         assert not rundir.table("old").exists()
