@@ -2,6 +2,7 @@
 
 import itertools
 
+import hydra
 import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
@@ -95,3 +96,11 @@ def test_folders_of_one_name_give_different_run_names(tmp_path):
     (second := tmp_path / "b" / "features").mkdir(parents=True)
     assert config.folder_name(str(first)).startswith("features_")
     assert config.folder_name(str(first)) != config.folder_name(str(second))
+
+
+@pytest.mark.parametrize(("cluster", "launcher"), [("local", "BasicLauncher"), ("slurm", "SlurmLauncher")])
+def test_cluster_chooses_the_launcher(cluster, launcher):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=[f"cluster={cluster}"], return_hydra_config=True)
+    assert cfg.hydra.launcher._target_.endswith(launcher)
