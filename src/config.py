@@ -1,7 +1,6 @@
 """The only place, with run.py, that knows Hydra: composing, checking and instantiating configurations."""
 
 import inspect
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from src.files import digest_text
 from src.run_paths import TaskSpec, result_values, run_path
 
-_LOGGER = logging.getLogger(__name__)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 # What a task may need before it starts, and how a user comes by it.

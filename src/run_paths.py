@@ -21,7 +21,6 @@ _NEUTRAL_KEYS = frozenset(
         "trainer.num_nodes",
         "trainer.enable_progress_bar",
         "embed.batch_size",
-        "embed.n_workers",
         "tile.n_workers",
     }
 )

@@ -84,15 +84,6 @@ def count_classes(split: FoldSplit, slides: Sequence[Slide]) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.Index(_classes(slides))).fillna(0).astype(int)
 
 
-def shared_test_set(folds: Sequence[FoldSplit]) -> bool:
-    """Whether several folds test on the same slides, so that they are re-splits and no cross-validation.
-
-    Published folds are often such (CAMELYON16 with its official test set); a spread over them says nothing about other
-    test slides.
-    """
-    return len(folds) > 1 and len({frozenset(split.test) for split in folds}) == 1
-
-
 def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: float) -> list[FoldSplit] | None:
     """Returns the folds, or None when a part would lack a class."""
     folds = []

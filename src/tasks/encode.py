@@ -1,6 +1,5 @@
 """Encodes every slide of the dataset with the fold's SAE into the sparse latents store."""
 
-import logging
 from collections import defaultdict
 from typing import Any
 
@@ -20,7 +19,6 @@ from src.stores.dense_latents import export_dense
 from src.stores.latents import LatentStore, LatentWriter
 from src.stores.sae import load_sae
 
-_LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
 
 

@@ -3,8 +3,8 @@ import random
 import pandas as pd
 import pytest
 
-from src.data.splits import count_classes, make_folds, shared_test_set, write_folds
-from src.records import FoldSplit, Slide, check_split, read_slides, read_split
+from src.data.splits import count_classes, make_folds, write_folds
+from src.records import Slide, check_split, read_slides, read_split
 
 
 def make_slides(n_cases=30, slides_per_case=2, classes=("normal", "tumor")):
@@ -28,7 +28,6 @@ def test_folds_are_by_case_and_every_slide_is_tested_once(n_folds, classes):
         assert len(split.slide_ids("train+val+test")) == len(slides)
         counts = count_classes(split, slides)
         assert (counts > 0).all().all()
-        assert not shared_test_set(folds)
 
 
 def test_parts_are_stratified():
@@ -83,15 +82,6 @@ def test_files_are_read_back_in_both_forms(tmp_path):
             assert set(flagged.slide_ids(part)) == set(split.slide_ids(part))
         descriptor = pd.read_csv(tmp_path / f"splits_{split.fold}_descriptor.csv", index_col=0)
         pd.testing.assert_frame_equal(descriptor, count_classes(split, slides), check_names=False)
-
-
-def test_shared_test_set():
-    def split(fold, *test):
-        return FoldSplit(fold, ("a",), ("b",), test)
-
-    assert shared_test_set([split(0, "x", "y"), split(1, "y", "x")])
-    assert not shared_test_set([split(0, "x", "y"), split(1, "x", "z")])
-    assert not shared_test_set([split(0, "x")])
 
 
 @pytest.mark.realdata
