@@ -63,7 +63,7 @@ def main() -> None:
     kind = "CPU milliseconds" if arguments.cpu_time else "milliseconds"
     print(f"{shape}, float32, {arguments.threads} threads, torch {torch.__version__}; {kind} per step")
     print(_table(seconds))
-    dead = int((ours.sae.batches_since_fired >= ours.sae.dead_after_batches).sum())
+    dead = int((ours.sae.silent_for >= ours.sae.dead_after).sum())
     print(f"Dead latents of ours at the end: {dead} of {shape.n_latents}.")
 
 

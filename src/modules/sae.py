@@ -1,5 +1,6 @@
 """Trains a sparse autoencoder: one training step of Lightning is a block of optimizer steps."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from src.metrics.latent_counts import L0, DeadFraction
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
+from src.models.saes.step import TrainingProgress
 from src.ops.schedules import learning_rate_factor
 
 
@@ -27,8 +29,11 @@ class SAEModule(lightning.LightningModule):
         lr: learning rate of Adam.
         betas: of Adam; (0.9, 0.99) is BatchTopK's choice.
         warmup_steps: optimizer steps over which the learning rate rises linearly.
+        warmup_from_zero: whether the first step has rate 0, as in dictionary_learning.
+        warmup_every: optimizer steps after which the warm-up begins again, as in dictionary_learning's resampling.
         decay_fraction: share of `total_steps` at the end over which it falls linearly to 0.
-        total_steps: optimizer steps of the whole training; only the decay needs it.
+        total_steps: optimizer steps of the whole training; the decay needs it, and annealing in an SAE.
+        steps_per_epoch: for what an SAE does by epochs.
         max_grad_norm: gradients are scaled down to this global L2 norm; None leaves them.
 
     Raises:
@@ -41,8 +46,11 @@ class SAEModule(lightning.LightningModule):
         lr: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.99),
         warmup_steps: int = 0,
+        warmup_from_zero: bool = False,
+        warmup_every: int | None = None,
         decay_fraction: float = 0.0,
         total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
         max_grad_norm: float | None = 1.0,
     ) -> None:
         super().__init__()
@@ -56,7 +64,15 @@ class SAEModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.sae = sae
         self.lr, self.betas, self.max_grad_norm = lr, (betas[0], betas[1]), max_grad_norm
-        self.warmup_steps, self.decay_fraction, self.total_steps = warmup_steps, decay_fraction, total_steps
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self._learning_rate_factor = functools.partial(
+            learning_rate_factor,
+            warmup_steps=warmup_steps,
+            decay_fraction=decay_fraction,
+            total_steps=total_steps,
+            warmup_from_zero=warmup_from_zero,
+            restart_every=warmup_every,
+        )
         self.fvu = FractionOfVarianceUnexplained(sae.d_in)
         self.l0 = L0()
         self.dead_fraction = DeadFraction(sae.n_latents)
@@ -67,7 +83,7 @@ class SAEModule(lightning.LightningModule):
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, fused=True)
 
     def training_step(self, block: list[Tensor], batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Makes one optimizer step per batch [<= batch_size, d_in] of the block, and logs their means."""
+        """Makes one optimizer step per batch of the block, [<= batch_size, d_in] or image blocks [.., n_tokens, d_in], and logs their means."""
         if self.global_step == 0:
             self.sae.initialize_from_(block[0])
         sums: dict[str, Tensor] = {}
@@ -100,10 +116,11 @@ class SAEModule(lightning.LightningModule):
 
     def _optimize(self, batch: Tensor) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()
-        factor = learning_rate_factor(self.global_step, self.warmup_steps, self.decay_fraction, self.total_steps)
+        progress = TrainingProgress(self.global_step, self.total_steps, self.steps_per_epoch)
         for group in optimizer.param_groups:
-            group["lr"] = self.lr * factor
-        step = self.sae.step(batch)
+            group["lr"] = self.lr * self._learning_rate_factor(progress.step)
+        self.sae.constrain_before_forward_()
+        step = self.sae.step(batch, progress)
         loss = step.loss
         self.manual_backward(loss)
         self.sae.constrain_gradient_()
@@ -113,4 +130,5 @@ class SAEModule(lightning.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self.sae.constrain_after_step_()
+        self.sae.finish_step_(batch, progress, optimizer.optimizer)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in step.losses.items()}, **step.metrics}

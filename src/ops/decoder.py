@@ -12,10 +12,17 @@ def normalize_rows_(atoms: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def project_gradient_(gradient: Tensor, atoms: Tensor) -> Tensor:
-    """Removes from each row of a gradient its part along the unit-norm atom, in place (Bricken et al. 2023).
+def project_gradient_(gradient: Tensor, atoms: Tensor, *, is_unit_norm: bool = True) -> Tensor:
+    """Removes from each row of a gradient its part along the atom, in place (Bricken et al. 2023).
 
     Adam would otherwise spend its moments on a change of length that the constraint undoes.
+
+    Args:
+        gradient: [n_latents, d_in].
+        atoms: [n_latents, d_in].
+        is_unit_norm: whether the atoms are known to be of unit norm, which saves a pass over them.
     """
     along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
+    if not is_unit_norm:
+        along /= torch.linalg.vecdot(atoms, atoms).unsqueeze(1).clamp_min(torch.finfo(atoms.dtype).tiny)
     return gradient.addcmul_(along, atoms, value=-1)

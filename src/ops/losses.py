@@ -1,41 +1,87 @@
 """Loss terms of sparse autoencoders."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.ops.dense_latents import Latents, decode
 from src.ops.sparse_latents import SparseLatents
+
+# Below this share of non-zero latents AuxK decodes sparse: on two CPU cores the products cost the same there.
+_SPARSE_AUXK_SHARE = 0.12
 
 
 def mean_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
     """Returns the squared error averaged over rows and dimensions, both [n_rows, d_in].
 
-    BatchTopK (Bussmann et al. 2024) and sae-1n average over both; dictionary_learning and SAELens sum over d_in.
+    BatchTopK (Bussmann et al. 2024), sae-1n, DN-CBM and saev average over both.
     """
     return F.mse_loss(reconstruction, inputs)
 
 
-def mean_l1(latents: SparseLatents) -> Tensor:
-    """Returns the mean over rows of the sum of (non-negative) latents."""
-    return latents.values.sum() / max(latents.n_rows, 1)
+def summed_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
+    """Returns the squared error summed over d_in and averaged over rows (dictionary_learning, SAELens)."""
+    return F.mse_loss(reconstruction, inputs, reduction="sum") / max(inputs.shape[0], 1)
 
 
-def auxk_loss(residual: Tensor, dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int) -> Tensor:
-    """AuxK: dead neurons learn to reconstruct what the living ones left (Gao et al. 2024, section A.2).
-
-    Per row the `k_aux` largest of the dead neurons' ReLU'd pre-latents are decoded without a bias. The products are
-    dense: there are as few columns as dead neurons, and of those a large share is kept.
+def norm_scaled_squared_error(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
+    """Returns PatchSAE's error: each squared element over the L2 norm of its input row (not squared), averaged.
 
     Args:
-        residual: [n_rows, d_in], inputs minus reconstruction.
+        reconstruction: [..., d_in].
+        inputs: [..., d_in]; of [n_images, n_tokens, d_in], token 0 is the class token.
+        class_token_weight: what the class token's elements are multiplied by.
+    """
+    return norm_scaled_errors(reconstruction, inputs, class_token_weight).mean()
+
+
+def norm_scaled_errors(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
+    """Returns the elements that `norm_scaled_squared_error` averages, [..., d_in]."""
+    norms = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True).clamp_min(1e-6)
+    errors = (reconstruction - inputs).square() / norms
+    if class_token_weight == 1:
+        return errors
+    weights = errors.new_ones(errors.shape[-2], 1)
+    weights[0] = class_token_weight
+    return errors * weights
+
+
+def mean_l1(latents: Latents, weights: Tensor | None = None) -> Tensor:
+    """Returns the mean over rows of the sum of (non-negative) latents, each times its neuron's weight [n_latents]."""
+    values = latents.values if weights is None else latents.values * latents.per_neuron(weights)
+    return values.sum() / max(latents.n_rows, 1)
+
+
+def auxk_reconstruction(dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int) -> Tensor:
+    """AuxK: what dead neurons make of the input (Gao et al. 2024, arXiv 2406.04093, section A.2).
+
+    Per row the `k_aux` largest of their ReLU'd pre-latents are decoded, without a bias.
+
+    Args:
         dead_pre_latents: [n_rows, n_dead].
         dead_atoms: [n_dead, d_in], their decoder rows.
         k_aux: the most latents to keep per row.
 
     Returns:
-        The squared error averaged over rows and dimensions.
+        [n_rows, d_in].
     """
-    latents = F.relu(dead_pre_latents)
-    if k_aux < latents.shape[1]:
-        largest, ids = latents.topk(k_aux, dim=1, sorted=False)
-        latents = latents.new_zeros(latents.shape).scatter(1, ids, largest)
-    return F.mse_loss(latents @ dead_atoms, residual)
+    n_rows, n_dead = dead_pre_latents.shape
+    if k_aux >= n_dead:
+        return F.relu(dead_pre_latents) @ dead_atoms
+    largest, neuron_ids = F.relu(dead_pre_latents).topk(k_aux, dim=1, sorted=False)
+    if k_aux < _SPARSE_AUXK_SHARE * n_dead:
+        row_offsets = torch.arange(n_rows + 1, device=largest.device) * k_aux
+        neuron_ids, order = neuron_ids.sort(dim=1)
+        values = largest.gather(1, order).reshape(-1)
+        return decode(SparseLatents(row_offsets, neuron_ids.reshape(-1), values, (n_rows, n_dead)), dead_atoms)
+    return largest.new_zeros(n_rows, n_dead).scatter(1, neuron_ids, largest) @ dead_atoms
+
+
+def variance_explained_away(target: Tensor, reconstruction: Tensor) -> Tensor:
+    """Returns the squared error of a target [n_rows, d] over the target's variance about its mean, both of the batch.
+
+    0 where the target does not vary (dictionary_learning's AuxK, after Gao et al. 2024).
+    """
+    error = (target - reconstruction).square().sum()
+    variance = (target - target.mean(0)).square().sum()
+    return (error / variance).nan_to_num(0.0)

@@ -1,6 +1,7 @@
 """Exact selection of the largest pre-latents, and the threshold that keeps a stated number of them."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,42 @@ def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
     entries = kept.nonzero().squeeze(1)
     flat_ids = candidates.row_ids[entries] * candidates.n_latents + candidates.neuron_ids[entries]
     return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)
+
+
+def keep_largest_per_row(pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents:
+    """Keeps the `k` largest positive pre-latents of each row, exactly; fewer where fewer are positive.
+
+    Ties at the smallest kept value go to the lowest neuron ids.
+
+    Args:
+        pieces: of `pre_latent_pieces`.
+        k: the number to keep per row.
+        shape: (n_rows, n_latents) of all pieces together.
+    """
+    kept = [_largest_of_rows(piece, k) for piece in pieces]
+    values = torch.cat([piece.values for piece in kept])
+    neuron_ids = torch.cat([piece.neuron_ids for piece in kept])
+    kept = values > 0
+    row_offsets = torch.cat([values.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
+    return SparseLatents(row_offsets, neuron_ids[kept], values[kept], shape)
+
+
+class _LargestOfRows(NamedTuple):
+    values: Tensor
+    neuron_ids: Tensor
+
+
+def _largest_of_rows(pre_latents: Tensor, k: int) -> _LargestOfRows:
+    """Returns the k largest values of each row and their ids, both [n_rows, k], ids ascending."""
+    n_latents = pre_latents.shape[1]
+    values, neuron_ids = pre_latents.topk(min(k + 1, n_latents), dim=1)
+    if k < n_latents:
+        tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
+        values, neuron_ids = values[:, :k], neuron_ids[:, :k]
+        for row in tied.nonzero().squeeze(1).tolist():  # top-k does not say which of equal values it takes
+            neuron_ids[row] = pre_latents[row].sort(descending=True, stable=True).indices[:k]
+    neuron_ids = neuron_ids.sort(dim=1).values
+    return _LargestOfRows(pre_latents.gather(1, neuron_ids), neuron_ids)
 
 
 def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:

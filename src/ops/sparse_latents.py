@@ -118,6 +118,10 @@ class SparseLatents:
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return NeuronOrder(offsets, self.row_ids[entries], entries)
 
+    def per_neuron(self, vector: Tensor) -> Tensor:
+        """Returns a value per neuron [n_latents] at every entry [n_entries], differentiable in the vector."""
+        return vector.index_select(0, self.neuron_ids)
+
     def with_values(self, values: Tensor) -> "SparseLatents":
         """Returns the same pattern with other values [n_entries]; what was derived from the pattern is kept."""
         other = SparseLatents(self.row_offsets, self.neuron_ids, values, self.shape)
@@ -166,6 +170,22 @@ class SparseLatents:
         return SparseLatents(
             offsets - offsets[0], self.neuron_ids[entries], self.values[entries], (stop - start, self.n_latents)
         )
+
+    def by_groups(self, starts: Sequence[int]) -> "SparseLatents":
+        """Cuts each row into one row per group of consecutive neurons; the entries are shared, not copied.
+
+        Args:
+            starts: ascending first neurons of the groups; the first is 0.
+
+        Returns:
+            Latents [n_rows * n_groups, n_latents]; row `i * n_groups + g` holds the entries of group g in row i.
+        """
+        device = self.neuron_ids.device
+        rows = torch.arange(self.n_rows, device=device).unsqueeze(1) * self.n_latents
+        bounds = (rows + torch.tensor(starts, device=device)).reshape(-1)
+        offsets = torch.searchsorted(self.row_ids * self.n_latents + self.neuron_ids, bounds)
+        shape = (self.n_rows * len(starts), self.n_latents)
+        return SparseLatents(torch.cat([offsets, self.row_offsets[-1:]]), self.neuron_ids, self.values, shape)
 
     def max_over_rows(self) -> Tensor:
         """Returns each neuron's largest value [n_latents], 0 where it is silent (latents are not negative)."""

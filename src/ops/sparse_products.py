@@ -4,6 +4,7 @@ All sums are `embedding_bag` sums: torch's CPU kernel for it is several times fa
 product, takes one thread per output row (so the order of a sum is fixed), and the same call runs on CUDA.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,39 +14,71 @@ from torch.autograd.function import once_differentiable
 
 from src.ops.sparse_latents import SparseLatents
 
-# Pre-latents are made in pieces of about this many elements (8 MiB), which stay in cache while they are compared.
-_PIECE_ELEMENTS = 2**21
+# Pre-latents are made in pieces of about this many elements. On the CPU (8 MiB) they stay in cache while they are
+# compared; elsewhere (2 GiB) a piece only bounds the memory.
+_PIECE_ELEMENTS = (2**21, 2**29)
 _LEAST_PIECE_ROWS = 256
 
 
-@torch.no_grad()
-def pre_latents_above(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> SparseLatents:
-    """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold.
+def pre_latent_pieces(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Iterator[Tensor]:
+    """Yields `inputs @ W_enc.T + b_enc` in pieces of consecutive rows [n_piece_rows, n_latents].
+
+    On the CPU all pieces share one buffer: a piece is valid until the next one is asked for.
 
     Args:
         inputs: [n_rows, d_in].
         W_enc: [n_latents, d_in].
         b_enc: [n_latents], or None for no bias.
-        threshold: 0-d, or [n_latents] for one threshold per neuron.
     """
     n_rows, n_latents = inputs.shape[0], W_enc.shape[0]
-    piece_rows = max(_LEAST_PIECE_ROWS, _PIECE_ELEMENTS // n_latents)
+    piece_rows = max(_LEAST_PIECE_ROWS, _PIECE_ELEMENTS[inputs.device.type != "cpu"] // n_latents)
+    if inputs.device.type != "cpu":
+        for rows in inputs.split(piece_rows):
+            yield F.linear(rows, W_enc, b_enc).to(inputs.dtype)
+        return
     piece = inputs.new_empty(min(piece_rows, n_rows), n_latents)
-    flat_ids, values = [], []
-    for start in range(0, n_rows, piece_rows):
-        rows = inputs[start : start + piece_rows]
+    for rows in inputs.split(piece_rows):
         pre_latents = piece[: rows.shape[0]]
         if b_enc is None:
             torch.mm(rows, W_enc.T, out=pre_latents)
         else:
             torch.addmm(b_enc, rows, W_enc.T, out=pre_latents)
+        yield pre_latents
+
+
+def copying_columns(pieces: Iterable[Tensor], neuron_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    """Passes pieces of pre-latents on and copies some neurons' into `columns` [n_rows, len(neuron_ids)]."""
+    start = 0
+    for piece in pieces:
+        columns[start : start + piece.shape[0]] = piece.index_select(1, neuron_ids)
+        start += piece.shape[0]
+        yield piece
+
+
+def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int, int]) -> SparseLatents:
+    """Returns the entries of pre-latents, given in pieces of rows, that are strictly above a threshold.
+
+    Args:
+        pieces: of `pre_latent_pieces`.
+        threshold: 0-d, or [n_latents] for one threshold per neuron.
+        shape: (n_rows, n_latents) of all pieces together.
+    """
+    flat_ids = [torch.empty(0, dtype=torch.int64, device=threshold.device)]
+    values = [threshold.new_empty(0)]
+    start = 0
+    for pre_latents in pieces:
         ids = (pre_latents > threshold).view(-1).nonzero().squeeze(1)
-        values.append(pre_latents.view(-1)[ids])
-        flat_ids.append(ids + start * n_latents)
-    empty = torch.empty(0, dtype=torch.int64, device=inputs.device)
-    return SparseLatents.from_flat_ids(
-        torch.cat([empty, *flat_ids]), torch.cat([inputs.new_empty(0), *values]), (n_rows, n_latents)
-    )
+        values.append(pre_latents.reshape(-1)[ids])
+        flat_ids.append(ids + start)
+        start += pre_latents.numel()
+    return SparseLatents.from_flat_ids(torch.cat(flat_ids), torch.cat(values), shape)
+
+
+@torch.no_grad()
+def pre_latents_above(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> SparseLatents:
+    """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold; see `entries_above`."""
+    pieces = pre_latent_pieces(inputs, W_enc, b_enc)
+    return entries_above(pieces, threshold, (inputs.shape[0], W_enc.shape[0]))
 
 
 def encode_kept(

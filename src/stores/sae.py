@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ _OUR_MODULES = "src.models.saes."
 def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes an SAE for use elsewhere.
 
-    `sae_weights.safetensors` and `cfg.json` are SAELens's layout (6.x, architecture "jumprelu"): weights as
-    [d_in, n_latents] and [n_latents, d_in], one threshold per neuron, and the input standardisation folded into
-    weights and decoder bias, so that the file eats raw activations. Folding rounds; `loupe_state.safetensors` holds
-    the unfolded state that `load_sae` reads.
+    `sae_weights.safetensors` and `cfg.json` are SAELens's layout (6.x; architecture "jumprelu" with one threshold per
+    neuron, "standard", "topk" or "gated"): weights as [d_in, n_latents] and [n_latents, d_in], and what the inputs
+    are standardised by folded into them, so that the file eats raw activations. SAELens normalises rows itself
+    (z_score is its layer_norm; a layer_norm with ddof 0 is scaled to it, and differs in the guard of 1e-5). Folding
+    rounds; `loupe_state.safetensors` holds the unfolded state that `load_sae` reads.
 
     Args:
         sae: the SAE.
@@ -37,14 +39,15 @@ def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | Non
     with write_atomically(export_dir / _WEIGHTS) as path:
         save_file(saelens_weights(sae), path)
     config = {
-        "architecture": "jumprelu",
+        "architecture": sae.saelens_architecture,
         "d_in": sae.d_in,
         "d_sae": sae.n_latents,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "layer_norm" if sae.input_unit_norm else "none",
+        "apply_b_dec_to_input": sae.apply_b_dec_to_input,
+        "normalize_activations": "layer_norm" if sae.normalizes_rows else "none",
         "reshape_activations": "none",
+        **sae.saelens_settings(),
         "metadata": {
             **(metadata or {}),
             "loupe": {"_target_": f"{type(sae).__module__}.{type(sae).__qualname__}", **sae.init_arguments()},
@@ -82,17 +85,22 @@ def load_sae(export_dir: str | Path) -> SAE:
 def saelens_weights(sae: SAE) -> dict[str, torch.Tensor]:
     """Returns an SAE's weights in SAELens's names, shapes and orientation, with the input statistics folded in.
 
-    With z = (x - mean) / scale, b_dec' = b_dec * scale + mean gives (x - b_dec') / scale = z - b_dec: only the
-    encoder's columns are divided by the scale, and its bias stays.
+    With z = (x - mean) / scale and a subtracted decoder bias, b_dec' = b_dec * scale + mean gives
+    (x - b_dec') / scale = z - b_dec: only the encoder's columns are divided by the scale, and its bias stays. Where
+    b_dec is not subtracted, the mean moves into the encoder's bias instead.
     """
-    n_latents = sae.n_latents
+    scale, W_enc, b_enc = sae.input_scale, sae.W_enc, sae.b_enc if sae.use_b_enc else torch.zeros_like(sae.b_enc)
+    if sae.input_norm == "layer_norm":  # ddof 0 is a constant factor away from SAELens' ddof 1
+        scale = torch.full_like(sae.input_scale, math.sqrt((sae.d_in - 1) / sae.d_in))
+    if not sae.apply_b_dec_to_input:
+        b_enc = b_enc - W_enc @ (sae.input_mean / scale)
     weights = {
-        "W_enc": (sae.W_enc / sae.input_scale).T,
-        "b_enc": sae.b_enc if sae.use_b_enc else torch.zeros_like(sae.b_enc),
-        "W_dec": sae.W_dec * sae.input_scale,
-        "b_dec": torch.addcmul(sae.input_mean, sae.b_dec, sae.input_scale),
-        "threshold": sae.threshold.clamp_min(0).expand(n_latents),
+        "W_enc": (W_enc / scale).T,
+        "b_enc": b_enc,
+        "W_dec": sae.atoms * scale,
+        "b_dec": torch.addcmul(sae.input_mean, sae.b_dec, scale),
     }
+    weights = sae.saelens_parameters(weights)
     return {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
 
 
@@ -104,7 +112,7 @@ def _sae_class(target: Any, source: Path) -> type[SAE]:
             f"Expected metadata.loupe._target_ below {_OUR_MODULES[:-1]} in {source}, got {target!r}: it was not "
             "exported by Loupe."
         )
-    sae_class = getattr(importlib.import_module(module), name)
+    sae_class = getattr(importlib.import_module(module), name, None)
     if not (isinstance(sae_class, type) and issubclass(sae_class, SAE)):
         raise ValueError(f"Expected metadata.loupe._target_ to name an SAE in {source}, got {target!r}.")
     return sae_class

@@ -1,6 +1,7 @@
 """Trains the SAE of a fold on the activations of its train slides, and exports it."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from src.stores.sae import save_sae
 from src.training import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
-_CALIBRATION_ROWS = 4096
+_BATCH_ROWS = 4096
 _PAGE_ORDER = 40
 
 
@@ -55,14 +56,14 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
     sae = module.sae.eval().cpu()
-    if train.calibrate_threshold:
-        _calibrate(sae, fold, cfg.sae.k)
+    if train.calibrate_threshold and sae.threshold_l0 is not None:
+        _calibrate(sae, fold, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
     save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
     results |= {"n_train_rows": len(data.train_rows), "n_steps": trainer.global_step, "d_in": sae.d_in}
-    results |= {"n_latents": sae.n_latents, "threshold": float(sae.threshold)}
+    results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     _write_page(cfg, rundir, fold, results)
     return results
 
@@ -72,14 +73,20 @@ def _build_module(cfg: Any, fold: FoldData, n_rows: int) -> SAEModule:
     if fold.standardizer is not None:
         mean, scale = (torch.from_numpy(values) for values in (fold.standardizer.mean, fold.standardizer.scale))
         sae.set_input_statistics(mean, scale)
+    if sae.input_norm in ("centre", "global_scale"):
+        sae.fit_input_norm_(_train_batches(fold))
     train = cfg.train
+    steps_per_epoch = -(-n_rows // train.batch_size)
     return SAEModule(
         sae,
         lr=train.lr,
         betas=tuple(train.betas),
         warmup_steps=train.warmup_steps,
+        warmup_from_zero=train.warmup_from_zero,
+        warmup_every=train.warmup_every,
         decay_fraction=train.decay_fraction,
-        total_steps=train.epochs * -(-n_rows // train.batch_size),
+        total_steps=train.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         max_grad_norm=train.max_grad_norm,
     )
 
@@ -101,12 +108,17 @@ def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> M
 
 def _calibrate(sae: SAE, fold: FoldData, k: float) -> None:
     """Sets the threshold at which inference keeps k latents per train row: the moving average saw moving weights."""
-    rows = fold.store.row_ids(fold.split.train)
-    pieces = np.array_split(rows, max(1, len(rows) // _CALIBRATION_ROWS))
+    n_rows = len(fold.store.row_ids(fold.split.train))
     with torch.no_grad():
-        batches = (sae.pre_latents(torch.from_numpy(fold.store.activations[piece])) for piece in pieces)
-        sae.threshold.copy_(calibrate_threshold(batches, k, len(rows)))
-    _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), len(rows))
+        batches = (sae.pre_latents(batch) for batch in _train_batches(fold))
+        sae.threshold.copy_(calibrate_threshold(batches, k, n_rows))
+    _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
+
+
+def _train_batches(fold: FoldData) -> Iterator[torch.Tensor]:
+    rows = fold.store.row_ids(fold.split.train)
+    for piece in np.array_split(rows, max(1, len(rows) // _BATCH_ROWS)):
+        yield torch.from_numpy(fold.store.activations[piece])
 
 
 def _metadata(cfg: Any, fold: FoldData) -> dict[str, Any]:

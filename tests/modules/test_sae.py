@@ -29,7 +29,7 @@ def _blocks(batches, block_size):
 
 def _sae(**options):
     torch.manual_seed(0)
-    return BatchTopK(D_IN, N_LATENTS, k=3, dead_after_batches=2, **options)
+    return BatchTopK(D_IN, N_LATENTS, k=3, dead_after=2, **options)
 
 
 def _trainer(folder, max_epochs, **options):
@@ -72,7 +72,7 @@ def test_block_size_does_not_change_the_weights(tmp_path, block_size):
     _assert_equal_states(reference, other)
 
 
-@pytest.mark.parametrize("options", [{}, {"decoder_constraint": "before_step"}, {"input_unit_norm": True}])
+@pytest.mark.parametrize("options", [{}, {"decoder_constraint": "before_step"}, {"input_norm": "z_score"}])
 def test_resumed_run_equals_uninterrupted_one(tmp_path, options):
     training = {"lr": 1e-2, "warmup_steps": 20, "decay_fraction": 0.5, "total_steps": 4 * N_STEPS}
     whole = SAEModule(_sae(**options), **training)
@@ -82,7 +82,7 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path, options):
     trainer = _fit(tmp_path / "stopped", stopped, max_epochs=2)
     trainer.save_checkpoint(tmp_path / "stopped.ckpt")
     torch.manual_seed(1)
-    resumed = SAEModule(BatchTopK(D_IN, N_LATENTS, k=3, dead_after_batches=2, **options), **training)
+    resumed = SAEModule(BatchTopK(D_IN, N_LATENTS, k=3, dead_after=2, **options), **training)
     _fit(tmp_path / "resumed", resumed, max_epochs=4, ckpt_path=tmp_path / "stopped.ckpt")
     _assert_equal_states(whole, resumed)
     assert not torch.equal(whole.sae.W_dec, stopped.sae.W_dec)
@@ -121,7 +121,7 @@ def _validated(tmp_path, sae):
 
 @pytest.mark.parametrize("unit_norm", [False, True])
 def test_validation_metrics_are_those_of_the_whole_set(tmp_path, unit_norm):
-    sae = _sae(input_unit_norm=unit_norm)
+    sae = _sae(input_norm="z_score" if unit_norm else "none")
     sae.threshold.fill_(0.7)
     metrics, activations = _validated(tmp_path, sae)
     latents = sae.encode(activations).to_dense()
@@ -138,13 +138,13 @@ def test_validation_moves_state_only_where_asked(tmp_path):
     default, observing = _sae(), _sae(observe_validation=True)
     for sae in (default, observing):
         sae.threshold.fill_(0.7)
-        sae.batches_since_fired.fill_(3)
+        sae.silent_for.fill_(3)
     before = copy.deepcopy(default.state_dict())
     _validated(tmp_path, default)
     _validated(tmp_path, observing)
     assert all(torch.equal(value, before[name]) for name, value in default.state_dict().items())
     assert float(observing.threshold) != float(before["threshold"])
-    assert not torch.equal(observing.batches_since_fired, before["batches_since_fired"])
+    assert not torch.equal(observing.silent_for, before["silent_for"])
 
 
 def test_training_logs_block_means_under_the_optimizer_step(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.ops.losses import auxk_loss, mean_l1, mean_squared_error
+from src.ops.losses import auxk_reconstruction, mean_l1, mean_squared_error
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -20,4 +20,5 @@ def test_auxk_decodes_the_largest_dead_latents_of_each_row(k_aux, expected):
     atoms = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     residual = torch.tensor([[1.0, 1.0]])
     # k_aux 1: [2, 0] is off by [1, -1], mean square 1; from 2 on: [2, 1] is off by [1, 0], and ReLU keeps the -7 out.
-    assert float(auxk_loss(residual, pre_latents, atoms, k_aux)) == expected
+    rebuilt = auxk_reconstruction(pre_latents, atoms, k_aux)
+    assert float(mean_squared_error(rebuilt, residual)) == expected

@@ -39,7 +39,7 @@ def _jumprelu(folder, activations):
 _CASES = [
     {},
     {"standardise": True},
-    {"input_unit_norm": True},
+    {"input_norm": "z_score"},
     {"use_b_enc": False, "decoder_constraint": "before_step", "encoder_init": "kaiming"},
 ]
 
@@ -82,7 +82,7 @@ def test_a_missing_export_is_named(tmp_path):
         load_sae(tmp_path)
 
 
-@pytest.mark.parametrize("target", [None, "os.system", "src.models.saesx.Evil", "src.models.saes.base.math"])
+@pytest.mark.parametrize("target", [None, "os.system", "src.models.saesx.Evil", "src.models.saes.core.math"])
 def test_only_our_classes_are_loaded(tmp_path, target):
     save_sae(_trained_sae(), tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())

@@ -1,96 +1,58 @@
-"""The contract of every sparse autoencoder: raw activations in, sparse latents and raw reconstructions out."""
+"""The contract of every sparse autoencoder in training: one batch in, named losses and moved statistics out."""
 
-import inspect
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Sequence
+from typing import ClassVar, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from src.models.saes.core import SAECore
+from src.models.saes.options import CoreOptions, DeadUnit, DecoderConstraint, ErrorScale, at_least, one_of
+from src.models.saes.step import Code, SAEStep, TrainingProgress
 from src.ops.decoder import normalize_rows_, project_gradient_
+from src.ops.dense_latents import Latents, decode
+from src.ops.losses import (
+    auxk_reconstruction,
+    mean_squared_error,
+    norm_scaled_squared_error,
+    summed_squared_error,
+    variance_explained_away,
+)
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import decode_sparse, pre_latents_above
-
-# Rows that inference holds at once, so that a whole slide needs no copy of its activations.
-_ENCODE_ROWS = 8192
-# sae-1n's and SAELens' guard against a constant row.
-_UNIT_NORM_EPS = 1e-5
-
-EncoderInit = Literal["tied", "kaiming"]
-BDecInit = Literal["mean", "zero"]
-DecoderConstraint = Literal["after_step", "before_step", "none"]
 
 
-class SAEOptions(TypedDict, total=False):
-    """The options that every architecture hands to `SAE`, described there."""
-
-    input_unit_norm: bool
-    use_b_enc: bool
-    encoder_init: EncoderInit
-    b_dec_init: BDecInit
-    decoder_constraint: DecoderConstraint
-    observe_validation: bool
-
-
-class RowStatistics(NamedTuple):
-    """What `input_unit_norm` removed from each row and `decode` puts back: mean and scale, both [n_rows, 1]."""
-
-    mean: Tensor
-    scale: Tensor
-
-
-@dataclass(frozen=True)
-class SAEStep:
-    """One pass over a batch, in the space the SAE works in (after all input normalisation).
-
-    Attributes:
-        latents: what the sparsifier kept; the values carry the gradient.
-        reconstruction: [n_rows, d_in].
-        losses: named terms, already weighted; their sum is the loss.
-        metrics: named 0-d tensors to log, without gradient.
-    """
-
-    latents: SparseLatents
-    reconstruction: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of the named losses."""
-        return torch.stack(list(self.losses.values())).sum()
-
-
-class SAE(nn.Module, ABC):
-    """Sparse autoencoder with one row per neuron in both weights.
-
-    An input x is standardised with `input_mean` and `input_scale` (identity unless set), optionally normalised per
-    row, and encoded to pre-latents `(x - b_dec) W_enc.T + b_enc`. Inference keeps pre-latents strictly above
-    `threshold`. A subclass says in `step` what training keeps and what it minimises.
+class SAE(SAECore, ABC):
+    """An SAE that can be trained. A subclass says what training keeps of the pre-latents and adds its penalties.
 
     Args:
         d_in: dimension of the activations.
         n_latents: number of neurons; `expansion * d_in` when None.
         expansion: neurons per input dimension.
-        input_unit_norm: subtract each row's mean and divide by its standard deviation (ddof 1) plus 1e-5; undone when
-            decoding.
-        use_b_enc: False leaves the encoder bias out, as sae-1n does.
-        encoder_init: "tied" starts with W_enc equal to the unit-norm decoder; "kaiming" scales it as sae-1n does,
-            uniform with fan-in n_latents.
-        b_dec_init: "mean" starts b_dec at the mean of the first batch, "zero" leaves it at zero.
-        decoder_constraint: unit-norm atoms restored after each optimizer step, before it (sae-1n, so that they are
-            off the sphere by one step), or not at all.
+        decoder_constraint: unit-norm atoms restored after each optimizer step, before it (sae-1n: they are off the
+            sphere by one step), before the forward pass (PatchSAE), or not at all.
+        error_scale: squared errors averaged over rows and d_in ("mean"), summed over d_in ("sum", dictionary_learning
+            and SAELens), or over the input's norm ("input_norm", PatchSAE). It sets what coefficients mean.
+        class_token_weight: with "input_norm" and image blocks, the weight of token 0's errors.
+        sparsity_warmup_steps: optimizer steps over which sparsity penalties rise linearly from 0.
+        dead_after: a neuron is dead when it was silent for this many `dead_unit` of training.
+        dead_unit: "batches" or "tokens" (rows).
+        aux_coefficient: weight of AuxK (Gao et al. 2024); 0 switches it off.
+        k_aux: most dead latents that AuxK keeps per row; `d_in // 2` when None (Gao et al. 2024).
+        detach_residual: whether AuxK's target is a constant.
+        aux_over_variance: divide AuxK's error by the target's variance (dictionary_learning) instead of scaling it as
+            the main error.
         observe_validation: let validation batches move the running statistics, as sae-1n does.
+        **options: of `SAECore`.
 
     Raises:
-        ValueError: when a size is not positive or an option is unknown.
+        ValueError: when an option is unknown or out of its range.
     """
 
-    threshold: Tensor
-    input_mean: Tensor
-    input_scale: Tensor
+    threshold_l0: ClassVar[str | None] = None
+    """The attribute with the L0 that inference's threshold is calibrated to; None: there is no such threshold."""
+
+    silent_for: Tensor
 
     def __init__(
         self,
@@ -98,154 +60,123 @@ class SAE(nn.Module, ABC):
         n_latents: int | None = None,
         expansion: float = 4,
         *,
-        input_unit_norm: bool = False,
-        use_b_enc: bool = True,
-        encoder_init: EncoderInit = "tied",
-        b_dec_init: BDecInit = "mean",
         decoder_constraint: DecoderConstraint = "after_step",
+        error_scale: ErrorScale = "mean",
+        class_token_weight: float = 1.0,
+        sparsity_warmup_steps: int = 0,
+        dead_after: int = 5,
+        dead_unit: DeadUnit = "batches",
+        aux_coefficient: float = 0.0,
+        k_aux: int | None = None,
+        detach_residual: bool = True,
+        aux_over_variance: bool = False,
         observe_validation: bool = False,
+        **options: Unpack[CoreOptions],
     ) -> None:
-        super().__init__()
-        n_latents = round(expansion * d_in) if n_latents is None else n_latents
-        if d_in < 1 or n_latents < 1:
-            raise ValueError(f"Expected positive sizes, got d_in={d_in} and n_latents={n_latents}.")
-        _expect("encoder_init", encoder_init, ("tied", "kaiming"))
-        _expect("b_dec_init", b_dec_init, ("mean", "zero"))
-        _expect("decoder_constraint", decoder_constraint, ("after_step", "before_step", "none"))
-        self.d_in, self.n_latents, self.expansion = d_in, n_latents, n_latents / d_in
-        self.input_unit_norm, self.use_b_enc = input_unit_norm, use_b_enc
-        self.encoder_init, self.b_dec_init = encoder_init, b_dec_init
-        self.decoder_constraint, self.observe_validation = decoder_constraint, observe_validation
+        super().__init__(d_in, n_latents, expansion, **options)
+        self.decoder_constraint = one_of("decoder_constraint", decoder_constraint, DecoderConstraint)
+        self.error_scale = one_of("error_scale", error_scale, ErrorScale)
+        self.class_token_weight = at_least("class_token_weight", class_token_weight, 0)
+        self.sparsity_warmup_steps = at_least("sparsity_warmup_steps", sparsity_warmup_steps, 0)
+        self.dead_after = at_least("dead_after", dead_after, 1)
+        self.dead_unit = one_of("dead_unit", dead_unit, DeadUnit)
+        self.aux_coefficient = at_least("aux_coefficient", aux_coefficient, 0)
+        self.k_aux = at_least("k_aux", max(d_in // 2, 1) if k_aux is None else k_aux, 1)
+        self.detach_residual, self.aux_over_variance = detach_residual, aux_over_variance
+        self.observe_validation = observe_validation
 
-        W_dec = normalize_rows_(torch.randn(n_latents, d_in))
-        if encoder_init == "kaiming":
-            bound = math.sqrt(6 / n_latents)
-            W_enc = torch.empty(n_latents, d_in).uniform_(-bound, bound)
-            W_dec = normalize_rows_(W_enc.clone())
-        else:
-            W_enc = W_dec.clone()
-        self.W_enc, self.W_dec = nn.Parameter(W_enc), nn.Parameter(W_dec)
-        self.b_enc = nn.Parameter(torch.zeros(n_latents), requires_grad=use_b_enc)
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
-        self.register_buffer("threshold", torch.zeros(()))
-        self.register_buffer("input_mean", torch.zeros(d_in))
-        self.register_buffer("input_scale", torch.ones(d_in))
+        self.register_buffer("silent_for", torch.zeros(self.n_latents, dtype=torch.int64))
 
     @abstractmethod
-    def step(self, activations: Tensor) -> SAEStep:
-        """Runs a batch [n_rows, d_in]: losses with a graph, and in training mode the running statistics.
-
-        In evaluation mode latents are those of inference, and no state moves unless `observe_validation`.
-        """
-
-    def init_arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments: each is kept as the attribute of its name, sizes as resolved."""
-        names = [
-            name
-            for owner in type(self).__mro__
-            if issubclass(owner, SAE)
-            for name, parameter in inspect.signature(owner.__init__).parameters.items()
-            if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        return {name: getattr(self, name) for name in dict.fromkeys(names)}
-
-    def set_input_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """Fixes the standardisation `(x - mean) / scale` that encode applies and decode undoes, both [d_in].
-
-        Raises:
-            ValueError: when the shapes or a scale do not fit, or rows are normalised already.
-        """
-        for name, values in (("mean", mean), ("scale", scale)):
-            if values.shape != (self.d_in,):
-                raise ValueError(f"Expected an input {name} of shape ({self.d_in},), got {tuple(values.shape)}.")
-        if not bool((scale > 0).all()):
-            raise ValueError(f"Expected positive input scales, got a smallest of {float(scale.min())}.")
-        if self.input_unit_norm:
-            raise ValueError(
-                "Expected input_unit_norm=false with standardised activations, got true: set dataset.standardize=false."
-            )
-        self.input_mean.copy_(mean)
-        self.input_scale.copy_(scale)
-
-    def normalize(self, activations: Tensor) -> tuple[Tensor, RowStatistics | None]:
-        """Returns raw activations [n_rows, d_in] in the SAE's space, and what was taken from each row."""
-        if activations.ndim != 2 or activations.shape[1] != self.d_in:
-            raise ValueError(f"Expected activations [n_rows, {self.d_in}], got {tuple(activations.shape)}.")
-        if self.input_unit_norm:
-            mean = activations.mean(1, keepdim=True)
-            centred = activations - mean
-            scale = centred.std(1, keepdim=True) + _UNIT_NORM_EPS
-            return centred / scale, RowStatistics(mean, scale)
-        return self.standardize(activations), None
-
-    def standardize(self, activations: Tensor) -> Tensor:
-        """Returns `(activations - input_mean) / input_scale`: the units that errors are measured in.
-
-        In raw units a few wide features would decide, and the constant ones, whose scale is 1 by convention.
-        """
-        factor = self.input_scale.reciprocal()
-        return torch.addcmul(-self.input_mean * factor, activations, factor)
-
-    def pre_latents(self, activations: Tensor) -> Tensor:
-        """Returns all pre-latents, dense [n_rows, n_latents]."""
-        centred = self.normalize(activations)[0] - self.b_dec
-        return nn.functional.linear(centred, self.W_enc, self.encoder_bias)
-
-    @torch.no_grad()
-    def encode(self, activations: Tensor) -> SparseLatents:
-        """Returns the latents of inference for [n_rows, d_in], made in pieces of rows."""
-        pieces = [
-            pre_latents_above(
-                self.normalize(rows)[0].sub_(self.b_dec), self.W_enc, self.encoder_bias, self.threshold.clamp_min(0)
-            )
-            for rows in activations.split(_ENCODE_ROWS)
-        ]
-        return SparseLatents.cat(pieces)
-
-    def decode(self, latents: SparseLatents, row_statistics: RowStatistics | None = None) -> Tensor:
-        """Returns reconstructions of raw activations [n_rows, d_in].
+    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+        """Codes a batch with a graph, as training does, or in evaluation mode as inference does.
 
         Args:
-            latents: what to decode.
-            row_statistics: with `input_unit_norm`, the statistics that `normalize` returned for these rows.
-
-        Raises:
-            ValueError: when the rows were normalised and their statistics are missing.
+            centred: [n_rows, d_in], inputs less b_dec where that is applied, without a gradient: b_dec receives its
+                own through the encoder products' functions.
+            progress: where training stands.
+            columns: neurons whose pre-latents AuxK will ask for; in `Code.columns` when not None.
         """
-        if self.input_unit_norm and row_statistics is None:
-            raise ValueError(
-                "Expected row statistics to decode with input_unit_norm, got none: use reconstruct(activations), or "
-                "pass those that normalize(activations) returned."
-            )
-        reconstruction = decode_sparse(latents, self.W_dec) + self.b_dec
-        if row_statistics is not None:
-            return reconstruction * row_statistics.scale + row_statistics.mean
-        return torch.addcmul(self.input_mean, reconstruction, self.input_scale)
 
-    def reconstruct(self, activations: Tensor) -> Tensor:
-        """Returns what inference makes of raw activations [n_rows, d_in]."""
-        row_statistics = self.normalize(activations)[1] if self.input_unit_norm else None
-        return self.decode(self.encode(activations), row_statistics)
+    def penalties(
+        self,
+        code: Code,  # noqa: ARG002
+        inputs: Tensor,  # noqa: ARG002
+        reconstruction: Tensor,  # noqa: ARG002
+        progress: TrainingProgress,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Returns the named, weighted terms of the loss besides the error and AuxK.
 
-    def forward(self, activations: Tensor) -> Tensor:
-        """Returns `reconstruct(activations)`."""
-        return self.reconstruct(activations)
+        Inputs and reconstruction are [n_rows, d_in], in the space the SAE works in.
+        """
+        return {}
 
-    @property
-    def encoder_bias(self) -> Tensor | None:
-        """The encoder bias, or None when the SAE has none."""
-        return self.b_enc if self.use_b_enc else None
+    def reconstructions(self, latents: Latents) -> list[Tensor]:
+        """Returns the reconstructions [n_rows, d_in] that the error is taken of; the last one is the SAE's."""
+        return [decode(latents, self.atoms) + self.b_dec]
+
+    def mean_error(self, reconstructions: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """Returns the error of `reconstructions` [n_rows, d_in] of inputs [..., d_in]."""
+        return self.error(reconstructions[-1].view(inputs.shape), inputs)
+
+    def step(self, activations: Tensor, progress: TrainingProgress = TrainingProgress()) -> SAEStep:  # noqa: B008
+        """Runs a batch: losses with a graph, and in training mode the running statistics.
+
+        In evaluation mode latents are those of inference, and no state moves unless `observe_validation`.
+
+        Args:
+            activations: [n_rows, d_in], or image blocks [n_images, n_tokens, d_in].
+            progress: where training stands.
+        """
+        shape = activations.shape
+        inputs, _ = self.normalize(activations.reshape(-1, shape[-1]))
+        moves = self.training or self.observe_validation
+        columns = self._nearly_dead(inputs.shape[0]) if moves and self.aux_coefficient else None
+        code = self.code(self.centre(inputs), progress, columns)
+        reconstructions = self.reconstructions(code.latents)
+        losses = {"mse": self.mean_error(reconstructions, inputs.view(shape))}
+        losses |= self.penalties(code, inputs, reconstructions[-1], progress)
+        if moves:
+            self.observe_(code.latents.detach(), progress)
+        dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
+        if code.columns is not None and columns is not None and dead.numel():
+            still_dead = torch.isin(columns, dead, assume_unique=True).nonzero().squeeze(1)
+            pre_latents = code.columns if len(still_dead) == len(columns) else code.columns[:, still_dead]
+            losses["aux"] = self.aux_coefficient * self._auxk(inputs, reconstructions[-1], dead, pre_latents)
+        return SAEStep(code.latents, reconstructions[-1], losses, self._metrics(code.latents, dead))
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Tensor) -> None:
-        """Sets what starts from data, from the first training batch [n_rows, d_in]."""
-        if self.b_dec_init == "mean":
-            self.b_dec.copy_(self.normalize(activations)[0].mean(0))
+    def observe_(self, latents: Latents, progress: TrainingProgress) -> None:  # noqa: ARG002
+        """Moves the counters of silent neurons by one batch of latents."""
+        self.silent_for.add_(latents.n_rows if self.dead_unit == "tokens" else 1)
+        if isinstance(latents, SparseLatents):
+            self.silent_for.index_fill_(0, latents.neuron_ids[latents.values > 0], 0)
+        else:
+            self.silent_for.masked_fill_((latents.values > 0).any(0), 0)
+
+    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+        """Does what follows an optimizer step, e.g. resampling; `progress` is that of before the step."""
+
+    def sparsity_scale(self, progress: TrainingProgress) -> float:
+        """Returns what sparsity penalties are multiplied by at a step."""
+        return min(progress.step / self.sparsity_warmup_steps, 1.0) if self.sparsity_warmup_steps else 1.0
+
+    def error(self, reconstruction: Tensor, inputs: Tensor) -> Tensor:
+        """Returns the error of a reconstruction under `error_scale`, both [..., d_in]."""
+        if self.error_scale == "input_norm":
+            is_grouped = inputs.ndim > 2
+            return norm_scaled_squared_error(reconstruction, inputs, self.class_token_weight if is_grouped else 1.0)
+        return (mean_squared_error if self.error_scale == "mean" else summed_squared_error)(reconstruction, inputs)
+
+    def constrain_before_forward_(self) -> None:
+        """Applies the "before_forward" constraint; called first in a training step."""
+        if self.decoder_constraint == "before_forward":
+            normalize_rows_(self.W_dec.data)
 
     def constrain_gradient_(self) -> None:
         """Keeps the decoder's gradient on the sphere; called between backward and clipping."""
-        if self.decoder_constraint == "after_step" and self.W_dec.grad is not None:
-            project_gradient_(self.W_dec.grad, self.W_dec)
+        if self.decoder_constraint in ("after_step", "before_forward") and self.W_dec.grad is not None:
+            project_gradient_(self.W_dec.grad, self.W_dec, is_unit_norm=self.atom_norm_init == 1)
 
     def constrain_before_step_(self) -> None:
         """Applies the "before_step" constraint; called between clipping and the optimizer step."""
@@ -258,7 +189,21 @@ class SAE(nn.Module, ABC):
         if self.decoder_constraint == "after_step":
             normalize_rows_(self.W_dec.data)
 
+    def _nearly_dead(self, n_rows: int) -> Tensor | None:
+        """The neurons that are dead after the next batch of `n_rows` unless they fire in it."""
+        n_more = n_rows if self.dead_unit == "tokens" else 1
+        nearly = (self.silent_for + n_more >= self.dead_after).nonzero().squeeze(1)
+        return nearly if nearly.numel() else None
 
-def _expect(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"Expected sae.{option} to be one of {allowed}, got {value!r}.")
+    def _auxk(self, inputs: Tensor, reconstruction: Tensor, dead: Tensor, pre_latents: Tensor) -> Tensor:
+        residual = inputs - reconstruction
+        if self.detach_residual:
+            residual = residual.detach()
+        rebuilt = auxk_reconstruction(pre_latents, self.atoms.index_select(0, dead), self.k_aux)
+        return variance_explained_away(residual, rebuilt) if self.aux_over_variance else self.error(rebuilt, residual)
+
+    def _metrics(self, latents: Latents, dead: Tensor) -> dict[str, Tensor]:
+        return {
+            "l0": (latents.values.detach() > 0).sum() / max(latents.n_rows, 1),
+            "dead_fraction": torch.tensor(dead.numel() / self.n_latents, device=latents.values.device),
+        }

@@ -97,13 +97,13 @@ def test_dead_counters_count_batches_of_silence():
         sae.b_enc[:4] = -100.0
     for seed in range(3):
         sae.step(_batch(200, seed))
-    assert sae.batches_since_fired[:4].tolist() == [3] * 4
-    assert sae.batches_since_fired[4:].max() == 0
+    assert sae.silent_for[:4].tolist() == [3] * 4
+    assert sae.silent_for[4:].max() == 0
 
 
 @pytest.mark.parametrize(("detach", "k_aux"), [(True, 2), (False, 2), (False, 9)])
 def test_auxk_equals_its_definition(detach, k_aux):
-    sae = _sae(detach_residual=detach, k_aux=k_aux, dead_after_batches=1, aux_coefficient=0.5).double()
+    sae = _sae(detach_residual=detach, k_aux=k_aux, dead_after=1, aux_coefficient=0.5).double()
     with torch.no_grad():
         sae.b_enc[:5] = -1.2
     activations = _batch().double()
@@ -135,7 +135,7 @@ def test_auxk_revives_dead_neurons():
             sae.step(_batch(128, seed)).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        return int((sae.batches_since_fired > 0).sum())
+        return int((sae.silent_for > 0).sum())
 
     assert n_silent(1.0) < n_silent(0.0)
 
@@ -163,7 +163,7 @@ def test_standardised_inputs_are_undone():
 
 
 def test_unit_norm_is_undone():
-    sae = _sae(input_unit_norm=True).eval()
+    sae = _sae(input_norm="z_score").eval()
     sae.threshold.fill_(0.3)
     shifted = sae.reconstruct(5 * _batch() + 7)
     torch.testing.assert_close(shifted, 5 * sae.reconstruct(_batch()) + 7, rtol=1e-3, atol=1e-3)
@@ -211,7 +211,7 @@ def test_arguments_rebuild_the_sae():
         ({"d_in": 4, "k": 2, "decoder_constraint": "x"}, "sae.decoder_constraint to be one of"),
         ({"d_in": 4, "k": 2, "aux_coefficient": -1}, "sae.aux_coefficient of at least 0, got -1"),
         ({"d_in": 4, "k": 2, "k_aux": 0}, "sae.k_aux of at least 1, got 0"),
-        ({"d_in": 4, "k": 2, "dead_after_batches": 0}, "sae.dead_after_batches of at least 1, got 0"),
+        ({"d_in": 4, "k": 2, "dead_after": 0}, "sae.dead_after of at least 1, got 0"),
         ({"d_in": 4, "k": 2, "threshold_decay": 1.5}, "sae.threshold_decay within 0 and 1, got 1.5"),
     ],
 )
@@ -226,7 +226,7 @@ def test_refuses_statistics_and_activations_that_do_not_fit():
         sae.set_input_statistics(torch.zeros(5), torch.ones(6))
     with pytest.raises(ValueError, match="positive input scales, got a smallest of 0"):
         sae.set_input_statistics(torch.zeros(6), torch.tensor([1.0, 1, 1, 1, 1, 0]))
-    with pytest.raises(ValueError, match="input_unit_norm=false"):
-        _sae(input_unit_norm=True).set_input_statistics(torch.zeros(6), torch.ones(6))
+    with pytest.raises(ValueError, match="input_norm=none"):
+        _sae(input_norm="z_score").set_input_statistics(torch.zeros(6), torch.ones(6))
     with pytest.raises(ValueError, match=r"\[n_rows, 6\], got \(2, 5\)"):
         sae.encode(torch.zeros(2, 5))

@@ -35,7 +35,8 @@ def _sae(golden, settings):
         node = hydra.compose("sae/batch_topk_sae1n").sae
     node.k, node.k_aux, node.n_latents = settings["top_k"], settings["top_k_aux"], settings["dict_size"]
     node.aux_coefficient, node.l1_coefficient = settings["aux_penalty"], settings["l1_coeff"]
-    node.dead_after_batches, node.input_unit_norm = settings["n_batches_to_dead"], settings["input_unit_norm"]
+    node.dead_after = settings["n_batches_to_dead"]
+    node.input_norm = "z_score" if settings["input_unit_norm"] else "none"
     sae = instantiate(node, d_in=settings["act_size"])
     with torch.no_grad():
         sae.W_enc.copy_(torch.from_numpy(golden["init/W_enc"]).T)
@@ -47,7 +48,7 @@ def _sae(golden, settings):
 def _numbers(sae, step):
     """One step in the reference's names; its reported dead count says '>' where its loss says '>='."""
     zero = torch.zeros(())
-    n_dead = (sae.batches_since_fired > sae.dead_after_batches).sum()
+    n_dead = (sae.silent_for > sae.dead_after).sum()
     losses = [step.loss, step.losses["mse"], step.losses.get("l1", zero), step.losses.get("aux", zero)]
     values = [*(loss.item() for loss in losses), step.metrics["l0"].item(), n_dead.item()]
     return dict(zip(NAMES, values, strict=True))
@@ -81,7 +82,7 @@ def test_traces_validation_and_evaluation(golden_dir):
             for name, value in _numbers(sae, step).items():
                 np.testing.assert_allclose(value, golden[f"trace/{name}"][index], **TRACE, err_msg=f"{file} {name}")
             np.testing.assert_allclose(float(sae.threshold), golden["trace/threshold"][index], **TRACE)
-            silent = sae.batches_since_fired.numpy()
+            silent = sae.silent_for.numpy()
             np.testing.assert_array_equal(silent, golden["trace/num_batches_not_active"][index], err_msg=file)
             assert (silent >= settings["n_batches_to_dead"]).sum() == golden["trace/n_dead_ge"][index]
             assert (step.latents.max_over_rows() == 0).sum() == golden["trace/n_dead_in_batch"][index]
@@ -101,7 +102,7 @@ def test_traces_validation_and_evaluation(golden_dir):
                 if means["loss"] < best:
                     best, best_state = means["loss"], {name: value.clone() for name, value in sae.state_dict().items()}
         _assert_parameters(sae, golden, "final")
-        np.testing.assert_array_equal(sae.batches_since_fired, golden["final_num_batches_not_active"])
+        np.testing.assert_array_equal(sae.silent_for, golden["final_num_batches_not_active"])
         _assert_evaluation(sae, golden)
         if validated_after:
             sae.load_state_dict(best_state)

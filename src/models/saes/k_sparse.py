@@ -1,0 +1,160 @@
+"""What the families that keep a stated number of latents share: k and its annealing, the threshold, AuxK by default."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from src.models.saes.base import SAE
+from src.models.saes.options import SAEOptions, at_least, one_of
+from src.models.saes.step import Code, TrainingProgress
+from src.ops.dense_latents import Latents, encode_columns
+from src.ops.losses import mean_l1
+from src.ops.sparse_latents import SparseLatents
+from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
+
+ThresholdStatistic = Literal["batch_min", "mean_of_row_min"]
+
+
+class KSparse(SAE):
+    """An SAE that keeps k latents per row, on average or exactly, and runs through sparse latents only.
+
+    Inference may keep what exceeds `threshold`, an exponential moving average of the smallest kept value that only
+    training batches move; `calibrate_threshold` replaces it by an exact one.
+
+    Args:
+        d_in: dimension of the activations.
+        n_latents: number of neurons; `expansion * d_in` when None.
+        expansion: neurons per input dimension.
+        k: latents kept per row.
+        k_anneal_steps: optimizer steps over which the number kept falls linearly from d_in to k (dictionary_learning);
+            None keeps k from the start.
+        k_anneal_lags: dictionary_learning's order: the first step keeps k, and each later one what the step before
+            it should have.
+        l1_coefficient: weight of the mean L1 norm of the latents (an option of sae-1n; 0 everywhere else).
+        threshold_decay: share of the old threshold in the moving average.
+        threshold_from_zero: start the average at 0, as sae-1n and SAELens do, instead of at the first value.
+        threshold_start_step: optimizer step from which the average moves.
+        threshold_statistic: of a batch, the smallest kept value ("batch_min") or the mean over rows of the row's
+            smallest ("mean_of_row_min", dictionary_learning's TopK).
+        **options: of `SAE`; AuxK's coefficient defaults to 1/32 here (Gao et al. 2024).
+
+    Raises:
+        ValueError: when k is not within 1 and n_latents, or another option is out of its range.
+    """
+
+    threshold_l0: ClassVar[str | None] = "k"
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int | None = None,
+        expansion: float = 4,
+        k: int = 16,
+        *,
+        k_anneal_steps: int | None = None,
+        k_anneal_lags: bool = False,
+        l1_coefficient: float = 0.0,
+        threshold_decay: float = 0.99,
+        threshold_from_zero: bool = False,
+        threshold_start_step: int = 0,
+        threshold_statistic: ThresholdStatistic = "batch_min",
+        **options: Unpack[SAEOptions],
+    ) -> None:
+        super().__init__(d_in, n_latents, expansion, **{"aux_coefficient": 1 / 32, **options})
+        if not 1 <= k <= self.n_latents:
+            raise ValueError(f"Expected sae.k within 1 and n_latents={self.n_latents}, got {k}.")
+        if not 0 <= threshold_decay <= 1:
+            raise ValueError(f"Expected sae.threshold_decay within 0 and 1, got {threshold_decay}.")
+        self.k, self.k_anneal_lags = k, k_anneal_lags
+        self.k_anneal_steps = None if k_anneal_steps is None else at_least("k_anneal_steps", k_anneal_steps, 1)
+        self.l1_coefficient = at_least("l1_coefficient", l1_coefficient, 0)
+        self.threshold_decay, self.threshold_from_zero = threshold_decay, threshold_from_zero
+        self.threshold_start_step = at_least("threshold_start_step", threshold_start_step, 0)
+        self.threshold_statistic = one_of("threshold_statistic", threshold_statistic, ThresholdStatistic)
+
+    @abstractmethod
+    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
+        """Chooses what training keeps.
+
+        Args:
+            pieces: the pre-latents in pieces of rows, to be read once, in order and to the end.
+            k: latents to keep per row.
+            shape: (n_rows, n_latents).
+
+        Returns:
+            The kept entries, positive; None when a guess failed and the pieces must be made again.
+        """
+
+    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+        """Keeps k latents per row in training, and those of inference in evaluation mode; see `SAE.code`."""
+        dense_columns = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
+        with torch.no_grad():
+            kept = self._select(centred, self.k_at(progress), columns, dense_columns)
+        weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
+        latents = encode_kept(kept, centred, *weights)
+        if columns is not None and dense_columns is not None:
+            dense_columns = encode_columns(dense_columns, columns, centred, *weights)
+        return Code(latents, latents, dense_columns)
+
+    def select_inference(self, pieces: Iterable[Tensor], shape: tuple[int, int]) -> SparseLatents:
+        """Chooses what inference keeps: what exceeds the threshold."""
+        return entries_above(pieces, self.inference_threshold, shape)
+
+    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+        """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
+        pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
+        return self.select_inference(pieces, (centred.shape[0], self.n_latents))
+
+    def penalties(
+        self,
+        code: Code,
+        inputs: Tensor,  # noqa: ARG002
+        reconstruction: Tensor,  # noqa: ARG002
+        progress: TrainingProgress,
+    ) -> dict[str, Tensor]:
+        """Returns the L1 term where it has a weight; see `SAE.penalties`."""
+        weight = self.l1_coefficient * self.sparsity_scale(progress)
+        return {"l1": weight * mean_l1(code.latents)} if weight else {}
+
+    def k_at(self, progress: TrainingProgress) -> int:
+        """Returns the number of latents to keep per row at a step."""
+        if self.k_anneal_steps is None or (self.k_anneal_lags and progress.step == 0):
+            return self.k
+        share = min((progress.step - self.k_anneal_lags) / self.k_anneal_steps, 1.0)
+        start = min(self.d_in, self.n_latents)
+        return int(start * (1 - share) + self.k * share)
+
+    @torch.no_grad()
+    def observe_(self, latents: Latents, progress: TrainingProgress) -> None:
+        """Moves the threshold and the counters of silent neurons by one batch of kept latents."""
+        super().observe_(latents, progress)
+        if progress.step < self.threshold_start_step or not isinstance(latents, SparseLatents):
+            return
+        if latents.n_entries == 0:
+            return
+        if self.threshold_statistic == "batch_min":
+            smallest = latents.values.min()
+        else:
+            none = latents.values.new_full((latents.n_rows,), torch.inf)
+            smallest = none.scatter_reduce(0, latents.row_ids, latents.values, "amin")
+            smallest = smallest[smallest.isfinite()].mean()
+        average = self.threshold_decay * self.threshold + (1 - self.threshold_decay) * smallest
+        is_first = (self.threshold <= 0) & (not self.threshold_from_zero)
+        self.threshold.copy_(torch.where(is_first, smallest, average))
+
+    def _select(self, centred: Tensor, k: int, columns: Tensor | None, dense_columns: Tensor | None) -> SparseLatents:
+        pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
+        if columns is not None and dense_columns is not None:
+            pieces = copying_columns(pieces, columns, dense_columns)
+        shape = (centred.shape[0], self.n_latents)
+        if not self.training:
+            return self.select_inference(pieces, shape)
+        kept = self.select(pieces, k, shape)
+        if kept is None:
+            kept = self.select(pre_latent_pieces(centred, self.W_enc, self.encoder_bias), k, shape)
+        if kept is None:
+            raise RuntimeError("Expected a selection without a guess to succeed.")
+        return kept

@@ -1,0 +1,51 @@
+"""The options that all sparse autoencoders share, and the checks of their values."""
+
+from typing import Any, Literal, TypedDict, get_args
+
+InputNorm = Literal["none", "z_score", "layer_norm", "centre", "global_scale"]
+EncoderInit = Literal["tied", "kaiming"]
+BDecInit = Literal["mean", "zero", "geometric_median"]
+DecoderConstraint = Literal["after_step", "before_step", "before_forward", "none"]
+ErrorScale = Literal["mean", "sum", "input_norm"]
+DeadUnit = Literal["batches", "tokens"]
+
+
+class CoreOptions(TypedDict, total=False):
+    """The options of `SAECore`, described there."""
+
+    input_norm: InputNorm
+    apply_b_dec_to_input: bool
+    use_b_enc: bool
+    encoder_init: EncoderInit
+    atom_norm_init: float
+    b_dec_init: BDecInit
+
+
+class SAEOptions(CoreOptions, total=False):
+    """The options that every architecture hands to `SAE`, described there and in `SAECore`."""
+
+    decoder_constraint: DecoderConstraint
+    error_scale: ErrorScale
+    class_token_weight: float
+    sparsity_warmup_steps: int
+    dead_after: int
+    dead_unit: DeadUnit
+    aux_coefficient: float
+    k_aux: int | None
+    detach_residual: bool
+    aux_over_variance: bool
+    observe_validation: bool
+
+
+def one_of(option: str, value: Any, allowed: Any) -> Any:
+    """Returns the value of an option `sae.<option>` that must be one of a Literal's."""
+    if value not in get_args(allowed):
+        raise ValueError(f"Expected sae.{option} to be one of {get_args(allowed)}, got {value!r}.")
+    return value
+
+
+def at_least(option: str, value: Any, least: float) -> Any:
+    """Returns the value of an option `sae.<option>` that must not be below `least`."""
+    if value < least:
+        raise ValueError(f"Expected sae.{option} of at least {least}, got {value}.")
+    return value

@@ -1,0 +1,34 @@
+"""Normalisation of each row by its own statistics, which decoding undoes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+# The guard of sae-1n, SAELens and openai/sparse_autoencoder against a constant row; nn.LayerNorm's too.
+ROW_NORM_EPS = 1e-5
+
+
+class RowStatistics(NamedTuple):
+    """What was taken from each row and is put back: mean and scale, both [n_rows, 1]."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+def z_score_rows(rows: Tensor) -> tuple[Tensor, RowStatistics]:
+    """Subtracts each row's mean and divides by its standard deviation (ddof 1) plus 1e-5, for rows [n_rows, d].
+
+    This is what sae-1n calls unit norm and SAELens and openai/sparse_autoencoder layer norm.
+    """
+    mean = rows.mean(1, keepdim=True)
+    centred = rows - mean
+    scale = centred.std(1, keepdim=True) + ROW_NORM_EPS
+    return centred / scale, RowStatistics(mean, scale)
+
+
+def layer_norm_rows(rows: Tensor) -> tuple[Tensor, RowStatistics]:
+    """Layer norm as torch and ViT blocks define it: variance with ddof 0, 1e-5 added to it, for rows [n_rows, d]."""
+    mean = rows.mean(1, keepdim=True)
+    centred = rows - mean
+    scale = (centred.square().mean(1, keepdim=True) + ROW_NORM_EPS).sqrt()
+    return centred / scale, RowStatistics(mean, scale)
