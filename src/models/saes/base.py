@@ -111,6 +111,17 @@ class SAE(SAECore, ABC):
         """
         return {}
 
+    def asked_columns(self, n_rows: int) -> Tensor | None:
+        """Returns the neurons whose pre-latents a batch of `n_rows` needs whatever they are: AuxK's.
+
+        They are those that are dead after the batch unless they fire in it.
+        """
+        if not self.aux_coefficient or not (self.training or self.observe_validation):
+            return None
+        n_more = n_rows if self.dead_unit == "tokens" else 1
+        nearly_dead = (self.silent_for + n_more >= self.dead_after).nonzero().squeeze(1)
+        return nearly_dead if nearly_dead.numel() else None
+
     def reconstructions(self, latents: Latents) -> list[Tensor]:
         """Returns the reconstructions [n_rows, d_in] that the error is taken of; the last one is the SAE's."""
         return [decode(latents, self.atoms) + self.b_dec]
@@ -131,7 +142,7 @@ class SAE(SAECore, ABC):
         shape = activations.shape
         inputs, _ = self.normalize(activations.reshape(-1, shape[-1]))
         moves = self.training or self.observe_validation
-        columns = self._nearly_dead(inputs.shape[0]) if moves and self.aux_coefficient else None
+        columns = self.asked_columns(inputs.shape[0])
         code = self.code(self.centre(inputs), progress, columns)
         reconstructions = self.reconstructions(code.latents)
         losses = {"mse": self.mean_error(reconstructions, inputs.view(shape))}
@@ -139,7 +150,7 @@ class SAE(SAECore, ABC):
         if moves:
             self.observe_(code.latents.detach(), progress)
         dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
-        if code.columns is not None and columns is not None and dead.numel():
+        if self.aux_coefficient and code.columns is not None and columns is not None and dead.numel():
             still_dead = torch.isin(columns, dead, assume_unique=True).nonzero().squeeze(1)
             pre_latents = code.columns if len(still_dead) == len(columns) else code.columns[:, still_dead]
             losses["aux"] = self.aux_coefficient * self._auxk(inputs, reconstructions[-1], dead, pre_latents)
@@ -188,12 +199,6 @@ class SAE(SAECore, ABC):
         """Restores unit-norm atoms; called after the optimizer step."""
         if self.decoder_constraint == "after_step":
             normalize_rows_(self.W_dec.data)
-
-    def _nearly_dead(self, n_rows: int) -> Tensor | None:
-        """The neurons that are dead after the next batch of `n_rows` unless they fire in it."""
-        n_more = n_rows if self.dead_unit == "tokens" else 1
-        nearly = (self.silent_for + n_more >= self.dead_after).nonzero().squeeze(1)
-        return nearly if nearly.numel() else None
 
     def _auxk(self, inputs: Tensor, reconstruction: Tensor, dead: Tensor, pre_latents: Tensor) -> Tensor:
         residual = inputs - reconstruction
