@@ -33,7 +33,7 @@ class SAE(SAECore, ABC):
             sphere by one step), before the forward pass (PatchSAE), or not at all.
         error_scale: squared errors averaged over rows and d_in ("mean"), summed over d_in ("sum", dictionary_learning
             and SAELens), or over the input's norm ("input_norm", PatchSAE). It sets what coefficients mean.
-        class_token_weight: with "input_norm" and image blocks, the weight of token 0's errors.
+        class_token_weight: with "input_norm" and image blocks, the weight of token 0's errors in training.
         sparsity_warmup_steps: optimizer steps over which sparsity penalties rise linearly from 0.
         dead_after: a neuron is dead when it was silent for this many `dead_unit` of training.
         dead_unit: "batches" or "tokens" (rows).
@@ -175,8 +175,8 @@ class SAE(SAECore, ABC):
     def error(self, reconstruction: Tensor, inputs: Tensor) -> Tensor:
         """Returns the error of a reconstruction under `error_scale`, both [..., d_in]."""
         if self.error_scale == "input_norm":
-            is_grouped = inputs.ndim > 2
-            return norm_scaled_squared_error(reconstruction, inputs, self.class_token_weight if is_grouped else 1.0)
+            weight = self.class_token_weight if self.training and inputs.ndim > 2 else 1.0
+            return norm_scaled_squared_error(reconstruction, inputs, weight)
         return (mean_squared_error if self.error_scale == "mean" else summed_squared_error)(reconstruction, inputs)
 
     def constrain_before_forward_(self) -> None:
