@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
+from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.data.activations import ActivationDataModule
 from src.data.fold import FoldData, open_fold
+from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
@@ -40,7 +42,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     data = ActivationDataModule(
         fold.store, fold.split.train, fold.split.val, train.batch_size, train.block_size, cfg.seed
     )
-    module = _build_module(cfg, fold, n_rows=len(data.train_rows))
+    last = rundir.checkpoints_dir / "last.ckpt"
+    module = _build_module(cfg, fold, n_rows=len(data.train_rows), is_resumed=last.is_file())
     every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(
         cfg,
@@ -51,7 +54,6 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    last = rundir.checkpoints_dir / "last.ckpt"
     trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
@@ -68,13 +70,16 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
-def _build_module(cfg: Any, fold: FoldData, n_rows: int) -> SAEModule:
+def _build_module(cfg: Any, fold: FoldData, n_rows: int, is_resumed: bool) -> SAEModule:
     sae: SAE = config.instantiate(cfg.sae, d_in=fold.store.d_in)
     if fold.standardizer is not None:
         mean, scale = (torch.from_numpy(values) for values in (fold.standardizer.mean, fold.standardizer.scale))
         sae.set_input_statistics(mean, scale)
     if sae.input_norm in ("centre", "global_scale"):
         sae.fit_input_norm_(_train_batches(fold))
+    if isinstance(sae, Archetypal) and not is_resumed:
+        rows = fold.store.row_ids(fold.split.train)
+        sae.set_points(torch.from_numpy(kmeans_centres(fold.store.activations, rows, sae.n_points, cfg.seed)))
     train = cfg.train
     steps_per_epoch = -(-n_rows // train.batch_size)
     return SAEModule(

@@ -63,7 +63,8 @@ class KSparse(SAE):
         threshold_statistic: ThresholdStatistic = "batch_min",
         **options: Unpack[SAEOptions],
     ) -> None:
-        super().__init__(d_in, n_latents, expansion, **{"aux_coefficient": 1 / 32, **options})
+        options.setdefault("aux_coefficient", 1 / 32)
+        super().__init__(d_in, n_latents, expansion, **options)
         if not 1 <= k <= self.n_latents:
             raise ValueError(f"Expected sae.k within 1 and n_latents={self.n_latents}, got {k}.")
         if not 0 <= threshold_decay <= 1:

@@ -1,0 +1,40 @@
+"""Points that a data set's activations lie around."""
+
+import logging
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+
+_LOGGER = logging.getLogger(__name__)
+# Rows the centres are found on; more move them little and cost time in proportion.
+_MOST_ROWS = 100_000
+_BATCH_ROWS = 4096
+
+
+def kmeans_centres(activations: np.ndarray, rows: np.ndarray, n_centres: int, seed: int) -> np.ndarray:
+    """Finds k-means centres of activations (mini-batch k-means, Sculley 2010), on at most 100,000 of the rows.
+
+    Args:
+        activations: [n, d_in]; may be a memory map.
+        rows: ids of the rows to use.
+        n_centres: number of centres.
+        seed: of the sample of rows and of k-means.
+
+    Returns:
+        [n_centres, d_in] float32.
+
+    Raises:
+        ValueError: when there are fewer rows than centres.
+    """
+    if len(rows) < n_centres:
+        raise ValueError(
+            f"Expected at least {n_centres} train rows for as many k-means centres, got {len(rows)}: set sae.n_points "
+            "lower."
+        )
+    if len(rows) > _MOST_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
+    _LOGGER.info("Finding %d k-means centres of %d train rows.", n_centres, len(rows))
+    kmeans = MiniBatchKMeans(
+        n_centres, batch_size=max(_BATCH_ROWS, n_centres), random_state=seed, n_init=1, max_iter=20
+    )
+    return kmeans.fit(activations[rows]).cluster_centers_.astype(np.float32)
