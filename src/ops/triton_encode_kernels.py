@@ -30,29 +30,14 @@ def _block_of_row(
 
 @triton.jit
 def count_kernel(
-    counts,
-    pre_latents,
-    threshold,
-    n_latents,
-    row_stride,
-    column_stride,
-    PER_NEURON: tl.constexpr,
-    BLOCK: tl.constexpr,
+    counts, pre_latents, threshold, n_latents, row_stride, column_stride, PER_NEURON: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Counts the pre-latents of a row above their thresholds; grid (rows,)."""
     row = tl.program_id(0).to(tl.int64)
     found = tl.full((BLOCK,), 0, tl.int32)
     for first in range(0, n_latents, BLOCK):
         _, _, is_above = _block_of_row(
-            pre_latents,
-            threshold,
-            row,
-            first,
-            n_latents,
-            row_stride,
-            column_stride,
-            PER_NEURON,
-            BLOCK,
+            pre_latents, threshold, row, first, n_latents, row_stride, column_stride, PER_NEURON, BLOCK
         )
         found += is_above.to(tl.int32)
     tl.store(counts + row, tl.sum(found, axis=0).to(tl.int64))
@@ -76,15 +61,7 @@ def write_kernel(
     start = tl.load(row_offsets + row)
     for first in range(0, n_latents, BLOCK):
         neurons, block, is_above = _block_of_row(
-            pre_latents,
-            threshold,
-            row,
-            first,
-            n_latents,
-            row_stride,
-            column_stride,
-            PER_NEURON,
-            BLOCK,
+            pre_latents, threshold, row, first, n_latents, row_stride, column_stride, PER_NEURON, BLOCK
         )
         ranks = tl.cumsum(is_above.to(tl.int32), axis=0)
         tl.store(neuron_ids + start + ranks - 1, neurons, mask=is_above)

@@ -85,7 +85,8 @@ def decode_kernel(
     tl.store(sums + row * width + columns, total, mask=is_column)
 
 
-@triton.jit
+# A number that differs in each batch must not make another compilation.
+@triton.jit(do_not_specialize=["n_spans"])
 def transposed_kernel(
     sums,
     span_sums,
@@ -163,14 +164,7 @@ def transposed_kernel(
 
 @triton.jit
 def add_spans_kernel(
-    sums,
-    span_sums,
-    entries,
-    neuron_ids,
-    neuron_offsets,
-    width,
-    SPAN: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
+    sums, span_sums, entries, neuron_ids, neuron_offsets, width, SPAN: tl.constexpr, BLOCK_COLUMNS: tl.constexpr
 ):
     """Adds each neuron's whole spans to its sum, in order; grid (n_spans, blocks of columns).
 
@@ -180,7 +174,7 @@ def add_spans_kernel(
     neuron = tl.load(neuron_ids + tl.load(entries + span * SPAN)).to(tl.int64)
     first = (tl.load(neuron_offsets + neuron) + SPAN - 1) // SPAN
     end = tl.load(neuron_offsets + neuron + 1) // SPAN
-    if (span == first) & (first < end):
+    if span == first:
         columns = tl.program_id(1).to(tl.int64) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
         is_column = columns < width
         total = tl.load(sums + neuron * width + columns, mask=is_column, other=0.0)
@@ -189,7 +183,7 @@ def add_spans_kernel(
         tl.store(sums + neuron * width + columns, total, mask=is_column)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_entries"])
 def dot_products_kernel(
     products,
     rows,
