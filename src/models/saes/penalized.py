@@ -30,7 +30,7 @@ class Penalized(SAE):
         self.register_buffer("density", torch.ones(()))
 
     def pre_latents_above(
-        self, centred: Tensor, floor: Tensor, columns: Tensor | None
+        self, centred: Tensor, floor: Tensor, columns: Tensor | None, *, mask_dense: bool = True
     ) -> tuple[Latents, Tensor | None]:
         """Encodes a batch with a graph.
 
@@ -38,9 +38,11 @@ class Penalized(SAE):
             centred: [n_rows, d_in], as `SAE.code` receives them.
             floor: 0-d or [n_latents]; only pre-latents above it are listed and receive a gradient.
             columns: neurons whose pre-latents are asked for, whatever they are.
+            mask_dense: whether dense pre-latents are 0 where they are not above the floor; False leaves them as they
+                are to a family that masks them itself.
 
         Returns:
-            The pre-latents (0 where they are not above the floor), and those of `columns` [n_rows, len(columns)].
+            The pre-latents, and those of `columns` [n_rows, len(columns)].
         """
         weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
         if self.density >= SPARSE_BELOW:
@@ -48,7 +50,7 @@ class Penalized(SAE):
             listed = dense > floor
             self._follow(float(listed.sum()) / max(listed.numel(), 1))
             asked = None if columns is None else dense.index_select(1, columns)
-            return DenseLatents(dense * listed), asked
+            return DenseLatents(dense * listed if mask_dense else dense), asked
         asked = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
         with torch.no_grad():
             pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
