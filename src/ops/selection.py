@@ -1,11 +1,11 @@
 """Exact selection of the largest pre-latents, and the threshold that keeps a stated number of them."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from src.ops import triton_encode, triton_products
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -25,7 +25,10 @@ def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
     surplus = candidates.n_entries - n_kept
     if surplus <= 0:
         return candidates
-    smallest = candidates.values.kthvalue(surplus + 1).values
+    if candidates.values.is_cuda:  # there its top-k is many times faster than its k-th value
+        smallest = candidates.values.topk(n_kept, sorted=False).values.amin()
+    else:
+        smallest = candidates.values.kthvalue(surplus + 1).values
     kept = candidates.values > smallest
     ties = candidates.values == smallest
     kept |= ties & (ties.cumsum(0) <= n_kept - kept.sum())
@@ -34,7 +37,7 @@ def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
     return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)
 
 
-def keep_largest_per_row(pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents:
+def keep_largest_per_row(pieces: Iterable[Tensor], k: int) -> SparseLatents:
     """Keeps the `k` largest positive pre-latents of each row, exactly; fewer where fewer are positive.
 
     Ties at the smallest kept value go to the lowest neuron ids.
@@ -42,32 +45,26 @@ def keep_largest_per_row(pieces: Iterable[Tensor], k: int, shape: tuple[int, int
     Args:
         pieces: of `pre_latent_pieces`.
         k: the number to keep per row.
-        shape: (n_rows, n_latents) of all pieces together.
     """
     kept = [_largest_of_rows(piece, k) for piece in pieces]
-    values = torch.cat([piece.values for piece in kept])
-    neuron_ids = torch.cat([piece.neuron_ids for piece in kept])
-    kept = values > 0
-    row_offsets = torch.cat([values.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
-    return SparseLatents(row_offsets, neuron_ids[kept], values[kept], shape)
+    return SparseLatents.cat(kept) if len(kept) != 1 else kept[0]
 
 
-class _LargestOfRows(NamedTuple):
-    values: Tensor
-    neuron_ids: Tensor
-
-
-def _largest_of_rows(pre_latents: Tensor, k: int) -> _LargestOfRows:
-    """Returns the k largest values of each row and their ids, both [n_rows, k], ids ascending."""
-    n_latents = pre_latents.shape[1]
+def _largest_of_rows(pre_latents: Tensor, k: int) -> SparseLatents:
+    if triton_products.is_available(pre_latents):
+        return triton_encode.row_top_k(pre_latents, k)
+    n_rows, n_latents = pre_latents.shape
     values, neuron_ids = pre_latents.topk(min(k + 1, n_latents), dim=1)
     if k < n_latents:
         tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
-        values, neuron_ids = values[:, :k], neuron_ids[:, :k]
+        neuron_ids = neuron_ids[:, :k]
         for row in tied.nonzero().squeeze(1).tolist():  # top-k does not say which of equal values it takes
             neuron_ids[row] = pre_latents[row].sort(descending=True, stable=True).indices[:k]
     neuron_ids = neuron_ids.sort(dim=1).values
-    return _LargestOfRows(pre_latents.gather(1, neuron_ids), neuron_ids)
+    values = pre_latents.gather(1, neuron_ids)
+    kept = values > 0
+    row_offsets = torch.cat([neuron_ids.new_zeros(1), kept.sum(1).cumsum(0)])
+    return SparseLatents(row_offsets, neuron_ids[kept], values[kept], (n_rows, n_latents))
 
 
 def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:

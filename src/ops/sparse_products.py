@@ -1,7 +1,7 @@
 """Products of sparse latents with dense matrices, and their gradients, without a dense [n_rows, n_latents] tensor.
 
-All sums are `embedding_bag` sums: torch's CPU kernel for it is several times faster here than its MKL sparse-CSR
-product, takes one thread per output row (so the order of a sum is fixed), and the same call runs on CUDA.
+On CUDA they are Triton kernels. Elsewhere all sums are `embedding_bag` sums: torch's CPU kernel for it is several times
+faster here than its MKL sparse-CSR product, and takes one thread per output row, so the order of a sum is fixed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops import triton_encode, triton_products
 from src.ops.sparse_latents import SparseLatents
 
 # Pre-latents are made in pieces of about this many elements. On the CPU (8 MiB) they stay in cache while they are
@@ -63,6 +64,8 @@ def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int,
         threshold: 0-d, or [n_latents] for one threshold per neuron.
         shape: (n_rows, n_latents) of all pieces together.
     """
+    if triton_products.is_available(threshold):
+        return SparseLatents.cat([triton_encode.entries_above(piece, threshold) for piece in pieces])
     flat_ids = [torch.empty(0, dtype=torch.int64, device=threshold.device)]
     values = [threshold.new_empty(0)]
     start = 0
@@ -107,12 +110,16 @@ def decode_sparse(latents: SparseLatents, W_dec: Tensor) -> Tensor:
 
 def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
     """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d]."""
+    if triton_products.is_available(rows):
+        return triton_products.transposed_product(latents, rows)
     order = latents.neuron_order
     return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values[order.entries])
 
 
 def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern."""
+    if triton_products.is_available(rows):
+        return triton_products.kept_dot_products(pattern, rows, atoms).to(pattern.values.dtype)
     # It is the derivative of a bag sum with respect to its weights: torch has a kernel for that and for no other
     # form of this product that is as fast on the CPU.
     weights = torch.zeros_like(pattern.values, requires_grad=True)
@@ -130,6 +137,8 @@ class _SparseDecoding(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: SparseLatents) -> Tensor:
         ctx.save_for_backward(values, W_dec)
         ctx.pattern = pattern
+        if triton_products.is_available(W_dec):
+            return triton_products.decode_rows(pattern.with_values(values), W_dec)
         return _bag_sums(W_dec, pattern.neuron_ids, pattern.row_offsets, values)
 
     @staticmethod

@@ -55,12 +55,12 @@ class TopK(KSparse):
         """Returns the weights, without a threshold for "topk"; see `SAECore.saelens_parameters`."""
         return weights if self.inference == "topk" else super().saelens_parameters(weights)
 
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents:
+    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents:  # noqa: ARG002
         """Keeps the k largest of each row; see `KSparse.select`."""
-        return keep_largest_per_row(pieces, k, shape)
+        return keep_largest_per_row(pieces, k)
 
     def select_inference(self, pieces: Iterable[Tensor], shape: tuple[int, int]) -> SparseLatents:
         """Chooses what inference keeps, by `inference`."""
         if self.inference == "topk":
-            return keep_largest_per_row(pieces, self.k, shape)
+            return keep_largest_per_row(pieces, self.k)
         return super().select_inference(pieces, shape)
