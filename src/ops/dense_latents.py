@@ -91,6 +91,8 @@ def encode_columns(
 ) -> Tensor:
     """Gives some neurons' pre-latents, known already, the gradient of the encoder.
 
+    W_enc's gradient holds the rows of these neurons only (a sparse tensor, which autograd adds to dense ones).
+
     Args:
         columns: [n_rows, n_asked], their values.
         neuron_ids: [n_asked] int64, distinct.
@@ -144,7 +146,10 @@ class _ColumnEncoding(torch.autograd.Function):
         sums = gradient.sum(0)
         weights, biases = None, None
         if to_weights:
-            weights = torch.zeros_like(W_enc).index_copy_(0, neuron_ids, gradient.T @ inputs)
+            # A sparse gradient: autograd adds its rows to the main encoder's gradient, which is dense.
+            weights = torch.sparse_coo_tensor(
+                neuron_ids.unsqueeze(0), gradient.T @ inputs, W_enc.shape, check_invariants=False
+            )
         if to_encoder_bias:
             biases = sums.new_zeros(W_enc.shape[0]).index_copy_(0, neuron_ids, sums)
         to_b_dec = -(sums @ W_enc[neuron_ids]) if to_decoder_bias else None

@@ -204,7 +204,9 @@ class SAE(SAECore, ABC):
         residual = inputs - reconstruction
         if self.detach_residual:
             residual = residual.detach()
-        rebuilt = auxk_reconstruction(pre_latents, self.atoms.index_select(0, dead), self.k_aux)
+        # Its gradient holds the dead atoms' rows only, where an index would make one of all atoms.
+        dead_atoms = torch.nn.functional.embedding(dead, self.atoms, sparse=True)
+        rebuilt = auxk_reconstruction(pre_latents, dead_atoms, self.k_aux)
         return variance_explained_away(residual, rebuilt) if self.aux_over_variance else self.error(rebuilt, residual)
 
     def _metrics(self, latents: Latents, dead: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from src.models.saes.options import at_least, one_of
 from src.models.saes.penalized import Penalized
 from src.models.saes.step import Code, TrainingProgress
+from src.ops.dense_latents import Latents
 from src.ops.ghost_gradients import ghost_loss
 from src.ops.losses import mean_l1, norm_scaled_errors
 from src.ops.resampling import draw_rows, forget_moments_, resample_
@@ -100,14 +101,18 @@ class ReLUL1(Penalized):
     def penalties(
         self, code: Code, inputs: Tensor, reconstruction: Tensor, progress: TrainingProgress
     ) -> dict[str, Tensor]:
-        """Returns the L1 term, and that of ghost gradients where it applies; see `SAE.penalties`."""
+        """Returns what makes latents sparse, and the term of ghost gradients where it applies; see `SAE.penalties`."""
         norms = torch.linalg.vector_norm(self.W_dec, dim=1) if self.l1_by_atom_norm else None
-        losses = {"l1": self.l1_coefficient * self.sparsity_scale(progress) * mean_l1(code.latents, norms)}
+        losses = self.sparsity_losses(code.latents, norms, progress)
         if self.ghost_gradients and code.columns is not None:
             dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
             errors = norm_scaled_errors(reconstruction, inputs)
             losses["ghost"] = ghost_loss(code.columns, self.W_dec[dead], inputs - reconstruction, errors)
         return losses
+
+    def sparsity_losses(self, latents: Latents, norms: Tensor | None, progress: TrainingProgress) -> dict[str, Tensor]:
+        """Returns the L1 term of latents that count times `norms` [n_latents] where those are given."""
+        return {"l1": self.l1_coefficient * self.sparsity_scale(progress) * mean_l1(latents, norms)}
 
     @torch.no_grad()
     def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
