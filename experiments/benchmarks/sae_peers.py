@@ -1,4 +1,4 @@
-"""The peers of the SAE step benchmark, each in the fastest setting it offers, without dead latents."""
+"""The peers of the SAE step benchmark, each in the fastest setting it offers."""
 
 import importlib
 import itertools
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 _LR = 1e-3
+# With dead latents nothing may learn, or they would not stay dead.
+_NO_LR = 1e-12
+_DEAD_ROW_LENGTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,23 @@ class Shape:
     n_latents: int
     k: int
     batch_size: int
+    dead_share: float = 0.0
+
+    @property
+    def n_dead(self) -> int:
+        """How many neurons are declared dead; the first ones."""
+        return round(self.dead_share * self.n_latents)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return _NO_LR if self.n_dead else _LR
+
+
+@torch.no_grad()
+def shorten_rows_(weights: Tensor, n_rows: int) -> None:
+    """Shortens the first encoder rows, so that their neurons are above zero but never among the largest."""
+    weights[:n_rows] *= _DEAD_ROW_LENGTH
 
 
 # Runs that many optimizer steps of a peer and returns the seconds of each.
@@ -79,10 +99,12 @@ def _dictionary_learning(shape: Shape) -> Callable[[int, Tensor], Any]:
         k=shape.k,
         layer=0,
         lm_name="none",
-        lr=_LR,
+        lr=shape.lr,
         device="cpu",
         seed=0,
     )
+    trainer.num_tokens_since_fired[: shape.n_dead] = 10**12
+    shorten_rows_(trainer.ae.encoder.weight, shape.n_dead)
     return lambda step, batch: trainer.update(step + 1, batch)
 
 
@@ -98,10 +120,13 @@ def _saelens(shape: Shape, use_sparse_activations: bool) -> Callable[[int, Tenso
     )
     n_rows = 10**6 * shape.batch_size
     trainer = require("sae_lens.training.sae_trainer").SAETrainer(
-        cfg=require("sae_lens.config").SAETrainerConfig(n_rows, shape.batch_size, lr=_LR, lr_end=_LR),
+        cfg=require("sae_lens.config").SAETrainerConfig(n_rows, shape.batch_size, lr=shape.lr, lr_end=shape.lr),
         sae=saes.BatchTopKTrainingSAE(configuration),
         data_provider=iter(()),
     )
+
+    trainer.n_forward_passes_since_fired[: shape.n_dead] = 10**6
+    shorten_rows_(trainer.sae.W_enc.T, shape.n_dead)
 
     def step(_: int, batch: Tensor) -> None:
         # The body of its fit() without wandb, progress and checkpoints.
@@ -122,7 +147,7 @@ def _overcomplete(shape: Shape, batches: list[Tensor], clock: Clock) -> Steps:
         encoder_module=encoder,
         dictionary_params={"normalization": "identity"},
     )
-    optimizer = torch.optim.Adam(sae.parameters(), lr=_LR, fused=True)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=shape.lr, fused=True)
 
     def criterion(x: Tensor, x_hat: Tensor, *_: Tensor) -> Tensor:
         return (x - x_hat).square().mean()

@@ -1,9 +1,14 @@
 """Times one optimizer step of BatchTopK training: ours inside Lightning with its data module, and the peers'.
 
-    .venv-bench/bin/python -m experiments.benchmarks.sae_step [--d-in 512 --n-latents 2048 --k 16 --batch-size 4096]
+    .venv-bench/bin/python -m experiments.benchmarks.sae_step       # four shapes, without and with dead latents
+    .venv-bench/bin/python -m experiments.benchmarks.sae_step --shapes 512,2048,16,4096 --dead-shares 0
 
-All run in one process, in turn, round by round, so that a busy moment of the machine hits all of them. No system has
-dead latents here, so AuxK is on everywhere and costs nothing. Reported are medians over all steps of all rounds.
+All run in one process, in turn, round by round, so that a busy moment of the machine hits all of them. Reported are
+medians over all steps of all rounds.
+
+AuxK keeps d_in / 2 dead latents in every system that has it (overcomplete has none, and does less). With a dead share,
+that many neurons are declared dead before each step, in every system by its own counter; their encoder rows are short
+and the learning rate is next to nothing, so that they stay what they are. Without, none is ever dead.
 """
 
 import argparse
@@ -23,31 +28,39 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, timed_loop
+from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, shorten_rows_, timed_loop
 from src.data.activation_store import ACTIVATIONS_FILE, INDEX_FILE, ActivationStore
 from src.data.activations import ActivationDataModule
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 
-_N_BATCHES = 32
-_BLOCK_SIZE = 16
-_BLOCKS_PER_ROUND = 3
-_PEER_STEPS_PER_ROUND = 6
+_SHAPES = ("512,2048,16,4096", "768,12288,32,2048", "1024,4096,32,4096", "768,49152,64,1024")
+_N_BATCHES = 8
+_BLOCK_SIZE = 4
+_DEAD_AFTER = 10**6
 
 
 def main() -> None:
-    """Runs the comparison and prints its table."""
+    """Runs the comparisons and prints a table for each."""
     arguments = _parse()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    kind = "CPU milliseconds" if arguments.cpu_time else "milliseconds"
+    print(f"float32, {arguments.threads} threads, torch {torch.__version__}; {kind} per step")
+    for sizes in arguments.shapes:
+        for dead_share in arguments.dead_shares:
+            shape = Shape(*(int(size) for size in sizes.split(",")), dead_share=dead_share)
+            print(f"\n{shape}\n{_compare(shape, arguments)}", flush=True)
+
+
+def _compare(shape: Shape, arguments: argparse.Namespace) -> str:
+    """Times all systems on one shape, in turn, and returns the table."""
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    shape = Shape(arguments.d_in, arguments.n_latents, arguments.k, arguments.batch_size)
     rows = _activations(shape)
     batches = [batch.contiguous() for batch in rows.split(shape.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
-        store = _store(Path(folder), rows)
-        ours = _Ours(shape, store, clock)
+        ours = _Ours(shape, _store(Path(folder), rows), clock)
         systems: dict[str, Steps] = {
             "bare encoder product": timed_loop(_encoder_product(shape), batches, clock),
             "Loupe": ours.steps,
@@ -57,14 +70,10 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in systems}
         for round_ in range(arguments.rounds + 1):
             for name, steps in systems.items():
-                measured = steps(_PEER_STEPS_PER_ROUND)
+                measured = steps(arguments.steps)
                 if round_:  # the first round warms up
                     seconds[name] += measured
-    kind = "CPU milliseconds" if arguments.cpu_time else "milliseconds"
-    print(f"{shape}, float32, {arguments.threads} threads, torch {torch.__version__}; {kind} per step")
-    print(_table(seconds))
-    dead = int((ours.sae.silent_for >= ours.sae.dead_after).sum())
-    print(f"Dead latents of ours at the end: {dead} of {shape.n_latents}.")
+    return f"{_table(seconds)}\nDead latents of ours at the end: {ours.n_dead} of {shape.n_latents}."
 
 
 class _Ours:
@@ -72,16 +81,25 @@ class _Ours:
 
     def __init__(self, shape: Shape, store: ActivationStore, clock: Clock) -> None:
         self._clock = clock
-        self.sae = BatchTopK(shape.d_in, shape.n_latents, k=shape.k)
-        self._module = SAEModule(self.sae)
+        # Only the neurons that are declared dead are: in a short run a neuron may be silent for some batches.
+        self._sae = BatchTopK(shape.d_in, shape.n_latents, k=shape.k, dead_after=_DEAD_AFTER)
+        self._sae.silent_for[: shape.n_dead] = _DEAD_AFTER
+        shorten_rows_(self._sae.W_enc, shape.n_dead)
+        self._module = SAEModule(self._sae, lr=shape.lr)
         self._data = ActivationDataModule(store, store.slide_ids, [], shape.batch_size, _BLOCK_SIZE, seed=0)
 
-    def steps(self, _: int) -> list[float]:
-        """Returns the seconds per step of each block but the first."""
+    @property
+    def n_dead(self) -> int:
+        """Neurons that AuxK trained in the last step."""
+        return int((self._sae.silent_for >= _DEAD_AFTER).sum())
+
+    def steps(self, n_steps: int) -> list[float]:
+        """Returns the seconds per step of each block but the first, of at least `n_steps` steps."""
         stamps = _Stamps(self._clock)
+        n_blocks = -(-n_steps // _BLOCK_SIZE) + 1
         trainer = lightning.Trainer(
             accelerator="cpu",
-            max_epochs=-(-(_BLOCKS_PER_ROUND + 1) * _BLOCK_SIZE // _N_BATCHES),
+            max_epochs=-(-n_blocks * _BLOCK_SIZE // _N_BATCHES),
             logger=False,
             callbacks=[stamps],
             enable_checkpointing=False,
@@ -138,12 +156,11 @@ def _table(seconds: dict[str, list[float]]) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--d-in", type=int, default=512)
-    parser.add_argument("--n-latents", type=int, default=2048)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--shapes", nargs="+", default=_SHAPES, help="d_in,n_latents,k,batch_size")
+    parser.add_argument("--dead-shares", nargs="+", type=float, default=(0.0, 0.1))
+    parser.add_argument("--steps", type=int, default=4, help="of each system in each round")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument(
         "--cpu-time",
         action="store_true",
