@@ -24,17 +24,17 @@ def kmeans_centres(activations: np.ndarray, rows: np.ndarray, n_centres: int, se
         [n_centres, d_in] float32.
 
     Raises:
-        ValueError: when there are fewer rows than centres.
+        ValueError: when there are fewer of these rows than centres.
     """
+    if len(rows) > _MOST_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
     if len(rows) < n_centres:
         raise ValueError(
             f"Expected at least {n_centres} train rows for as many k-means centres, got {len(rows)}: set sae.n_points "
             "lower."
         )
-    if len(rows) > _MOST_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
     _LOGGER.info("Finding %d k-means centres of %d train rows.", n_centres, len(rows))
-    kmeans = MiniBatchKMeans(
-        n_centres, batch_size=max(_BATCH_ROWS, n_centres), random_state=seed, n_init=1, max_iter=20
-    )
-    return kmeans.fit(activations[rows]).cluster_centers_.astype(np.float32)
+    # One start, as sklearn's default is for k-means++.
+    kmeans = MiniBatchKMeans(n_centres, batch_size=max(_BATCH_ROWS, n_centres), random_state=seed, max_iter=20)
+    kmeans.fit(activations[rows])
+    return np.asarray(kmeans.cluster_centers_, dtype=np.float32)

@@ -83,7 +83,10 @@ class SAEModule(lightning.LightningModule):
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, fused=True)
 
     def training_step(self, block: list[Tensor], batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Makes one optimizer step per batch of the block, [<= batch_size, d_in] or image blocks [.., n_tokens, d_in], and logs their means."""
+        """Makes one optimizer step per batch of the block and logs the means of what they gave.
+
+        A batch is [<= batch_size, d_in], or image blocks [n_images, n_tokens, d_in].
+        """
         if self.global_step == 0:
             self.sae.initialize_from_(block[0])
         sums: dict[str, Tensor] = {}

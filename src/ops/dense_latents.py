@@ -50,7 +50,7 @@ class DenseLatents:
 
     def max_over_rows(self) -> Tensor:
         """Returns each neuron's largest value [n_latents], at least 0."""
-        return self.values.clamp_min(0).amax(0)
+        return self.values.clamp_min(0).amax(0) if self.n_rows else self.values.new_zeros(self.n_latents)
 
     def to_dense(self) -> Tensor:
         """Returns the values."""

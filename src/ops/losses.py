@@ -84,4 +84,5 @@ def variance_explained_away(target: Tensor, reconstruction: Tensor) -> Tensor:
     """
     error = (target - reconstruction).square().sum()
     variance = (target - target.mean(0)).square().sum()
-    return (error / variance).nan_to_num(0.0)
+    is_constant = variance == 0
+    return torch.where(is_constant, 0.0, error / torch.where(is_constant, 1.0, variance))

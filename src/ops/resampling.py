@@ -21,6 +21,8 @@ def draw_rows(errors: Tensor, n_wanted: int, seed: int) -> Tensor:
         Row ids; no more than there are rows with an error.
     """
     n_drawn = min(n_wanted, int((errors > 0).sum()))
+    if n_drawn == 0:
+        return torch.empty(0, dtype=torch.int64, device=errors.device)
     generator = torch.Generator().manual_seed(seed)
     return torch.multinomial(errors.cpu().double(), n_drawn, generator=generator).to(errors.device)
 

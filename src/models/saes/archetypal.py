@@ -134,5 +134,5 @@ class Archetypal(BatchTopK):
         """Each neuron its own point as long as there are points, then the middle of two."""
         mixing = torch.eye(self.n_latents, self.n_points)
         for neuron_id in range(self.n_points, self.n_latents):
-            mixing[neuron_id, torch.randint(self.n_points, (2,))] = 0.5
+            mixing[neuron_id, torch.randperm(self.n_points)[:2]] = 0.5
         return mixing / mixing.sum(1, keepdim=True)

@@ -104,6 +104,7 @@ class KSparse(SAE):
         """Chooses what inference keeps: what exceeds the threshold."""
         return entries_above(pieces, self.inference_threshold, shape)
 
+    @torch.no_grad()
     def encode_inputs(self, centred: Tensor) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
@@ -122,10 +123,10 @@ class KSparse(SAE):
 
     def k_at(self, progress: TrainingProgress) -> int:
         """Returns the number of latents to keep per row at a step."""
-        if self.k_anneal_steps is None or (self.k_anneal_lags and progress.step == 0):
+        start = min(self.d_in, self.n_latents)
+        if self.k_anneal_steps is None or start <= self.k or (self.k_anneal_lags and progress.step == 0):
             return self.k
         share = min((progress.step - self.k_anneal_lags) / self.k_anneal_steps, 1.0)
-        start = min(self.d_in, self.n_latents)
         return int(start * (1 - share) + self.k * share)
 
     @torch.no_grad()

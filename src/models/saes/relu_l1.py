@@ -67,6 +67,8 @@ class ReLUL1(Penalized):
         self.l1_by_atom_norm, self.ghost_gradients = l1_by_atom_norm, ghost_gradients
         self.resample_every, self.resample_every_epochs = resample_every, resample_every_epochs
         self.resample_silent_for = resample_silent_for
+        for name in ("resample_every", "resample_every_epochs", "resample_silent_for"):
+            at_least(name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         self.resample_weights = one_of("resample_weights", resample_weights, ResampleWeights)
         self.resample_unit_inputs, self.resample_reset = resample_unit_inputs, resample_reset
         if ghost_gradients and (self.error_scale != "input_norm" or self.aux_coefficient):
@@ -76,6 +78,8 @@ class ReLUL1(Penalized):
             )
         if resample_every is not None and resample_every_epochs is not None:
             raise ValueError("Expected one of sae.resample_every and sae.resample_every_epochs, got both.")
+        if self.dead_unit != "batches" and (resample_every is not None or resample_every_epochs is not None):
+            raise ValueError(f"Expected sae.dead_unit=batches with resampling, got {self.dead_unit}.")
 
     @property
     def saelens_architecture(self) -> str:
@@ -116,11 +120,19 @@ class ReLUL1(Penalized):
 
     @torch.no_grad()
     def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
-        """Resamples dead neurons when it is time; see `SAE.finish_step_`."""
+        """Resamples dead neurons when it is time; see `SAE.finish_step_`.
+
+        Raises:
+            ValueError: when the interval is in epochs and their length is not known.
+        """
         interval = self.resample_every
         if interval is not None:
             is_time = progress.step % interval == 0
-        elif self.resample_every_epochs is not None and progress.steps_per_epoch:
+        elif self.resample_every_epochs is not None:
+            if not progress.steps_per_epoch:
+                raise ValueError(
+                    f"Expected steps_per_epoch with sae.resample_every_epochs, got {progress.steps_per_epoch}."
+                )
             interval = self.resample_every_epochs * progress.steps_per_epoch
             is_time = (progress.step + 1) % interval == 0 and progress.step + 1 != progress.total_steps
         else:
