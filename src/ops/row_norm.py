@@ -1,7 +1,9 @@
 """Normalisation of each row by its own statistics, which decoding undoes."""
 
+import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # The guard of sae-1n, SAELens and openai/sparse_autoencoder against a constant row; nn.LayerNorm's too.
@@ -22,7 +24,9 @@ def z_score_rows(rows: Tensor) -> tuple[Tensor, RowStatistics]:
     """
     mean = rows.mean(1, keepdim=True)
     centred = rows - mean
-    scale = centred.std(1, keepdim=True) + ROW_NORM_EPS
+    # As centred.std(1), which warns of rows of one element and of none.
+    n_free = max(rows.shape[1] - 1, 1)
+    scale = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(n_free) + ROW_NORM_EPS
     return centred / scale, RowStatistics(mean, scale)
 
 
