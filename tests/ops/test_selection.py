@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.ops.selection import calibrate_threshold, keep_largest
+from src.ops.selection import calibrate_threshold, keep_largest, keep_largest_per_row
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -38,6 +40,46 @@ def test_ties_go_to_the_lowest_position():
     dense = torch.tensor([[1.0, 2.0, 1.0], [1.0, 3.0, 1.0]])
     kept = keep_largest(SparseLatents.from_dense(dense), 4).to_dense()
     assert torch.equal(kept, torch.tensor([[1.0, 2.0, 1.0], [0.0, 3.0, 0.0]]))
+
+
+@given(_PRE_LATENTS, st.integers(1, 8), st.lists(st.integers(0, 6), max_size=2))
+def test_keeps_the_largest_of_each_row_by_sorting(pre_latents, k, cuts):
+    dense = torch.tensor(pre_latents, dtype=torch.float32)
+    expected = torch.cat([_sorted_selection(row.unsqueeze(0), k) for row in dense])
+    cuts = [0, *sorted(min(cut, len(dense)) for cut in cuts), len(dense)]
+    pieces = [dense[start:stop] for start, stop in itertools.pairwise(cuts)]
+    kept = keep_largest_per_row(pieces, k)
+    assert torch.equal(kept.to_dense(), expected)
+    assert (kept.values > 0).all()
+    # As made from the dense answer: ids ascend in each row, and zeros are not listed.
+    by_definition = SparseLatents.from_dense(expected)
+    assert torch.equal(kept.row_offsets, by_definition.row_offsets)
+    assert torch.equal(kept.neuron_ids, by_definition.neuron_ids)
+
+
+def test_ties_in_a_row_go_to_the_lowest_neurons():
+    row = torch.ones(1, 100)
+    row[0, 70] = 2.0
+    assert keep_largest_per_row([row], 4).neuron_ids.tolist() == [0, 1, 2, 70]
+    assert keep_largest_per_row([torch.ones(2, 5)], 5).row_offsets.tolist() == [0, 5, 10]
+
+
+def test_rows_without_enough_positive_values_keep_fewer():
+    rows = torch.tensor([[-1.0, 0.0, -3.0], [0.0, 2.0, -1.0], [3.0, 1.0, 2.0]])
+    kept = keep_largest_per_row([rows], 2)
+    assert kept.row_offsets.tolist() == [0, 0, 1, 3]
+    assert kept.neuron_ids.tolist() == [1, 0, 2]
+
+
+def test_no_rows_keep_nothing_per_row():
+    kept = keep_largest_per_row([torch.zeros(0, 4)], 2)
+    assert (kept.shape, kept.n_entries) == ((0, 4), 0)
+
+
+def test_pieces_that_share_a_buffer_are_not_kept():
+    buffer, first, second = torch.empty(1, 3), torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 8.0, 7.0]])
+    pieces = (buffer.copy_(rows) for rows in (first, second))
+    assert keep_largest_per_row(pieces, 1).values.tolist() == [3.0, 9.0]
 
 
 @pytest.mark.parametrize("k", [1, 3, 2.5])

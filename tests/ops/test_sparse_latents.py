@@ -61,6 +61,47 @@ def test_cat_of_rows_is_the_whole(n_rows, n_latents, cuts, seed):
     assert torch.equal(whole.row_offsets, latents.row_offsets)
 
 
+def _by_loop(dense, starts):
+    """Each row once per group of columns, zero outside of its group."""
+    rows = []
+    for row, (start, stop) in itertools.product(dense, itertools.pairwise([*starts, dense.shape[1]])):
+        group = torch.zeros_like(row)
+        group[start:stop] = row[start:stop]
+        rows.append(group)
+    return torch.stack(rows) if rows else dense[:0]
+
+
+@given(st.integers(0, 5), st.integers(1, 8), st.sets(st.integers(1, 7), max_size=4), st.integers(0, 2**31))
+def test_groups_are_those_of_a_plain_loop(n_rows, n_latents, starts, seed):
+    dense = torch.rand(n_rows, n_latents, generator=torch.Generator().manual_seed(seed)).sub(0.5).relu()
+    starts = [0, *sorted(start for start in starts if start < n_latents)]
+    latents = SparseLatents.from_dense(dense)
+    grouped = latents.by_groups(starts)
+    assert grouped.shape == (n_rows * len(starts), n_latents)
+    assert torch.equal(grouped.to_dense(), _by_loop(dense, starts))
+    assert grouped.values is latents.values
+
+
+def test_groups_of_int32_ids_and_their_gradient(dense):
+    latents = SparseLatents.from_dense(dense)
+    values = latents.values.clone().requires_grad_()
+    stored = SparseLatents(latents.row_offsets, latents.neuron_ids.int(), values, latents.shape)
+    grouped = stored.by_groups([0, 1, 4])
+    assert torch.equal(grouped.to_dense(), _by_loop(dense, [0, 1, 4]))
+    (gradient,) = torch.autograd.grad(grouped.to_dense()[2::3].sum(), values)
+    assert gradient.tolist() == [0.0, 1.0, 0.0, 0.0]  # the last group holds neuron 4 only
+
+
+def test_per_neuron_looks_up_each_entry_and_sums_gradients(dense):
+    latents = SparseLatents.from_dense(dense)
+    vector = torch.tensor([10.0, 11.0, 12.0, 13.0, 14.0], requires_grad=True)
+    for ids in (latents.neuron_ids, latents.neuron_ids.int()):
+        looked_up = SparseLatents(latents.row_offsets, ids, latents.values, latents.shape).per_neuron(vector)
+        assert looked_up.tolist() == [11.0, 14.0, 11.0, 10.0]
+        assert torch.autograd.grad(looked_up.sum(), vector)[0].tolist() == [1.0, 2.0, 0.0, 0.0, 1.0]
+    assert SparseLatents.from_dense(dense[:0]).per_neuron(vector).shape == (0,)
+
+
 def test_to_dense_and_from_dense_carry_gradients(dense):
     dense = dense.double().requires_grad_()
     weights = torch.randn(4, 5, dtype=torch.float64)
