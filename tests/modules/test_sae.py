@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import lightning
 import pytest
@@ -6,8 +7,12 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
+from src.models.saes.archetypal import Archetypal
 from src.models.saes.batch_topk import BatchTopK
+from src.models.saes.relu_l1 import ReLUL1
 from src.modules.sae import SAEModule
+from src.ops.dense_latents import DenseLatents
+from src.ops.sparse_latents import SparseLatents
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -172,3 +177,119 @@ def test_training_logs_block_means_under_the_optimizer_step(tmp_path):
 def test_refuses_options_that_cannot_train(options, message):
     with pytest.raises(ValueError, match=message):
         SAEModule(_sae(), **options)
+
+
+def _relu(**options):
+    torch.manual_seed(0)
+    return ReLUL1(D_IN, N_LATENTS, **{"l1_coefficient": 0.3, "dead_after": 2, **options})
+
+
+def _archetypal():
+    torch.manual_seed(0)
+    sae = Archetypal(D_IN, N_LATENTS, k=3, dead_after=2, n_points=16)
+    sae.set_points(_batches()[0][:16])
+    return sae
+
+
+_RESAMPLING = {"resample_every_epochs": 1, "resample_silent_for": 1}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        _relu,
+        functools.partial(_relu, **_RESAMPLING),
+        functools.partial(_relu, l1_coefficient=1.0, ghost_gradients=True, error_scale="input_norm"),
+        _archetypal,
+    ],
+)
+def test_resumed_runs_of_other_families_equal_uninterrupted_ones(tmp_path, build):
+    training = {"lr": 3e-2, "total_steps": 6 * N_STEPS, "steps_per_epoch": N_STEPS, "warmup_steps": 3}
+    training |= {"warmup_every": 7, "warmup_from_zero": True}
+    whole, stopped, resumed = (SAEModule(build(), **training) for _ in range(3))
+    _fit(tmp_path / "whole", whole, max_epochs=6)
+    trainer = _fit(tmp_path / "stopped", stopped, max_epochs=3)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    with torch.no_grad():
+        for value in resumed.sae.state_dict().values():
+            value.fill_(7)  # all comes from the checkpoint
+    _fit(tmp_path / "resumed", resumed, max_epochs=6, ckpt_path=tmp_path / "stopped.ckpt")
+    _assert_equal_states(whole, resumed)
+    assert not torch.equal(whole.sae.W_enc, stopped.sae.W_enc)
+
+
+def test_the_density_crosses_to_the_sparse_path_in_these_runs(tmp_path):
+    kinds = []
+
+    class Recorder(ReLUL1):
+        def observe_(self, latents, progress):
+            kinds.append(type(latents))
+            super().observe_(latents, progress)
+
+    torch.manual_seed(0)
+    sae = Recorder(D_IN, N_LATENTS, l1_coefficient=0.3, dead_after=2)
+    _fit(tmp_path, SAEModule(sae, lr=3e-2), max_epochs=6)
+    assert kinds[0] is DenseLatents
+    assert kinds[-1] is SparseLatents
+
+
+def _rates(tmp_path, **options):
+    rates = []
+
+    class Recorder(SAEModule):
+        def _optimize(self, batch):
+            metrics = super()._optimize(batch)
+            rates.append(self.optimizers().param_groups[0]["lr"])
+            return metrics
+
+    _fit(tmp_path, Recorder(_sae(), lr=0.5, **options), max_epochs=1)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.5] * 12),
+        ({"warmup_steps": 4, "warmup_from_zero": True}, [0, 0.125, 0.25, 0.375] + [0.5] * 8),
+        ({"warmup_steps": 2, "warmup_every": 6}, ([0.25] + [0.5] * 5) * 2),
+        ({"warmup_steps": 2, "warmup_from_zero": True, "warmup_every": 6}, ([0, 0.25] + [0.5] * 4) * 2),
+        ({"decay_fraction": 1.0, "total_steps": 12}, [0.5 * (12 - step) / 12 for step in range(12)]),
+    ],
+)
+def test_learning_rates(tmp_path, options, expected):
+    assert _rates(tmp_path, **options) == pytest.approx(expected)
+
+
+def test_image_blocks_are_batches(tmp_path):
+    blocks = [batch[:60].view(12, 5, D_IN) for batch in _batches()[:-1]]
+    validation = DataLoader(_batches(seed=3), batch_size=None)
+
+    def trained(sae, batches):
+        module = SAEModule(sae, lr=1e-2)
+        _trainer(tmp_path, 1).fit(module, DataLoader(_blocks(batches, 4), batch_size=None), validation)
+        return module
+
+    rows = [block.reshape(-1, D_IN) for block in blocks]
+    _assert_equal_states(trained(_sae(), blocks), trained(_sae(), rows))
+    # As PatchSAE: the class token weighs more, and b_dec starts at the median block.
+    options = {"b_dec_init": "geometric_median", "error_scale": "input_norm", "class_token_weight": 3.0}
+    by_blocks, by_rows = trained(_relu(**options), blocks), trained(_relu(**options), rows)
+    assert not torch.allclose(by_blocks.sae.b_dec, by_rows.sae.b_dec, atol=1e-3)
+
+
+def test_resampling_by_epochs_happens_at_their_ends_but_the_last(tmp_path):
+    seen = []
+
+    class Recorder(ReLUL1):
+        def finish_step_(self, activations, progress, optimizer):
+            before = self.W_dec.detach().clone()
+            super().finish_step_(activations, progress, optimizer)
+            if not torch.equal(before, self.W_dec):
+                seen.append(progress.step)
+
+    torch.manual_seed(0)
+    sae = Recorder(D_IN, N_LATENTS, l1_coefficient=0.3, **_RESAMPLING)
+    with torch.no_grad():
+        sae.b_enc[:4] = -100.0
+    _fit(tmp_path, SAEModule(sae, lr=3e-2, total_steps=4 * N_STEPS, steps_per_epoch=N_STEPS), max_epochs=4)
+    assert seen == [11, 23, 35]
