@@ -1,0 +1,1 @@
+"""Readers of the checkpoints that other systems write."""

@@ -1,0 +1,42 @@
+"""sparsify's folders (eai-sparsify 1.x): cfg.json and sae.safetensors."""
+
+from src.models.saes.topk import TopK
+from src.stores.importers.entries import Entries
+from src.stores.importers.imported import ImportedSAE
+from src.stores.importers.settings import one_of, plain
+from src.stores.importers.source import Source
+
+
+def recognizes(source: Source) -> bool:
+    """Whether this is the folder of one of sparsify's hook points."""
+    config = source.json("cfg.json") or {}
+    return source.weights.suffix == ".safetensors" and "k" in config and source.holds("encoder.weight", "W_dec")
+
+
+def read(source: Source) -> ImportedSAE:
+    """Reads a sparse coder that reconstructs its own input with a TopK of ReLU'd pre-latents.
+
+    Raises:
+        FileNotFoundError: when cfg.json is missing.
+        ValueError: when it is a transcoder, has a skip connection, or keeps the largest of each group.
+    """
+    config = source.required_json("cfg.json")
+    where = source.path_of("cfg.json")
+    one_of("activation", config.get("activation", "topk"), ("topk",), where)
+    one_of("transcode", bool(config.get("transcode", False)), (False,), where, "a transcoder predicts something else")
+    one_of("skip_connection", bool(config.get("skip_connection", False)), (False,), where)
+    one_of("signed", bool(config.get("signed", False)), (False,), where, "latents below zero")
+    entries = Entries(source.weights, source.content)
+    W_enc = entries.take("encoder.weight", None, None)
+    n_latents, d_in = W_enc.shape
+    state = {
+        "W_enc": W_enc,
+        "b_enc": entries.take("encoder.bias", n_latents),
+        "W_dec": entries.take("W_dec", n_latents, d_in),
+        "b_dec": entries.take("b_dec", d_in),
+    }
+    entries.finish()
+    if "k" not in config:
+        raise ValueError(f"Expected k in {where}, got {sorted(config)}.")
+    arguments = {"d_in": d_in, "n_latents": n_latents, "k": int(config["k"])}
+    return ImportedSAE(TopK, arguments, state, plain(config))
