@@ -90,6 +90,11 @@ class RunDir:
         """The slides that the run fitted something on."""
         return self.path / "fitted_on.csv"
 
+    @property
+    def fitted_on_unknown_path(self) -> Path:
+        """Why nobody knows what the run's SAE was fitted on; only runs that fitted nothing themselves have it."""
+        return self.path / "fitted_on_unknown.txt"
+
     def latents_dir(self, feature_set: str = "all") -> Path:
         """Returns the folder of a latents store."""
         return self.path / "latents" / feature_set
@@ -170,6 +175,11 @@ class RunDir:
             writer.writerow(("slide_id", "case_id", "digest", "n_patches"))
             writer.writerows((slide.slide_id, slide.case_id, slide.digest, slide.n_patches) for slide in slides)
 
+    def write_fitted_on_unknown(self, reason: str) -> None:
+        """Says that what this run holds was fitted elsewhere, on slides that are not known."""
+        with write_atomically(self.fitted_on_unknown_path) as temporary:
+            temporary.write_text(reason + "\n")
+
     def read_fitted_on(self) -> list[FittedSlide]:
         """Returns the slides that this run fitted something on.
 
@@ -190,9 +200,17 @@ class RunDir:
     def refuse_leakage(self, upstream: "RunDir", held_out: Sequence[FittedSlide]) -> None:
         """Refuses an upstream run that was fitted on slides or cases that this run holds out.
 
+        Where the upstream run says that its training slides are not known (an imported SAE), leakage cannot be ruled
+        out and a warning says so.
+
         Raises:
+            FileNotFoundError: when the upstream run says nothing.
             ValueError: naming the first slide, case or copy that both have.
         """
+        if upstream.fitted_on_unknown_path.is_file():
+            reason = upstream.fitted_on_unknown_path.read_text().strip()
+            _LOGGER.warning("Leakage cannot be ruled out for %s: %s", upstream.path, reason)
+            return
         for twins in refuse_leakage(upstream.read_fitted_on(), held_out, f"the run {upstream.path}"):
             _LOGGER.warning("Tiny bags with equal activations on both sides of the split: %s.", twins)
 
