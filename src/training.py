@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
 from src import config
@@ -25,6 +26,7 @@ def make_trainer(
         callbacks: the task's own.
         **arguments: of the Trainer, e.g. `max_epochs`.
     """
+    torch.set_float32_matmul_precision(cfg.train.float32_matmul_precision)
     loggers: list[Any] = [MetricsCsv(rundir.metrics_path)]
     if "wandb" in cfg.logger:
         # A resumed run continues the same W&B run.

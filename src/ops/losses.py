@@ -77,7 +77,7 @@ def auxk_reconstruction(dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int
     return largest.new_zeros(n_rows, n_dead).scatter(1, neuron_ids, largest) @ dead_atoms
 
 
-def variance_explained_away(target: Tensor, reconstruction: Tensor) -> Tensor:
+def unexplained_share(target: Tensor, reconstruction: Tensor) -> Tensor:
     """Returns the squared error of a target [n_rows, d] over the target's variance about its mean, both of the batch.
 
     0 where the target does not vary (dictionary_learning's AuxK, after Gao et al. 2024).

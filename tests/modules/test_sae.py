@@ -13,6 +13,7 @@ from src.models.saes.relu_l1 import ReLUL1
 from src.modules.sae import SAEModule
 from src.ops.dense_latents import DenseLatents
 from src.ops.sparse_latents import SparseLatents
+from tests.models.saes.golden import compose_sae
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -293,3 +294,14 @@ def test_resampling_by_epochs_happens_at_their_ends_but_the_last(tmp_path):
         sae.b_enc[:4] = -100.0
     _fit(tmp_path, SAEModule(sae, lr=3e-2, total_steps=4 * N_STEPS, steps_per_epoch=N_STEPS), max_epochs=4)
     assert seen == [11, 23, 35]
+
+
+@pytest.mark.parametrize("preset", ["batch_topk", "archetypal", "relu_l1", "gated", "jumprelu"])
+def test_mixed_precision_trains_like_full_precision(tmp_path, preset):
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        sae = compose_sae(preset, D_IN, n_latents=N_LATENTS)
+        trainer = _fit(tmp_path, SAEModule(sae, total_steps=4 * N_STEPS), max_epochs=4, precision=precision)
+        losses.append(float(trainer.callback_metrics["train/loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -11,7 +11,7 @@ from src.ops.losses import (
     norm_scaled_errors,
     norm_scaled_squared_error,
     summed_squared_error,
-    variance_explained_away,
+    unexplained_share,
 )
 from src.ops.sparse_latents import SparseLatents
 
@@ -91,21 +91,21 @@ def test_mean_l1_weighs_neurons_alike_in_both_kinds_of_latents():
     assert mean_l1(DenseLatents(dense[:0])).item() == 0
 
 
-def test_variance_explained_away_is_about_the_mean():
+def test_unexplained_share_is_about_the_mean():
     target, reconstruction = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 2.0]])
     # Error 1 + 4; variance 2 * 1 + 2 * 4.
-    assert variance_explained_away(target, reconstruction).item() == 0.5
+    assert unexplained_share(target, reconstruction).item() == 0.5
     mean = target.mean(0).expand(2, 2)
-    assert variance_explained_away(target, mean).item() == 1
+    assert unexplained_share(target, mean).item() == 1
 
 
 @pytest.mark.parametrize("reconstruction", [[[0.0, 0.0]], [[1.0, 2.0]]])
 def test_a_target_that_does_not_vary_gives_neither_loss_nor_gradient(reconstruction):
     rebuilt = torch.tensor(reconstruction, requires_grad=True)
-    loss = variance_explained_away(torch.tensor([[1.0, 2.0]]), rebuilt)
+    loss = unexplained_share(torch.tensor([[1.0, 2.0]]), rebuilt)
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, rebuilt)[0].any()
 
 
-def test_variance_explained_away_hides_no_diverged_training():
-    assert variance_explained_away(torch.tensor([[1.0], [torch.nan]]), torch.zeros(2, 1)).isnan()
+def test_unexplained_share_hides_no_diverged_training():
+    assert unexplained_share(torch.tensor([[1.0], [torch.nan]]), torch.zeros(2, 1)).isnan()

@@ -128,7 +128,8 @@ class Archetypal(BatchTopK):
         self.offsets *= (length / norms.clamp_min(_EPS)).clamp_max(1.0)
 
     def _mix(self) -> Tensor:
-        return torch.addmm(self.offsets, self.mixing, self.points)
+        # In full precision also under autocast, as decoders of parameters are.
+        return torch.addmm(self.offsets, self.mixing, self.points).to(self.points.dtype)
 
     def _first_mixing(self) -> Tensor:
         """Each neuron its own point as long as there are points, then the middle of two."""

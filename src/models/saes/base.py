@@ -17,7 +17,7 @@ from src.ops.losses import (
     mean_squared_error,
     norm_scaled_squared_error,
     summed_squared_error,
-    variance_explained_away,
+    unexplained_share,
 )
 from src.ops.sparse_latents import SparseLatents
 
@@ -207,7 +207,7 @@ class SAE(SAECore, ABC):
         # Its gradient holds the dead atoms' rows only, where an index would make one of all atoms.
         dead_atoms = torch.nn.functional.embedding(dead, self.atoms, sparse=True)
         rebuilt = auxk_reconstruction(pre_latents, dead_atoms, self.k_aux)
-        return variance_explained_away(residual, rebuilt) if self.aux_over_variance else self.error(rebuilt, residual)
+        return unexplained_share(residual, rebuilt) if self.aux_over_variance else self.error(rebuilt, residual)
 
     def _metrics(self, latents: Latents, dead: Tensor) -> dict[str, Tensor]:
         return {

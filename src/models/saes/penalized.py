@@ -7,8 +7,8 @@ from src.models.saes.base import SAE
 from src.ops.dense_latents import DenseLatents, Latents, encode_columns, encode_dense
 from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
 
-SPARSE_BELOW = 0.1
-"""Share of listed entries below which sparse products are faster; `experiments.benchmarks.density` measures it."""
+SPARSE_BELOW = 0.15
+"""Share of listed entries below which sparse products are faster: see `experiments.benchmarks.density`."""
 
 
 class Penalized(SAE):
