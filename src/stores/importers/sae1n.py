@@ -9,7 +9,7 @@ from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import one_of, plain
+from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain
 from src.stores.importers.source import Source
 
 _CLASSES: dict[str, type[SAE]] = {
@@ -60,7 +60,8 @@ def read(source: Source) -> ImportedSAE:
         arguments["apply_b_dec_to_input"] = False
         folded.append("Thresholds are the exponentials of jumprelu.log_threshold.")
     entries.finish()
-    return ImportedSAE(_CLASSES[name], arguments, state, plain(config), tuple(folded))
+    assumed = (ROW_SCALE_NOTE,) if arguments["input_norm"] == "z_score" else ()
+    return ImportedSAE(_CLASSES[name], arguments, state, plain(config), tuple(folded), assumed)
 
 
 def _config_name(source: Source) -> str:

@@ -1,6 +1,7 @@
 """SAELens's folders: cfg.json and sae_weights.safetensors, as saved for inference or for training."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,9 +51,9 @@ def read(source: Source) -> ImportedSAE:
     config = source.required_json("cfg.json")
     where = source.path_of("cfg.json")
     architecture = one_of("architecture", _architecture(config), list(_CLASSES), where)
-    one_of("hook_z reshaping", config.get("reshape_activations", "none"), ("none", "hook_z"), where)
+    one_of("reshape_activations", config.get("reshape_activations", "none"), ("none", "hook_z"), where)
     arguments: dict[str, Any] = {"apply_b_dec_to_input": bool(config.get("apply_b_dec_to_input", True))}
-    d_in, n_latents = int(config["d_in"]), int(config["d_sae"])
+    d_in, n_latents = (_whole(config.get(name), name, where) for name in ("d_in", "d_sae"))
     arguments |= {"d_in": d_in, "n_latents": n_latents}
     if architecture in _K_SPARSE:
         arguments["k"] = _k(config, where)
@@ -90,11 +91,14 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(name)
 
 
-def _k(config: dict[str, Any], where: Any) -> int:
-    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-    if k is None or k != int(k):
-        raise ValueError(f"Expected a whole k in {where}, got {k!r}.")
-    return int(k)
+def _k(config: dict[str, Any], where: Path) -> int:
+    return _whole(config.get("k", (config.get("activation_fn_kwargs") or {}).get("k")), "k", where)
+
+
+def _whole(value: Any, name: str, where: Path) -> int:
+    if not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"Expected a whole {name} in {where}, got {value!r}.")
+    return int(value)
 
 
 def _groups(config: dict[str, Any], n_latents: int) -> dict[str, Any]:
