@@ -31,6 +31,11 @@ _NOT_SAVED = (
     "not in it and is not needed."
 )
 
+_OTHER_FVU = (
+    "The recorded explained variance is dictionary_learning's: a mean over batches of ratios in which a constant offset "
+    "of the reconstruction counts for nothing."
+)
+
 
 def recognizes(source: Source) -> bool:
     """Whether config.json says which dictionary the weights are of."""
@@ -77,6 +82,8 @@ def read(source: Source) -> ImportedSAE:
     sae_class = PAnneal if trainer.get("trainer_class") == "PAnnealTrainer" else _CLASSES[name]
     arguments |= {"d_in": d_in, "n_latents": n_latents}
     fvu = recorded_fvu(source.json("eval_results.json"))
+    if fvu is not None:
+        assumed.append(_OTHER_FVU)
     return ImportedSAE(sae_class, arguments, state, plain(config), assumed=tuple(assumed), recorded_fvu=fvu)
 
 
