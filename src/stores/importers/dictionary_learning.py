@@ -32,8 +32,8 @@ _NOT_SAVED = (
 )
 
 _OTHER_FVU = (
-    "The recorded explained variance is dictionary_learning's: a mean over batches of ratios in which a constant offset "
-    "of the reconstruction counts for nothing."
+    "The recorded explained variance is dictionary_learning's: a mean over batches of ratios in which a constant "
+    "offset of the reconstruction counts for nothing."
 )
 
 
