@@ -8,8 +8,10 @@ from torchmetrics import Metric
 class FractionOfVarianceUnexplained(Metric):
     """FVU: squared error over squared distance from the mean activation, each summed over all rows and dimensions.
 
-    Explained variance is 1 - FVU. The mean is that of the whole set, so the number does not depend on the batches; the
-    average of per-batch ratios, and a variance about zero, are the field's two common errors.
+    `sum ||x - x'||^2 / sum ||x - mean(x)||^2`; explained variance is 1 - FVU. The mean is that of the whole set, so the
+    number does not depend on the batches. The field's variants: a mean of per-batch or per-row ratios (SAELens'
+    "legacy"), a variance about zero (PatchSAE; see `NormalizedMSE`), one about the batch's mean (sparsify's loss), and
+    errors about their own mean, which forgives a constant offset (dictionary_learning's `frac_variance_explained`).
 
     Args:
         d_in: dimension of the activations.

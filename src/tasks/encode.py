@@ -17,7 +17,7 @@ from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.stores.dense_latents import export_dense
 from src.stores.latents import LatentStore, LatentWriter
-from src.stores.sae import load_sae
+from src.tasks.upstream_sae import open_upstream_sae
 
 _PAGE_ORDER = 50
 
@@ -32,14 +32,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
     """
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    trained = rundir.upstream("train_sae")
-    rundir.refuse_leakage(trained, fold.fitted("val+test"))
-    sae = load_sae(trained.export_dir)
-    if sae.d_in != fold.store.d_in:
-        raise ValueError(
-            f"Expected activations of the {sae.d_in} dimensions that the SAE in {trained.path} takes, got "
-            f"{fold.store.d_in} in {cfg.dataset.features_dir}: train an SAE on these features."
-        )
+    sae = open_upstream_sae(rundir, fold, "val+test")
     parts = _Parts(fold, sae)
     writer = LatentWriter(rundir.latents_dir(), sae.n_latents)
     for slide_id in track(list(fold.slides), "Encoding slides"):

@@ -1,0 +1,189 @@
+"""Measures a trained SAE on a part of the fold: reconstruction, sparsity, firing rates and redundancy of atoms."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from src.analysis.figures import save_figure
+from src.analysis.sae_figures import plot_firing_rates, plot_l0, plot_pre_latents, plot_redundancy
+from src.data.activation_store import ActivationStore
+from src.data.fold import open_fold
+from src.metrics.inference import InferenceMetrics, pre_latent_histograms
+from src.metrics.redundancy import NearestAtoms, nearest_atoms
+from src.models.saes.base import SAE
+from src.ops.sparse_latents import SparseLatents
+from src.progress import track
+from src.report.page import Page, PageFigure, PageTable
+from src.rundir import RunDir
+from src.tasks.upstream_sae import open_upstream_sae
+
+_LOGGER = logging.getLogger(__name__)
+_PAGE_ORDER = 45
+_SHOWN_NUMBERS = (
+    *("explained_variance", "raw_explained_variance", "nmse", "cosine", "relative_reconstruction_bias", "l2_ratio"),
+    *("l0", "l1", "dead_fraction", "almost_dead_fraction", "dense_fraction", "n_tokens"),
+)
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Streams the rows of `evaluation.split` through the SAE's inference, and compares its atoms.
+
+    Rows it was fitted on may be evaluated by asking for train slides; the page and `<split>/n_fitted_slides` say so.
+
+    Returns:
+        `<split>/<name>` for every number of `InferenceMetrics`, `<split>/n_slides`, `<split>/n_fitted_slides`,
+        `redundancy/mean_nearest_cosine` (of absolute values) and `redundancy/redundant_fraction`.
+
+    Raises:
+        ValueError: when the SAE was fitted on validation or test cases that are asked for, or takes activations of
+            another width, or there are no rows.
+    """
+    evaluation = cfg.evaluation
+    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    slide_ids = fold.split.slide_ids(evaluation.split)
+    held_out = "+".join(part for part in evaluation.split.split("+") if part != "train")
+    sae = open_upstream_sae(rundir, fold, held_out)
+    fitted = {slide.slide_id for slide in rundir.upstream("train_sae").read_fitted_on()}
+    rundir.record_input(fold.store.path, ",".join(fold.store.digest(slide_id) for slide_id in slide_ids))
+    sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+
+    rows = _choose(fold.store.row_ids(slide_ids), evaluation.n_rows, cfg.seed)
+    if not len(rows):
+        raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
+    metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_dec.device)
+    n_batches = -(-len(rows) // evaluation.batch_size)
+    for batch in track(_inferences(sae, fold.store, rows, evaluation.batch_size), "Evaluating the SAE", n_batches):
+        metrics.update(sae, *batch)
+    nearest = nearest_atoms(sae.atoms.detach())
+
+    magnitudes = nearest.cosine.abs()
+    results = {f"{evaluation.split}/{name}": value for name, value in metrics.results().items()}
+    results |= {
+        f"{evaluation.split}/n_slides": len(slide_ids),
+        f"{evaluation.split}/n_fitted_slides": len(fitted.intersection(slide_ids)),
+        "redundancy/mean_nearest_cosine": float(magnitudes.double().mean()),
+        "redundancy/redundant_fraction": float((magnitudes > evaluation.redundant_above).double().mean()),
+    }
+    _write_neurons(rundir, metrics, nearest, evaluation)
+    _write_l0(rundir, metrics)
+    sample = fold.store.activations[_choose(rows, evaluation.n_pre_latent_rows, cfg.seed)]
+    _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_dec.device))
+    _write_page(rundir, results, evaluation, len(sample))
+    return results
+
+
+def _choose(rows: np.ndarray, n_rows: int | None, seed: int) -> np.ndarray:
+    """Returns all rows, or `n_rows` of them drawn without replacement and in their order."""
+    if n_rows is None or n_rows >= len(rows):
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), n_rows, replace=False))]
+
+
+@torch.no_grad()
+def _inferences(
+    sae: SAE, store: ActivationStore, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[Tensor, SparseLatents, Tensor]]:
+    """Yields activations, latents and reconstructions; when GPU memory runs out, goes on with half the batch."""
+    start = 0
+    while start < len(rows):
+        batch = torch.from_numpy(store.activations[rows[start : start + batch_size]])
+        try:
+            activations = batch.to(sae.W_dec.device)
+            latents = sae.encode(activations)
+            reconstruction = sae.decode(latents, sae.normalize(activations)[1])
+        except torch.cuda.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+            torch.cuda.empty_cache()
+            _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", batch_size)
+            continue
+        start += len(batch)
+        yield activations, latents, reconstruction
+
+
+def _write_neurons(rundir: RunDir, metrics: InferenceMetrics, nearest: NearestAtoms, evaluation: Any) -> None:
+    firing = metrics.firing
+    table = pd.DataFrame(
+        {
+            "neuron_id": np.arange(len(firing.n_fired)),
+            "n_fired": firing.n_fired.cpu(),
+            "density": firing.density.cpu(),
+            "mean_when_active": firing.mean_when_active.cpu(),  # empty where silent
+            "max": firing.maxima.cpu(),
+            "nearest_neuron_id": nearest.neuron_id.cpu(),
+            "nearest_cosine": nearest.cosine.cpu(),
+        }
+    )
+    table.to_csv(rundir.table("neuron_densities"), index=False)
+    limits = (evaluation.almost_dead_below, evaluation.dense_above)
+    figure = plot_firing_rates(table["density"].to_numpy(), int(firing.n_rows), *limits)
+    save_figure(figure, rundir.plot("firing_rates"))
+    cosines = table["nearest_cosine"].to_numpy()
+    save_figure(
+        plot_redundancy(cosines, evaluation.redundant_above, metrics.fvu.sums.numel()), rundir.plot("redundancy")
+    )
+
+
+def _write_l0(rundir: RunDir, metrics: InferenceMetrics) -> None:
+    n_rows = np.trim_zeros(metrics.l0_histogram.compute().cpu().numpy(), "b")
+    pd.DataFrame({"l0": np.arange(len(n_rows)), "n_rows": n_rows}).to_csv(rundir.table("l0_histogram"), index=False)
+    save_figure(plot_l0(n_rows), rundir.plot("l0"))
+
+
+def _write_pre_latents(rundir: RunDir, sae: SAE, activations: Tensor) -> None:
+    counts, active = (histogram for histogram in pre_latent_histograms(sae, activations))
+    edges, n, n_active = counts.edges.numpy(), counts.counts.cpu().numpy(), active.counts.cpu().numpy()
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n_pre_latents": n, "n_active": n_active})
+    table.to_csv(rundir.table("pre_latent_histogram"), index=False)
+    # SAELens's word for SAEs in which a threshold, and not a rank or a gate, decides at inference.
+    has_threshold = sae.saelens_architecture == "jumprelu"
+    threshold = sae.inference_threshold.detach().cpu().reshape(-1).numpy() if has_threshold else None
+    save_figure(plot_pre_latents(edges, n, n_active, threshold), rundir.plot("pre_latents"))
+
+
+def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, n_pre_latent_rows: int) -> None:
+    split = evaluation.split
+    n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), int(results[f"{split}/n_fitted_slides"])
+    paragraphs = [
+        f"{n_tokens:,} patches of {results[f'{split}/n_slides']} {split} slides. Errors are in the units the SAE was "
+        "trained in (standardised activations where the data set asks for it); raw_explained_variance is in those of "
+        "the activations. A neuron is dead when it fired on none of these patches, almost dead below "
+        f"{evaluation.almost_dead_below:g} of them (the dead included), dense above {evaluation.dense_above:g}."
+    ]
+    if n_fitted:
+        paragraphs.insert(
+            0,
+            f"The SAE was fitted on {n_fitted} of these {results[f'{split}/n_slides']} slides: the numbers say how "
+            "well it fits, not how well it does on new slides.",
+        )
+    if n_tokens * evaluation.almost_dead_below < 1:
+        paragraphs.append("On so few patches a neuron that fires once is above that share: almost dead means dead.")
+    captions = {
+        "firing_rates": "How often neurons fire. Dotted: the limits of almost dead and dense.",
+        "l0": "Active latents by patch.",
+        "pre_latents": f"Pre-latents of {n_pre_latent_rows:,} of the patches; the end bins hold what lies beyond.",
+        "redundancy": "Each atom's nearest other one, by absolute cosine.",
+    }
+    tables = {
+        "neuron_densities": "Neurons: how often and how strongly they fire, and their nearest atom.",
+        "l0_histogram": "Patches by number of active latents.",
+        "pre_latent_histogram": "Pre-latents by size.",
+    }
+    numbers = {name: results[name] for name in (*(f"{split}/{name}" for name in _SHOWN_NUMBERS),)}
+    numbers |= {name: value for name, value in results.items() if name.startswith("redundancy/")}
+    rundir.write_page(
+        Page(
+            title="How well the SAE does",
+            order=_PAGE_ORDER,
+            paragraphs=paragraphs,
+            numbers=numbers,
+            figures=[PageFigure(rundir.plot(name), caption) for name, caption in captions.items()],
+            tables=[PageTable(rundir.table(name), caption, max_rows=0) for name, caption in tables.items()],
+        )
+    )

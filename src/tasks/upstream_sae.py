@@ -1,0 +1,30 @@
+"""The trained SAE that a task builds on, checked against the fold it is used on."""
+
+from src.data.fold import FoldData
+from src.models.saes.base import SAE
+from src.rundir import RunDir
+from src.stores.sae import load_sae
+
+
+def open_upstream_sae(rundir: RunDir, fold: FoldData, held_out: str) -> SAE:
+    """Loads the fold's SAE.
+
+    Args:
+        rundir: of the task.
+        fold: what the SAE is used on.
+        held_out: the part or union of parts that it must not have been fitted on; "" for none.
+
+    Raises:
+        FileNotFoundError: when there is no finished training.
+        ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
+    """
+    trained = rundir.upstream("train_sae")
+    if held_out:
+        rundir.refuse_leakage(trained, fold.fitted(held_out))
+    sae = load_sae(trained.export_dir)
+    if sae.d_in != fold.store.d_in:
+        raise ValueError(
+            f"Expected activations of the {sae.d_in} dimensions that the SAE in {trained.path} takes, got "
+            f"{fold.store.d_in} in {fold.folder.path}: train an SAE on these features."
+        )
+    return sae
