@@ -7,7 +7,7 @@ from torch import Tensor
 
 from src.progress import track
 
-# Of one block of cosines: with 49,152 atoms 64 MiB.
+# Of the block of cosines: 341 rows of 49,152.
 _BLOCK_BYTES = 1 << 26
 
 
@@ -38,14 +38,15 @@ def nearest_atoms(atoms: Tensor, block_bytes: int = _BLOCK_BYTES) -> NearestAtom
         raise ValueError(f"Expected at least two atoms to compare, got {n_latents}.")
     norms = atoms.norm(dim=1)
     inverse = torch.where(norms > 0, norms.reciprocal(), 0)
-    n_rows = max(1, block_bytes // (n_latents * atoms.element_size()))
-    neuron_ids, cosines = [], []
+    n_rows = min(n_latents, max(1, block_bytes // (n_latents * atoms.element_size())))
+    # One block for all: fresh ones of this size leave holes in the heap that nothing fits in, gigabytes in the end.
+    block = atoms.new_empty(n_rows, n_latents)
+    neuron_ids, cosines = torch.empty_like(norms, dtype=torch.int64), torch.empty_like(norms)
     for start in track(range(0, n_latents, n_rows), "Comparing atoms"):
-        rows = atoms[start : start + n_rows] * inverse[start : start + n_rows, None]
-        products = rows @ atoms.T
-        block = products.mul_(inverse).abs_()
-        block.diagonal(start).fill_(-1)
-        nearest = block.argmax(1)
-        neuron_ids.append(nearest)
-        cosines.append(((rows * atoms[nearest]).sum(1) * inverse[nearest]).clamp(-1, 1))
-    return NearestAtoms(torch.cat(neuron_ids), torch.cat(cosines))
+        chosen = slice(start, start + n_rows)
+        rows = atoms[chosen] * inverse[chosen, None]
+        products = torch.mm(rows, atoms.T, out=block[: len(rows)]).mul_(inverse).abs_()
+        products.diagonal(start).fill_(-1)
+        nearest = torch.argmax(products, 1, out=neuron_ids[chosen])
+        cosines[chosen] = ((rows * atoms[nearest]).sum(1) * inverse[nearest]).clamp(-1, 1)
+    return NearestAtoms(neuron_ids, cosines)

@@ -46,15 +46,15 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     evaluation = cfg.evaluation
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
     slide_ids = fold.split.slide_ids(evaluation.split)
+    rows = _choose(fold.store.row_ids(slide_ids), evaluation.n_rows, cfg.seed)
+    if not len(rows):
+        raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
     held_out = "+".join(part for part in evaluation.split.split("+") if part != "train")
     sae = open_upstream_sae(rundir, fold, held_out)
     fitted = {slide.slide_id for slide in rundir.upstream("train_sae").read_fitted_on()}
     rundir.record_input(fold.store.path, ",".join(fold.store.digest(slide_id) for slide_id in slide_ids))
     sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
-    rows = _choose(fold.store.row_ids(slide_ids), evaluation.n_rows, cfg.seed)
-    if not len(rows):
-        raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
     metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_dec.device)
     n_batches = -(-len(rows) // evaluation.batch_size)
     for batch in track(_inferences(sae, fold.store, rows, evaluation.batch_size), "Evaluating the SAE", n_batches):
