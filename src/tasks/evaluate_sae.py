@@ -55,7 +55,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record_input(fold.store.path, ",".join(fold.store.digest(slide_id) for slide_id in slide_ids))
     sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
-    metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_dec.device)
+    metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_enc.device)
     n_batches = -(-len(rows) // evaluation.batch_size)
     for batch in track(_inferences(sae, fold.store, rows, evaluation.batch_size), "Evaluating the SAE", n_batches):
         metrics.update(sae, *batch)
@@ -72,7 +72,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_neurons(rundir, metrics, nearest, evaluation)
     _write_l0(rundir, metrics)
     sample = fold.store.activations[_choose(rows, evaluation.n_pre_latent_rows, cfg.seed)]
-    _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_dec.device))
+    _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_enc.device))
     _write_page(rundir, results, evaluation, len(sample))
     return results
 
@@ -93,7 +93,7 @@ def _inferences(
     while start < len(rows):
         batch = torch.from_numpy(store.activations[rows[start : start + batch_size]])
         try:
-            activations = batch.to(sae.W_dec.device)
+            activations = batch.to(sae.W_enc.device)
             latents = sae.encode(activations)
             reconstruction = sae.decode(latents, sae.normalize(activations)[1])
         except torch.cuda.OutOfMemoryError:
