@@ -4,18 +4,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import beta
 
 from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
+from src.metrics.redundancy import random_nearest_cosine
 
-_SIZE = (6.8, 3.7)
 _BINS_PER_DECADE = 6
 _MOST_L0_BARS = 60
 
 
 @styled
 def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: float, dense_above: float) -> Figure:
-    """Draws how many neurons fire at which rate, on a logarithmic axis, and which are dead, almost dead and dense.
+    """Draws a histogram of log10 firing rates, with dead, almost dead and dense neurons apart.
 
     Args:
         density: share of patches on which each neuron fires, [n_latents].
@@ -32,24 +31,22 @@ def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: flo
         ("dense", VERMILLION, active[is_dense]),
         ("others", BLUE, active[~is_rare & ~is_dense]),
     ]
-    figure = Figure(figsize=_SIZE)
-    axes = figure.add_subplot()
+    figure, axes = _panel()
     # Dead neurons have no place on the axis: they stand apart, left of all others.
     dead_at, n_dead = edges[0] / 4, len(density) - len(active)
     axes.bar(dead_at, n_dead, 0.5 * dead_at, color=GREY, label=_share("dead", n_dead, len(density)))
     heights = np.zeros(len(edges) - 1)
     for name, color, rates in groups:
-        counts, _ = np.histogram(rates, edges)
-        label = _share(name, len(rates), len(density))
-        axes.bar(edges[:-1], counts, np.diff(edges), heights, align="edge", color=color, label=label)
+        counts, _ = np.histogram(rates.clip(edges[0], 1), edges)  # clipped: rounding may leave 1 / n_tokens outside
+        name = _share(name, len(rates), len(density))
+        axes.bar(edges[:-1], counts, np.diff(edges), heights, align="edge", color=color, label=name)
         heights += counts
     for limit in (almost_dead_below, dense_above):
         if edges[0] <= limit:
             axes.axvline(limit, color=BLACK, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
-    exponents = range(lowest, 1)
-    names = ["0", *(f"$10^{{{exponent}}}$" for exponent in exponents)]
-    axes.set_xticks([dead_at, *(10.0**exponent for exponent in exponents)], names)
+    ticks = {10.0**exponent: f"$10^{{{exponent}}}$" for exponent in range(lowest, 1)}
+    axes.set_xticks([dead_at, *ticks], ["0", *ticks.values()])
     axes.minorticks_off()
     axes.set(xlim=(dead_at / 1.6, 1.1), ylim=(0, 1.06 * max(n_dead, heights.max())))
     _finish(figure, axes, "Share of patches on which a neuron fires", "Neurons")
@@ -71,11 +68,9 @@ def plot_l0(n_rows: np.ndarray) -> Figure:
     first, last = np.flatnonzero(n_rows)[[0, -1]]
     width = max(1, -(-(last - first + 1) // _MOST_L0_BARS))
     edges = np.arange(first, last + width + 1, width) - 0.5
-    figure = Figure(figsize=_SIZE)
-    axes = figure.add_subplot()
-    axes.axvspan(
-        low - 0.5, high + 0.5, color=SKY, alpha=0.25, linewidth=0, label=f"5th to 95th percentile {low}–{high}"
-    )
+    figure, axes = _panel()
+    middle = f"5th to 95th percentile {low}–{high}"
+    axes.axvspan(low - 0.5, high + 0.5, color=SKY, alpha=0.25, linewidth=0, label=middle)
     axes.hist(l0, edges, weights=n_rows / n_rows.sum(), color=BLUE, rwidth=0.9)
     axes.axvline(mean, color=VERMILLION, linestyle="--", label=f"mean {mean:.1f}, median {median}")
     axes.set_xlim(-0.5, 1.03 * last + 1)
@@ -95,9 +90,8 @@ def plot_pre_latents(edges: np.ndarray, counts: np.ndarray, active: np.ndarray, 
         active: those of them whose latents are above zero, [n_bins].
         threshold: what pre-latents must exceed, [1] or [n_latents]; None when no threshold decides.
     """
-    figure = Figure(figsize=_SIZE)
-    axes = figure.add_subplot()
     total = counts.sum()
+    figure, axes = _panel()
     axes.stairs(counts / total, edges, fill=True, color=GREY, alpha=0.55, label="all pre-latents")
     axes.stairs(active / total, edges, fill=True, color=BLUE, label=f"kept as latents ({active.sum() / total:.2%})")
     if threshold is not None:
@@ -126,29 +120,23 @@ def plot_redundancy(cosines: np.ndarray, redundant_above: float, d_in: int) -> F
         d_in: dimension of the activations, which fixes what random directions would give.
     """
     magnitudes = np.abs(cosines)
-    random = _random_nearest_cosine(len(cosines), d_in)
-    share = (magnitudes > redundant_above).mean()
-    figure = Figure(figsize=_SIZE)
-    axes = figure.add_subplot()
+    random = random_nearest_cosine(len(cosines), d_in)
+    redundant = f"redundant above {redundant_above:g}: {(magnitudes > redundant_above).mean():.1%}"
+    figure, axes = _panel()
     parts = [magnitudes[cosines >= 0], magnitudes[cosines < 0]]
     bins = np.linspace(0, 1, 51).tolist()
     axes.hist(parts, bins, stacked=True, color=[BLUE, SKY], label=["same direction", "opposite direction"])
     axes.axvline(random, color=BLACK, linestyle=":", label=f"random directions, median {random:.2f}")
-    label = f"redundant above {redundant_above:g}: {share:.1%}"
-    axes.axvline(redundant_above, color=VERMILLION, linestyle="--", label=label)
+    axes.axvline(redundant_above, color=VERMILLION, linestyle="--", label=redundant)
     axes.set_xlim(0, 1)
     axes.set_title(f"{len(cosines):,} atoms")
     _finish(figure, axes, "|cosine| of an atom with its nearest other one", "Atoms")
     return figure
 
 
-def _random_nearest_cosine(n_atoms: int, d_in: int) -> float:
-    """Returns the median over random directions of the largest |cosine| with another.
-
-    The squared cosine of two is Beta(1/2, (d_in - 1)/2); the largest of n - 1 is at its median where each is below with
-    probability 0.5^(1/(n - 1)).
-    """
-    return float(np.sqrt(beta.ppf(0.5 ** (1 / (n_atoms - 1)), 0.5, (d_in - 1) / 2))) if d_in > 1 else 1.0
+def _panel() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.8, 3.7))
+    return figure, figure.add_subplot()
 
 
 def _finish(figure: Figure, axes: Axes, x: str, y: str) -> None:

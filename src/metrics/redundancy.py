@@ -1,8 +1,10 @@
 """How alike the atoms of a decoder are."""
 
+import math
 from typing import NamedTuple
 
 import torch
+from scipy.stats import beta
 from torch import Tensor
 
 from src.progress import track
@@ -50,3 +52,12 @@ def nearest_atoms(atoms: Tensor, block_bytes: int = _BLOCK_BYTES) -> NearestAtom
         nearest = torch.argmax(products, 1, out=neuron_ids[chosen])
         cosines[chosen] = ((rows * atoms[nearest]).sum(1) * inverse[nearest]).clamp(-1, 1)
     return NearestAtoms(neuron_ids, cosines)
+
+
+def random_nearest_cosine(n_atoms: int, d_in: int) -> float:
+    """Returns the median over random directions of the largest |cosine| with another one: what chance alone gives.
+
+    The squared cosine of two is Beta(1/2, (d_in - 1)/2), and the largest of n - 1 is below x with the (n - 1)th power
+    of the probability that one is.
+    """
+    return math.sqrt(beta.ppf(0.5 ** (1 / (n_atoms - 1)), 0.5, (d_in - 1) / 2)) if d_in > 1 else 1.0

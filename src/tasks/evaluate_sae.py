@@ -137,7 +137,7 @@ def _write_l0(rundir: RunDir, metrics: InferenceMetrics) -> None:
 
 
 def _write_pre_latents(rundir: RunDir, sae: SAE, activations: Tensor) -> None:
-    counts, active = (histogram for histogram in pre_latent_histograms(sae, activations))
+    counts, active = pre_latent_histograms(sae, activations)
     edges, n, n_active = counts.edges.numpy(), counts.counts.cpu().numpy(), active.counts.cpu().numpy()
     table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n_pre_latents": n, "n_active": n_active})
     table.to_csv(rundir.table("pre_latent_histogram"), index=False)
@@ -151,10 +151,10 @@ def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, n_pr
     split = evaluation.split
     n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), int(results[f"{split}/n_fitted_slides"])
     paragraphs = [
-        f"{n_tokens:,} patches of {results[f'{split}/n_slides']} {split} slides. Errors are in the units the SAE was "
-        "trained in (standardised activations where the data set asks for it); raw_explained_variance is in those of "
-        "the activations. A neuron is dead when it fired on none of these patches, almost dead below "
-        f"{evaluation.almost_dead_below:g} of them (the dead included), dense above {evaluation.dense_above:g}."
+        f"{n_tokens:,} patches of {results[f'{split}/n_slides']} {split} slides. Errors are of activations as the "
+        "SAE's input statistics standardise them; raw_explained_variance is of those on disk. A neuron is dead when it "
+        f"fired on none of these patches, almost dead below {evaluation.almost_dead_below:g} of them (the dead "
+        f"included), dense above {evaluation.dense_above:g}."
     ]
     if n_fitted:
         paragraphs.insert(
@@ -175,7 +175,7 @@ def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, n_pr
         "l0_histogram": "Patches by number of active latents.",
         "pre_latent_histogram": "Pre-latents by size.",
     }
-    numbers = {name: results[name] for name in (*(f"{split}/{name}" for name in _SHOWN_NUMBERS),)}
+    numbers = {f"{split}/{name}": results[f"{split}/{name}"] for name in _SHOWN_NUMBERS}
     numbers |= {name: value for name, value in results.items() if name.startswith("redundancy/")}
     rundir.write_page(
         Page(

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.metrics.redundancy import nearest_atoms
+from src.metrics.redundancy import nearest_atoms, random_nearest_cosine
 
 
 def test_opposite_atoms_are_alike_and_keep_their_sign():
@@ -30,3 +30,14 @@ def test_agrees_with_all_cosines_at_once_for_any_block(n_latents, d_in, seed, bl
 def test_refuses_a_single_atom():
     with pytest.raises(ValueError, match="two atoms to compare, got 1"):
         nearest_atoms(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(("n_atoms", "d_in"), [(100, 16), (30, 2)])
+def test_what_random_directions_would_give(n_atoms, d_in):
+    generator = torch.Generator().manual_seed(0)
+    drawn = [nearest_atoms(torch.randn(n_atoms, d_in, generator=generator)).cosine.abs() for _ in range(100)]
+    assert random_nearest_cosine(n_atoms, d_in) == pytest.approx(float(torch.cat(drawn).median()), abs=0.005)
+
+
+def test_on_a_line_all_directions_are_one():
+    assert random_nearest_cosine(5, 1) == 1
