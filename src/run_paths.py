@@ -21,6 +21,7 @@ _NEUTRAL_KEYS = frozenset(
         "trainer.num_nodes",
         "trainer.enable_progress_bar",
         "embed.batch_size",
+        "evaluation.batch_size",
         "tile.n_workers",
     }
 )

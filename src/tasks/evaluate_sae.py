@@ -1,6 +1,7 @@
 """Measures a trained SAE on a part of the fold: reconstruction, sparsity, firing rates and redundancy of atoms."""
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +37,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Rows it was fitted on may be evaluated by asking for train slides; the page and `<split>/n_fitted_slides` say so.
 
     Returns:
-        `<split>/<name>` for every number of `InferenceMetrics`, `<split>/n_slides`, `<split>/n_fitted_slides`,
-        `redundancy/mean_nearest_cosine` (of absolute values) and `redundancy/redundant_fraction`.
+        `<split>/<name>` for every number of `InferenceMetrics`, `<split>/n_slides`, `<split>/n_fitted_slides` (NaN
+        when it is not known), `redundancy/mean_nearest_cosine` (of absolute values) and
+        `redundancy/redundant_fraction`.
 
     Raises:
         ValueError: when the SAE was fitted on validation or test cases that are asked for, or takes activations of
@@ -51,7 +53,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
     held_out = "+".join(part for part in evaluation.split.split("+") if part != "train")
     sae = open_upstream_sae(rundir, fold, held_out)
-    fitted = {slide.slide_id for slide in rundir.upstream("train_sae").read_fitted_on()}
+    trained = rundir.upstream("train_sae")
+    n_fitted = math.nan  # an imported SAE does not say
+    if not trained.fitted_on_unknown_path.is_file():
+        n_fitted = len({slide.slide_id for slide in trained.read_fitted_on()}.intersection(slide_ids))
     rundir.record_input(fold.store.path, ",".join(fold.store.digest(slide_id) for slide_id in slide_ids))
     sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
@@ -65,7 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     results = {f"{evaluation.split}/{name}": value for name, value in metrics.results().items()}
     results |= {
         f"{evaluation.split}/n_slides": len(slide_ids),
-        f"{evaluation.split}/n_fitted_slides": len(fitted.intersection(slide_ids)),
+        f"{evaluation.split}/n_fitted_slides": n_fitted,
         "redundancy/mean_nearest_cosine": float(magnitudes.double().mean()),
         "redundancy/redundant_fraction": float((magnitudes > evaluation.redundant_above).double().mean()),
     }
@@ -149,14 +154,16 @@ def _write_pre_latents(rundir: RunDir, sae: SAE, activations: Tensor) -> None:
 
 def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, n_pre_latent_rows: int) -> None:
     split = evaluation.split
-    n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), int(results[f"{split}/n_fitted_slides"])
+    n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), results[f"{split}/n_fitted_slides"]
     paragraphs = [
         f"{n_tokens:,} patches of {results[f'{split}/n_slides']} {split} slides. Errors are of activations as the "
         "SAE's input statistics standardise them; raw_explained_variance is of those on disk. A neuron is dead when it "
         f"fired on none of these patches, almost dead below {evaluation.almost_dead_below:g} of them (the dead "
         f"included), dense above {evaluation.dense_above:g}."
     ]
-    if n_fitted:
+    if math.isnan(n_fitted):
+        paragraphs.insert(0, "The SAE was imported: it is not known whether it was fitted on these slides.")
+    elif n_fitted:
         paragraphs.insert(
             0,
             f"The SAE was fitted on {n_fitted} of these {results[f'{split}/n_slides']} slides: the numbers say how "

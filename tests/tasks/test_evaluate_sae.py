@@ -1,6 +1,7 @@
 """evaluate_sae on a small folder, through the runner."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,18 @@ def test_train_slides_may_be_asked_for_and_are_labelled(run):
     n_train = len(rundir.upstream("train_sae").read_fitted_on())
     assert 0 < results["train+val/n_fitted_slides"] == n_train < results["train+val/n_slides"]
     assert f"fitted on {n_train} of these" in read_page(rundir.page_path).paragraphs[0]
+
+
+def test_an_sae_fitted_elsewhere_is_evaluated_and_the_page_says_so(run, tmp_path, caplog):
+    _, rundir, _ = run("train_sae")
+    imported = RunDir(tmp_path / "imported")
+    shutil.copytree(rundir.path, imported.path)
+    imported.fitted_on_path.unlink()
+    imported.write_fitted_on_unknown("it came from elsewhere")
+    results, rundir, _ = run("evaluate_sae", f"sae_run={imported.path}")
+    assert np.isnan(results["test/n_fitted_slides"])
+    assert "not known whether it was fitted on these slides" in read_page(rundir.page_path).paragraphs[0]
+    assert "Leakage cannot be ruled out" in caplog.text
 
 
 def test_a_sample_is_drawn_by_the_seed(run):
