@@ -109,10 +109,20 @@ def _draw(table: Any) -> Any:
         axis.set(title=title, xlabel="L0, test (log scale)", ylabel="Explained variance, test", xscale="log")
         axis.set_xticks([4, 8, 16, 32, 64, 128, 256, 512], [4, 8, 16, 32, 64, 128, 256, 512])
         axis.minorticks_off()
+        _name_what_lies_below(axis, table[(table["data"] == data) & (table["explained_variance"] < 0)])
         axis.grid(alpha=0.25, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
+
+
+def _name_what_lies_below(axis: Any, rows: Any) -> None:
+    """Cuts the axis at 0 and writes out what it hides."""
+    if not len(rows):
+        return
+    axis.set_ylim(bottom=0)
+    lines = [f"{row.family}: {row.explained_variance:.2f} at L0 {row.l0:.0f}" for row in rows.itertuples()]
+    axis.text(0.98, 0.02, "below the axis:\n" + "\n".join(lines), transform=axis.transAxes, ha="right", fontsize=8)
 
 
 if __name__ == "__main__":
