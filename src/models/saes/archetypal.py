@@ -3,11 +3,15 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.models.saes.batch_topk import BatchTopK
 from src.models.saes.options import at_least
 from src.models.saes.step import SAEStep, TrainingProgress
+from src.ops.dense_latents import decode
+from src.ops.selection import keep_largest
+from src.ops.sparse_products import pre_latents_above
 
 # Overcomplete's guard of a row that sums to 0.
 _EPS = 1e-8
@@ -20,9 +24,10 @@ class Archetypal(BatchTopK):
     convex hull of the points (k-means centres of the activations), and an offset is no longer than `relaxation`. The
     same data then gives nearly the same atoms under every seed, which free dictionaries do not.
 
-    It differs from overcomplete's in three ways. `relaxation` is a share of the points' root mean square length and not
-    a length, so it means the same for every backbone. Neurons beyond the number of points start as the middle of two
-    points, where overcomplete's start at zero. There is no learned common factor: the encoder has the same freedom.
+    It differs from overcomplete's in three ways. Each point is scaled to length 1: an optimizer's step would dwarf the
+    encoder's rows where activations are long, and latents scale atoms anyway. `relaxation` then means the same for
+    every backbone, and no learned common factor is needed. Neurons beyond the number of points start as the middle of
+    two points, where overcomplete's start at zero.
 
     Args:
         d_in: dimension of the activations.
@@ -30,7 +35,7 @@ class Archetypal(BatchTopK):
         expansion: neurons per input dimension.
         k: latents kept per row, on average over the batch.
         n_points: number of points; n_latents when None.
-        relaxation: the largest length of an offset, as a share of the points' root mean square length.
+        relaxation: the largest length of an offset; points have length 1.
         **options: of `KSparse`; b_dec stays zero and atoms have no norm constraint.
 
     Raises:
@@ -73,9 +78,10 @@ class Archetypal(BatchTopK):
 
     @torch.no_grad()
     def set_points(self, points: Tensor) -> None:
-        """Sets the points [n_points, d_in], raw activations, and starts the encoder from the atoms they give.
+        """Sets the points from raw activations [n_points, d_in] and starts the encoder from the atoms they give.
 
-        An encoder row starts as the atom over its squared length: an input equal to the atom gives 1.
+        An encoder row is the atom over its squared length: an input equal to the atom gives 1. `initialize_from_`
+        scales them.
 
         Raises:
             ValueError: when the shape is another, or all points are zero.
@@ -85,7 +91,7 @@ class Archetypal(BatchTopK):
                 f"Expected {self.n_points} points of {self.d_in} dimensions, got shape {tuple(points.shape)}: set "
                 "sae.n_points to the number of points."
             )
-        self.points.copy_(self.normalize(points)[0])
+        self.points.copy_(F.normalize(self.normalize(points)[0], dim=1))
         if not bool(self.points.any()):
             raise ValueError("Expected points that are not all zero, got only zeros.")
         atoms = self._mix()
@@ -93,16 +99,29 @@ class Archetypal(BatchTopK):
 
     @torch.no_grad()
     def initialize_from_(self, activations: Tensor) -> None:
-        """Takes random rows of the first batch as points when `set_points` was not called."""
-        if bool(self.points.any()):
-            return
+        """Scales the encoder so that its first reconstructions of a batch are the best that a common factor gives.
+
+        The k atoms that an input keeps overlap: each as long as its own projection, their sum would be several times
+        too long.
+        Random rows of the batch become the points when `set_points` was not called.
+        """
         rows = activations.reshape(-1, self.d_in)
-        if len(rows) < self.n_points:
-            raise ValueError(
-                f"Expected a first batch of at least sae.n_points={self.n_points} rows to take points from, got "
-                f"{len(rows)}: set sae.n_points lower or train.batch_size higher."
-            )
-        self.set_points(rows[torch.randperm(len(rows))[: self.n_points].to(rows.device)])
+        if not bool(self.points.any()):
+            if len(rows) < self.n_points:
+                raise ValueError(
+                    f"Expected a first batch of at least sae.n_points={self.n_points} rows to take points from, got "
+                    f"{len(rows)}: set sae.n_points lower or train.batch_size higher."
+                )
+            self.set_points(rows[torch.randperm(len(rows))[: self.n_points].to(rows.device)])
+        inputs, _ = self.normalize(rows)
+        kept = keep_largest(
+            pre_latents_above(inputs, self.W_enc, self.encoder_bias, torch.zeros_like(self.threshold)),
+            self.k * len(inputs),
+        )
+        reconstruction = decode(kept, self.atoms)
+        factor = (inputs * reconstruction).sum() / reconstruction.square().sum().clamp_min(_EPS)
+        if factor > 0:
+            self.W_enc.mul_(factor)
 
     def step(self, activations: Tensor, progress: TrainingProgress = TrainingProgress()) -> SAEStep:  # noqa: B008
         """Runs a batch with atoms that are mixed once; see `SAE.step`."""
@@ -123,9 +142,8 @@ class Archetypal(BatchTopK):
         """Projects mixtures back onto the simplex (as overcomplete: ReLU, then sum 1) and shortens offsets."""
         self.mixing.clamp_min_(0)
         self.mixing /= self.mixing.sum(1, keepdim=True) + _EPS
-        length = self.relaxation * self.points.square().sum(1).mean().sqrt()
         norms = torch.linalg.vector_norm(self.offsets, dim=1, keepdim=True)
-        self.offsets *= (length / norms.clamp_min(_EPS)).clamp_max(1.0)
+        self.offsets *= (self.relaxation / norms.clamp_min(_EPS)).clamp_max(1.0)
 
     def _mix(self) -> Tensor:
         # In full precision also under autocast, as decoders of parameters are.

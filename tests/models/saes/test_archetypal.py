@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment, nnls
 
 from src.models.saes.archetypal import Archetypal
@@ -48,7 +49,7 @@ def _distance_to_hull(points, atom):
 
 def test_atoms_start_as_points_and_middles_of_two():
     sae = _with_points()
-    torch.testing.assert_close(sae.atoms[:N_POINTS], 2 * _batch(N_POINTS, seed=7))
+    torch.testing.assert_close(sae.atoms[:N_POINTS], F.normalize(_batch(N_POINTS, seed=7), dim=1))
     for row in sae.mixing[N_POINTS:]:
         assert row[row > 0].tolist() == [0.5, 0.5]
     dots = (sae.W_enc * sae.atoms).sum(1)
@@ -68,29 +69,28 @@ def test_training_keeps_mixtures_on_the_simplex_and_offsets_short(relaxation):
     mixing, points = sae.mixing.detach(), sae.points
     assert mixing.min() >= 0
     torch.testing.assert_close(mixing.sum(1), torch.ones(N_LATENTS))
-    longest = relaxation * points.norm(dim=1).square().mean().sqrt()
     lengths = sae.offsets.detach().norm(dim=1)
-    assert (lengths <= longest * (1 + 1e-6)).all()
+    assert (lengths <= relaxation * (1 + 1e-6)).all()
     assert (mixing - before).abs().max() > 0.1
     assert bool(lengths.any()) == bool(relaxation)
-    assert torch.equal(points, 2 * _batch(N_POINTS, seed=7))
+    torch.testing.assert_close(points, F.normalize(_batch(N_POINTS, seed=7), dim=1))
     assert not sae.b_dec.any()
     distances = [_distance_to_hull(points, atom) for atom in sae.atoms.detach()]
-    assert max(distances) <= float(longest) + 1e-4
+    assert max(distances) <= relaxation + 1e-4
     if relaxation == 1.0:
         assert max(distances) > 0.1
 
 
 def test_the_projection_by_hand():
     sae = Archetypal(2, 3, k=1, n_points=2, relaxation=0.5)
-    sae.set_points(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))  # root mean square length 5
+    sae.set_points(torch.tensor([[3.0, 4.0], [0.0, 7.0]]))  # scaled to [0.6, 0.8] and [0, 1]
     with torch.no_grad():
         sae.mixing.copy_(torch.tensor([[2.0, -1.0], [3.0, 1.0], [0.25, 0.75]]))
-        sae.offsets.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]]))
+        sae.offsets.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.1], [0.0, 0.0]]))
     sae.constrain_after_step_()
     torch.testing.assert_close(sae.mixing.data, torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]]))
-    torch.testing.assert_close(sae.offsets.data, torch.tensor([[1.5, 2.0], [0.0, 1.0], [0.0, 0.0]]))
-    expected = torch.tensor([[4.5, 6.0], [2.25, 5.25], [0.75, 4.75]])
+    torch.testing.assert_close(sae.offsets.data, torch.tensor([[0.3, 0.4], [0.0, 0.1], [0.0, 0.0]]))
+    expected = torch.tensor([[0.9, 1.2], [0.45, 0.95], [0.15, 0.95]])
     torch.testing.assert_close(sae.atoms.detach(), expected)
 
 
@@ -126,7 +126,7 @@ def test_step_and_gradients_equal_the_dense_definition():
 
 def _matched_cosine(one, other):
     """The mean cosine of the best one-to-one matching of two dictionaries' atoms."""
-    cosines = torch.nn.functional.normalize(one, dim=1) @ torch.nn.functional.normalize(other, dim=1).T
+    cosines = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
     rows, columns = linear_sum_assignment(-cosines.numpy())
     return float(cosines[rows, columns].mean())
 
@@ -144,20 +144,28 @@ def test_seeds_agree_more_than_free_dictionaries_do():
 def test_the_first_batch_gives_points_where_none_were_set():
     sae, x = _sae(), _batch()
     sae.initialize_from_(x.view(8, 8, D_IN))
-    chosen = {tuple(row) for row in sae.points.tolist()}
-    assert len(chosen) == N_POINTS
-    assert chosen <= {tuple(row) for row in x.tolist()}
+    cosines = sae.points @ F.normalize(x, dim=1).T
+    torch.testing.assert_close(cosines.amax(1), torch.ones(N_POINTS))
+    assert len(cosines.argmax(1).unique()) == N_POINTS
     before = copy.deepcopy(sae.state_dict())
     sae.initialize_from_(_batch(seed=1))
-    assert all(torch.equal(value, before[name]) for name, value in sae.state_dict().items())
+    assert torch.equal(sae.points, before["points"])
 
 
-def test_points_are_raw_activations():
+def test_the_encoder_starts_at_the_scale_that_reconstructs_the_first_batch_best():
+    sae, x = _sae(), _batch()
+    sae.initialize_from_(x)
+    reconstruction = sae.step(x).reconstruction.detach()
+    errors = [float((factor * reconstruction - x).square().mean()) for factor in (0.9, 1.0, 1.1)]
+    assert errors[1] == min(errors)
+
+
+def test_points_are_given_raw_and_kept_as_directions():
     sae = _sae()
     mean, scale = torch.linspace(-3, 3, D_IN), torch.linspace(0.5, 2, D_IN)
     sae.set_input_statistics(mean, scale)
     sae.set_points(_batch(N_POINTS) * scale + mean)
-    torch.testing.assert_close(sae.points, _batch(N_POINTS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sae.points, F.normalize(_batch(N_POINTS), dim=1), rtol=1e-5, atol=1e-5)
 
 
 def test_export_then_load_is_bit_exact(tmp_path):
