@@ -1,6 +1,7 @@
 """The only place, with run.py, that knows Hydra: composing, checking and instantiating configurations."""
 
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -99,6 +102,37 @@ def to_yaml(cfg: DictConfig) -> str:
 def hydra_overrides() -> list[str]:
     """Returns the overrides that this process was started with, as the user typed them."""
     return list(HydraConfig.get().overrides.task)
+
+
+def expand_grid(grid: Sequence[str]) -> list[list[str]]:
+    """Expands overrides with several values, as `-m` takes them, to the overrides of every combination.
+
+    Args:
+        grid: e.g. `["sae=batch_topk,topk", "sae.k=8,16"]`; ranges, globs and choices work as on the command line.
+
+    Returns:
+        The combinations in the order of Hydra's own sweeps: the last override varies fastest.
+
+    Raises:
+        ValueError: when an override cannot be parsed, deletes a key, or two of them are for one key.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(grid))
+    except OverrideParseException as error:
+        raise ValueError(
+            f"Expected sweep.grid to hold overrides such as sae.k=8,16, got {list(grid)}: {error}"
+        ) from error
+    keys = [override.get_key_element() for override in parsed]
+    if doubled := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"Expected one entry of sweep.grid for each key, got several for {doubled}.")
+    axes = []
+    for key, override in zip(keys, parsed, strict=True):
+        if override.is_delete():
+            raise ValueError(f"Expected sweep.grid to set keys, got {override.input_line!r}, which deletes one.")
+        is_sweep = override.is_sweep_override()
+        values = override.sweep_string_iterator() if is_sweep else [override.get_value_element_as_str()]
+        axes.append([f"{key}={value}" for value in values])
+    return [list(combination) for combination in itertools.product(*axes)]
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:

@@ -4,8 +4,9 @@ import json
 import logging
 import shutil
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +21,15 @@ _LOGGER = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def execute(composed: Any, overrides: Sequence[str]) -> dict[str, float]:
+def execute(
+    composed: Any, overrides: Sequence[str], function: Callable[[Any, RunDir], dict[str, float]] | None = None
+) -> dict[str, float]:
     """Runs the task of a composed configuration in its own directory.
 
     Args:
         composed: the configuration as Hydra composed it.
         overrides: what the user typed, which fixes the directory.
+        function: does the task's work in place of the one that the configuration names, with the same results.
 
     Returns:
         The run's final scalars, stored ones when it had finished before.
@@ -44,7 +48,7 @@ def execute(composed: Any, overrides: Sequence[str]) -> dict[str, float]:
         if cfg.overwrite or rundir.is_finished:
             _clear(rundir)
         with _logging_to(rundir):
-            return _run_task(cfg, rundir, overrides)
+            return _run_task(cfg, rundir, overrides, function or config.task_function(cfg.task._target_))
 
 
 def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
@@ -95,14 +99,16 @@ def gathered(cfg: Any, rundir: RunDir) -> dict[str, str]:
     return {str(path): digest_file(path) for path in config.task_function(f"{module}.inputs")(cfg, rundir)}
 
 
-def _run_task(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> dict[str, float]:
+def _run_task(
+    cfg: Any, rundir: RunDir, overrides: Sequence[str], function: Callable[[Any, RunDir], dict[str, float]]
+) -> dict[str, float]:
     _LOGGER.info("%s in %s", cfg.task.name, rundir.path)
     manifest = provenance.describe_run(cfg.seed, cfg.fold if cfg.task.scope == "fold" else None)
     _write_configuration(cfg, rundir, overrides)
     rundir.write_json(rundir.manifest_path, manifest)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
-        results = config.task_function(cfg.task._target_)(cfg, rundir)
+        results = function(cfg, rundir)
     except BaseException as error:
         manifest |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
         try:
@@ -165,6 +171,10 @@ def _clear(rundir: RunDir) -> None:
 def _logging_to(rundir: RunDir) -> Iterator[None]:
     handler = logging.FileHandler(rundir.log_path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    # Of several runs in one process, each in a thread of its own, each logs what is its own.
+    thread = threading.current_thread()
+    if thread is not threading.main_thread():
+        handler.addFilter(lambda record: record.thread == thread.ident)
     root = logging.getLogger()
     root.addHandler(handler)
     try:
