@@ -1,6 +1,7 @@
 """Points that a data set's activations lie around."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
@@ -11,11 +12,13 @@ _MOST_ROWS = 100_000
 _BATCH_ROWS = 4096
 
 
-def kmeans_centres(activations: np.ndarray, rows: np.ndarray, n_centres: int, seed: int) -> np.ndarray:
+def kmeans_centres(
+    gather: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, n_centres: int, seed: int
+) -> np.ndarray:
     """Finds k-means centres of activations (mini-batch k-means, Sculley 2010), on at most 100,000 of the rows.
 
     Args:
-        activations: [n, d_in]; may be a memory map.
+        gather: returns activations [n, d_in] by the ids of their rows [n].
         rows: ids of the rows to use.
         n_centres: number of centres.
         seed: of the sample of rows and of k-means.
@@ -36,5 +39,5 @@ def kmeans_centres(activations: np.ndarray, rows: np.ndarray, n_centres: int, se
     _LOGGER.info("Finding %d k-means centres of %d train rows.", n_centres, len(rows))
     # One start, as sklearn's default is for k-means++.
     kmeans = MiniBatchKMeans(n_centres, batch_size=max(_BATCH_ROWS, n_centres), random_state=seed, max_iter=20)
-    kmeans.fit(activations[rows])
+    kmeans.fit(gather(rows))
     return np.asarray(kmeans.cluster_centers_, dtype=np.float32)

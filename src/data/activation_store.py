@@ -2,59 +2,115 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-ACTIVATIONS_FILE = "activations.npy"
-INDEX_FILE = "index.csv"
-_REPACK = "Delete the folder; the next run packs it again."
+from src.data.packed_index import INDEX_FILE, read_index
+from src.data.shards import REPACK, ShardedRows, map_shard, shard_path
+from src.files import digest_array, digest_text
+
+VERIFY = ("index", "full")
 
 
 class ActivationStore:
-    """Activations of many slides as one read-only memory map, with an index of who owns which rows.
+    """Activations of many slides, packed into shards that are mapped read-only.
+
+    Rows are numbered through all shards. A store may hold slides that this object was not asked for, and rows whose
+    slide was packed anew, so row numbers may have gaps: `row_ranges` and `row_ids` are the way to rows. What is on
+    disk is only ever added to, never changed, so a store that is open stays valid while others append to it. Pickled,
+    it is its path, and is mapped again by whom it is sent to.
 
     Attributes:
         path: the folder, made by `src.data.packing.pack_activations`.
-        activations: [n_rows, d_in] float32, mapped read-only: reading rows reads only their pages.
-        index: slide_id, start, stop (rows), digest (of the slide's values).
+        index: of the slides asked for, by row: slide_id, start, stop (rows), digest (of the slide's float32 values),
+            stored_digest (of the values as stored: another one only where float16 was forced on float32 files), and the
+            file they came from: path, bytes, mtime_ns.
 
     Args:
         path: the folder.
+        verify: `index` checks that index and shards agree in size; `full` also reads every row and compares digests.
+        slide_ids: the slides to show; all by default. Those that were not packed are left out (see `present`).
 
     Raises:
-        ValueError: when array and index do not agree.
+        FileNotFoundError: when the index or a shard is missing.
+        ValueError: when a shard is cut short, shards and index do not agree, or a digest is another one.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, verify: str = "index", slide_ids: Iterable[str] | None = None) -> None:
+        if verify not in VERIFY:
+            raise ValueError(f"Expected verify to be one of {VERIFY}, got {verify!r}.")
         self.path = Path(path)
-        try:
-            self.activations: np.ndarray = np.load(self.path / ACTIVATIONS_FILE, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"Expected a whole {ACTIVATIONS_FILE} in {self.path}, got {error}. {_REPACK}") from error
-        self.index = pd.read_csv(self.path / INDEX_FILE, dtype={"slide_id": str, "digest": str}, keep_default_na=False)
-        starts, stops = self.index["start"].to_numpy(), self.index["stop"].to_numpy()
-        n_rows = len(self.activations)
-        if not len(stops) or starts[0] != 0 or (starts[1:] != stops[:-1]).any() or stops[-1] != n_rows:
-            raise ValueError(
-                f"Expected {INDEX_FILE} to cover the {n_rows} rows of {ACTIVATIONS_FILE} in {self.path}, got other "
-                f"row ranges. {_REPACK}"
-            )
+        index = read_index(self.path)
+        if slide_ids is not None:
+            index = index.loc[index["slide_id"].isin(list(slide_ids))].reset_index(drop=True)
+        self._show(index)
+        if verify == "full":
+            self._compare_digests()
+
+    def _show(self, index: pd.DataFrame) -> None:
+        self.index = index
+        self._rows = _map_shards(self.path, n_rows=int(index["stop"].to_numpy().max(initial=1)))
         self._row_range = {
             str(slide_id): (int(start), int(stop))
-            for slide_id, start, stop in zip(self.index["slide_id"], starts, stops, strict=True)
+            for slide_id, start, stop in zip(index["slide_id"], index["start"], index["stop"], strict=True)
         }
-        self._digest = dict(zip(self._row_range, self.index["digest"].astype(str), strict=True))
+        self._digest = dict(zip(self._row_range, index["digest"].astype(str), strict=True))
 
     @property
     def d_in(self) -> int:
         """The width of the activations."""
-        return self.activations.shape[1]
+        return self._rows.d_in
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type on disk: float16 or float32."""
+        return self._rows.dtype
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of all shards; every row number lies below. Those of the slides asked for are `row_ids`."""
+        return len(self._rows)
 
     @property
     def slide_ids(self) -> list[str]:
         """The slides, in the order of their rows."""
         return list(self._row_range)
+
+    @property
+    def identity(self) -> str:
+        """A digest of slides, row ranges and values: equal where row numbers mean the same rows."""
+        columns = ["slide_id", "start", "stop", "stored_digest"]
+        return digest_text(self.index[columns].to_csv(index=False, lineterminator="\n"))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows [stop - start, d_in] as stored: a read-only view where one shard holds them, else a copy.
+
+        Raises:
+            ValueError: when there are no such rows.
+        """
+        return self._rows.read(start, stop)
+
+    def gather(self, row_ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Returns rows by number, in any order and with repeats.
+
+        Args:
+            row_ids: [n] integers.
+            out: filled and returned when given: [n, d_in], C-contiguous, float32 or the stored type. When the rows lie
+                in one shard, or ascend, and the types agree, nothing but `out` is written to.
+
+        Returns:
+            [n, d_in] float32, or `out`.
+
+        Raises:
+            ValueError: when a row does not exist or `out` does not fit.
+        """
+        row_ids = np.asarray(row_ids)
+        if out is None:
+            out = np.empty((len(row_ids), self.d_in), dtype=np.float32)
+        self._rows.gather(row_ids, out)
+        return out
 
     def present(self, slide_ids: Iterable[str]) -> list[str]:
         """Returns those of `slide_ids` that were packed; the others were skipped as bad or missing, and logged."""
@@ -78,13 +134,13 @@ class ActivationStore:
         return np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
 
     def rows(self, slide_id: str) -> np.ndarray:
-        """Returns a read-only view [n_patches, d_in] of a slide's activations.
+        """Returns a slide's activations [n_patches, d_in] float32: a read-only view where the store allows it.
 
         Raises:
             ValueError: when the slide was not packed.
         """
         ((start, stop),) = self.row_ranges([slide_id])
-        return self.activations[start:stop]
+        return self.read(start, stop).astype(np.float32, copy=False)
 
     def digest(self, slide_id: str) -> str:
         """Returns the digest of a slide's activations.
@@ -95,6 +151,14 @@ class ActivationStore:
         (known,) = self._known([slide_id])
         return self._digest[known]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "index": self.index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # With the index of the sender: the one on disk may list other rows of a slide by now, these are still there.
+        self.path = state["path"]
+        self._show(state["index"])
+
     def _known(self, slide_ids: Iterable[str]) -> list[str]:
         slide_ids = list(slide_ids)
         if missing := [slide_id for slide_id in slide_ids if slide_id not in self._row_range]:
@@ -104,3 +168,37 @@ class ActivationStore:
                 "out of the split."
             )
         return slide_ids
+
+    def _compare_digests(self) -> None:
+        for slide_id, start, stop, expected in zip(
+            self.index["slide_id"], self.index["start"], self.index["stop"], self.index["stored_digest"], strict=True
+        ):
+            found = digest_array(self.read(start, stop))
+            if found != expected:
+                numbers = [number for number, _ in self._rows.parts(start, stop)]
+                files = ", ".join(shard_path(self.path, number).name for number in numbers)
+                raise ValueError(
+                    f"Expected the rows of slide {slide_id} ({start} to {stop}, in {files} of {self.path}) to digest "
+                    f"to {expected}, got {found}: they changed on disk. {REPACK}"
+                )
+
+
+def _map_shards(path: Path, n_rows: int) -> ShardedRows:
+    """Maps as many shards as hold `n_rows`; later ones are still being packed."""
+    shards: list[np.ndarray] = []
+    held = 0
+    while held < n_rows:
+        if shards and not shard_path(path, len(shards)).exists():
+            raise ValueError(
+                f"Expected {n_rows} rows in the shards of {path}, as its {INDEX_FILE} says, got {held} in "
+                f"{len(shards)}. {REPACK}"
+            )
+        shard = map_shard(file := shard_path(path, len(shards)))
+        if shards and (shard.shape[1], shard.dtype) != (shards[0].shape[1], shards[0].dtype):
+            raise ValueError(
+                f"Expected {shards[0].shape[1]} values of {shards[0].dtype} a row in {file}, as in the other shards, "
+                f"got {shard.shape[1]} of {shard.dtype}. {REPACK}"
+            )
+        shards.append(shard)
+        held += len(shard)
+    return ShardedRows(shards)

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from src.data.activation_store import ACTIVATIONS_FILE, INDEX_FILE, ActivationStore
+from src.data.activation_store import ActivationStore
 from src.data.features import FeatureFileError, FeatureFolder
+from src.data.packed_index import COLUMNS, write_index
 from src.files import digest_array, digest_text
 from src.progress import track
 
@@ -57,8 +58,8 @@ def pack_activations(folder: FeatureFolder, slide_ids: Iterable[str], cache_dir:
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        index = _write_rows(folder, slide_ids, building / ACTIVATIONS_FILE)
-        index.to_csv(building / INDEX_FILE, index=False)
+        index = _write_rows(folder, slide_ids, building / "shard_00000.npy")
+        write_index(building, index)
         skipped = [(slide_id, folder.skipped[slide_id]) for slide_id in wanted if slide_id in folder.skipped]
         pd.DataFrame(skipped, columns=["slide_id", "reason"]).to_csv(building / _SKIPPED_FILE, index=False)
         building.chmod(0o755)
@@ -110,12 +111,13 @@ def _write_rows(folder: FeatureFolder, slide_ids: list[str], path: Path) -> pd.D
                 continue
             file.write(features.data)
             start, stop = stop, stop + len(features)
-            records.append((slide_id, start, stop, digest_array(features)))
+            d = digest_array(features)
+            records.append((slide_id, start, stop, d, d, str(folder.file(slide_id)), 0, 0))
         if not records:
             raise ValueError(f"Expected at least one readable slide in {folder.path}, got none: {folder.skipped}.")
         file.seek(0)
         _write_header(file, stop, folder.d_in)
-    return pd.DataFrame(records, columns=["slide_id", "start", "stop", "digest"])
+    return pd.DataFrame(records, columns=list(COLUMNS))
 
 
 def _write_header(file: BinaryIO, n_rows: int, d_in: int) -> None:

@@ -42,7 +42,7 @@ def fit_standardizer(store: ActivationStore, slide_ids: Iterable[str]) -> Standa
     low, high = np.full(store.d_in, np.inf), np.full(store.d_in, -np.inf)
     for start, stop in store.row_ranges(slide_ids):
         for first in range(start, stop, _CHUNK_ROWS):
-            chunk = store.activations[first : min(first + _CHUNK_ROWS, stop)].astype(np.float64)
+            chunk = store.read(first, min(first + _CHUNK_ROWS, stop)).astype(np.float64)
             chunk_mean = chunk.mean(axis=0)
             total = n_rows + len(chunk)
             delta = chunk_mean - mean

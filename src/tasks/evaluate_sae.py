@@ -76,7 +76,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     }
     _write_neurons(rundir, metrics, nearest, evaluation)
     _write_l0(rundir, metrics)
-    sample = fold.store.activations[_choose(rows, evaluation.n_pre_latent_rows, cfg.seed)]
+    sample = fold.store.gather(_choose(rows, evaluation.n_pre_latent_rows, cfg.seed))
     _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_enc.device))
     _write_page(rundir, results, evaluation, len(sample))
     return results
@@ -96,7 +96,7 @@ def _inferences(
     """Yields activations, latents and reconstructions; when GPU memory runs out, goes on with half the batch."""
     start = 0
     while start < len(rows):
-        batch = torch.from_numpy(store.activations[rows[start : start + batch_size]])
+        batch = torch.from_numpy(store.gather(rows[start : start + batch_size]))
         try:
             activations = batch.to(sae.W_enc.device)
             latents = sae.encode(activations)

@@ -79,7 +79,7 @@ def _build_module(cfg: Any, fold: FoldData, n_rows: int, is_resumed: bool) -> SA
         sae.fit_input_norm_(_train_batches(fold))
     if isinstance(sae, Archetypal) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
-        sae.set_points(torch.from_numpy(kmeans_centres(fold.store.activations, rows, sae.n_points, cfg.seed)))
+        sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
     train = cfg.train
     steps_per_epoch = -(-n_rows // train.batch_size)
     return SAEModule(
@@ -123,7 +123,7 @@ def _calibrate(sae: SAE, fold: FoldData, k: float) -> None:
 def _train_batches(fold: FoldData) -> Iterator[torch.Tensor]:
     rows = fold.store.row_ids(fold.split.train)
     for piece in np.array_split(rows, max(1, len(rows) // _BATCH_ROWS)):
-        yield torch.from_numpy(fold.store.activations[piece])
+        yield torch.from_numpy(fold.store.gather(piece))
 
 
 def _metadata(cfg: Any, fold: FoldData) -> dict[str, Any]:

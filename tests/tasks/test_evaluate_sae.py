@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 
 def rows_of(cfg, parts):
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    return torch.from_numpy(fold.store.activations[fold.store.row_ids(fold.split.slide_ids(parts))])
+    return torch.from_numpy(fold.store.gather(fold.store.row_ids(fold.split.slide_ids(parts))))
 
 
 def test_numbers_are_those_of_the_exported_sae_on_the_test_slides(run):
@@ -157,7 +157,7 @@ def test_out_of_gpu_memory_halves_the_batch(run, monkeypatch, caplog):
     batches = list(evaluate_sae._inferences(sae, fold.store, rows, 100))
     assert "batches of 25 patches" in caplog.text
     assert sum(sizes) == whole["test/n_tokens"]
-    assert torch.equal(torch.cat([batch[0] for batch in batches]), torch.from_numpy(fold.store.activations[rows]))
+    assert torch.equal(torch.cat([batch[0] for batch in batches]), torch.from_numpy(fold.store.gather(rows)))
 
 
 def test_part_without_slides_is_refused(run, tmp_path):
