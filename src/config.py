@@ -26,7 +26,8 @@ _REMEDIES = {
     "annotations_dir": "give dataset.annotations_dir=<folder of ASAP XML files>",
     "patches_dir": "make it with task=tile",
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
-    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>",
+    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of tensors make it with "
+    "task=metadata",
     "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
 }
 
@@ -165,6 +166,8 @@ def validate(cfg: DictConfig) -> None:
 def _missing_data(cfg: DictConfig) -> Iterator[str]:
     for key in cfg.task.get("needs", []):
         value = cfg.dataset.get(key)
+        if key == "features_dir" and cfg.dataset.get("tensors") is not None:
+            continue  # reading the tensors says which file is missing
         if value is None or not Path(value).exists():
             found = "no path" if value is None else f"nothing at {value}"
             yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {_REMEDIES[key]}"

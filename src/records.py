@@ -162,12 +162,23 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
     return split
 
 
-def check_split(split: FoldSplit, slides: Sequence[Slide], source: str = "the dataset csv") -> None:
+def check_split(
+    split: FoldSplit,
+    slides: Sequence[Slide],
+    source: str = "the dataset csv",
+    needed: Sequence[str] = ("train", "test"),
+) -> None:
     """Checks that a split names known slides only and keeps every case on one side.
 
+    Args:
+        split: the fold.
+        slides: the slides of the dataset.
+        source: where they are listed, for messages.
+        needed: parts that must not be empty.
+
     Raises:
-        ValueError: when a slide of the split is not among `slides`, a part that is trained or tested on is empty, or
-            a case has slides in two parts.
+        ValueError: when a slide of the split is not among `slides`, a needed part is empty, or a
+            case has slides in two parts.
     """
     case_of = {slide.slide_id: slide.case_id for slide in slides}
     if unknown := [slide_id for slide_id in split.slide_ids("train+val+test") if slide_id not in case_of]:
@@ -175,7 +186,7 @@ def check_split(split: FoldSplit, slides: Sequence[Slide], source: str = "the da
             f"Expected every slide of fold {split.fold} in {source}, got {_some(unknown)} that it does not list: "
             "add the rows or correct the split."
         )
-    for part in ("train", "test"):
+    for part in needed:
         if not getattr(split, part):
             raise ValueError(f"Expected slides in part {part!r} of fold {split.fold}, got none.")
     part_of: dict[str, str] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from src.data.features import FeatureFolder
 from src.data.packing import ActivationStore, pack_activations
 from src.data.standardize import Standardizer, fit_standardizer
+from src.data.tensor_folder import TensorFolder
 from src.records import FittedSlide, FoldSplit, Slide, check_split, order_classes, read_slides, read_split
 
 _LOGGER = logging.getLogger(__name__)
@@ -19,7 +20,8 @@ class FoldData:
 
     Attributes:
         slides: every slide of the csv that has features, by slide id.
-        classes: class names; a slide's label index is the position of its label. Of two, the positive is last.
+        classes: class names; a slide's label index is the position of its label. Of two, the positive is last. One
+            where images have no labels.
         split: the fold's slides by part.
         folder: the feature files, with coords and patch sizes.
         store: the packed activations of all slides of the csv.
@@ -34,7 +36,13 @@ class FoldData:
     standardizer: Standardizer | None
 
     def label_index(self, slide_id: str) -> int:
-        """Returns the label of a slide as an index into `classes`."""
+        """Returns the label of a slide as an index into `classes`.
+
+        Raises:
+            ValueError: when there are no classes to tell apart.
+        """
+        if len(self.classes) < 2:
+            raise ValueError(f"Expected at least two classes among the labels, got {list(self.classes)}.")
         return self.classes.index(self.slides[slide_id].label)
 
     def fitted(self, parts: str) -> list[FittedSlide]:
@@ -50,8 +58,8 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
-        dataset: the dataset's configuration: `features_dir`, `metadata_csv`, `splits_dir`, `class_names`,
-            `positive_class`, `standardize`, `on_bad_file`.
+        dataset: the dataset's configuration: `features_dir` (or `tensors`), `metadata_csv`, `splits_dir`,
+            `class_names`, `positive_class`, `standardize`, `on_bad_file`.
         fold: the cross-validation fold.
         cache_dir: where packed activations lie.
 
@@ -60,10 +68,13 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
         ValueError: when they disagree with each other, or a feature file is bad and bad files are errors.
     """
     slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
-    classes = order_classes((slide.label for slide in slides.values()), dataset.positive_class)
+    labels = {slide.label for slide in slides.values()}
+    classes = order_classes(labels, dataset.positive_class) if len(labels) > 1 else tuple(labels)
     split = read_split(dataset.splits_dir, fold)
-    check_split(split, list(slides.values()), str(dataset.metadata_csv))
-    folder = FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)
+    folder = open_features(dataset)
+    # Tensors may come as a train and a validation file only.
+    needed = ("train",) if isinstance(folder, TensorFolder) else ("train", "test")
+    check_split(split, list(slides.values()), str(dataset.metadata_csv), needed)
     # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(split.slide_ids("train+val+test"))
     wanted = [slide_id for slide_id in slides if slide_id in needed or slide_id in folder.paths]
@@ -79,3 +90,10 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
     standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
     return FoldData(slides, classes, split, folder, store, standardizer)
+
+
+def open_features(dataset: Any) -> FeatureFolder:
+    """Opens the feature files of a dataset: one a slide, or a few tensors of many images where it names `tensors`."""
+    if (tensors := dataset.get("tensors")) is not None:
+        return TensorFolder(tensors, dataset.tensor_ids, dataset.tensor_labels, dataset.on_bad_file)
+    return FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)

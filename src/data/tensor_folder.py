@@ -1,0 +1,105 @@
+"""Images whose activations lie in one array for many of them, read as slides are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from src.data.feature_files import Bag
+from src.data.features import FeatureFolder
+from src.data.h5_files import FeatureFileError
+from src.data.tensor_files import TensorFile, image_ids, read_entries
+from src.records import PARTS, Slide
+
+_ALL = "all"
+_NO_LABEL = "unlabelled"
+
+
+class TensorFolder(FeatureFolder):
+    """Files of activations, each of many images, read image by image; an image's rows are its tokens, or one.
+
+    Without ids, images are called by their part and place: `train_0000012`.
+
+    Args:
+        files: part (`train`, `val`, `test`; or `all` where folds are made later) to file.
+        ids: part to a file of ids or image paths, one an image.
+        labels: part to a file of labels, one an image.
+        on_bad_file: as in `FeatureFolder`; an image with a value that is not finite is bad.
+
+    Raises:
+        FileNotFoundError, FeatureFileError: when a file is missing or bad.
+        ValueError: when the parts are others, widths differ, or ids and labels do not fit.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | Path | None],
+        ids: Mapping[str, str | Path | None] | None = None,
+        labels: Mapping[str, str | Path | None] | None = None,
+        on_bad_file: str = "error",
+    ) -> None:
+        given = {part: path for part, path in files.items() if path is not None}
+        if not given or set(given) - {*PARTS, _ALL} or (_ALL in given and len(given) > 1):
+            raise ValueError(
+                f"Expected dataset.tensors to name files for some of {', '.join(PARTS)}, or one for {_ALL}, got "
+                f"{sorted(given)}."
+            )
+        self.path = Path(next(iter(given.values())))
+        self.patches_dir = None
+        self.on_bad_file = on_bad_file
+        self.skipped: dict[str, str] = {}
+        self.paths: dict[str, Path] = {}
+        self.parts: dict[str, list[str]] = {}
+        self.labels: dict[str, str] = {}
+        self._tensors: dict[Path, TensorFile] = {}
+        self._places: dict[str, tuple[TensorFile, int]] = {}
+        for part, path in given.items():
+            self._add(part, TensorFile(path), (ids or {}).get(part), (labels or {}).get(part))
+        widths = {tensor.d_in for tensor in self._tensors.values()}
+        if len(widths) > 1:
+            raise ValueError(f"Expected one width of activations in {sorted(map(str, self._tensors))}, got {widths}.")
+        self._d_in = widths.pop()
+
+    @property
+    def n_tokens(self) -> int | None:
+        """Rows of every image, None when files differ in it."""
+        numbers = {tensor.n_tokens for tensor in self._tensors.values()}
+        return numbers.pop() if len(numbers) == 1 else None
+
+    def slides(self) -> list[Slide]:
+        """Returns the images with their labels; each is a case of its own."""
+        return [Slide(image_id, image_id, self.labels[image_id]) for image_id in self.paths]
+
+    def shape(self, slide_id: str) -> tuple[int, int]:
+        """Returns (n_tokens, d_in) of an image; see `FeatureFolder.shape`."""
+        tensor, _ = self._place(slide_id)
+        return tensor.n_tokens, tensor.d_in
+
+    def read(self, slide_id: str) -> Bag:
+        """Reads an image's activations; see `FeatureFolder.read`."""
+        tensor, index = self._place(slide_id)
+        features = tensor.read(index)
+        if not np.isfinite(features).all():
+            raise FeatureFileError(
+                f"Expected finite activations of image {slide_id!r} (entry {index} of {tensor.path}), got nan or inf. "
+                "Make them again, or leave the image out with dataset.on_bad_file=skip."
+            )
+        return Bag(slide_id, features, None, None, f"{tensor.path.name} holds none")
+
+    def _place(self, slide_id: str) -> tuple[TensorFile, int]:
+        self.file(slide_id)
+        return self._places[slide_id]
+
+    def _add(self, part: str, tensor: TensorFile, ids: str | Path | None, labels: str | Path | None) -> None:
+        n_images = tensor.n_images
+        names = [f"{part}_{index:07d}" for index in range(n_images)]
+        if ids is not None:
+            names = image_ids(read_entries(ids, n_images, "ids"), ids)
+        if both := sorted(set(names) & set(self.paths)):
+            raise ValueError(f"Expected images in one part each, got {both[:5]} in several ({len(both)} in all).")
+        values = [_NO_LABEL] * n_images if labels is None else read_entries(labels, n_images, "labels")
+        self._tensors[tensor.path] = tensor
+        self.parts[part] = names
+        self.labels.update(zip(names, values, strict=True))
+        self.paths.update(dict.fromkeys(names, tensor.path))
+        self._places.update({name: (tensor, index) for index, name in enumerate(names)})

@@ -1,0 +1,48 @@
+"""Writes the csv, and where parts come in separate files the split, of a dataset that comes as tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.data.fold import open_features
+from src.data.splits import write_folds
+from src.data.tensor_folder import TensorFolder
+from src.files import write_atomically
+from src.records import PARTS, FoldSplit
+from src.rundir import RunDir
+
+
+def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
+    """Writes `dataset.metadata_csv`, and `splits_0.csv` into `dataset.splits_dir` unless one file holds all images.
+
+    Without a file of validation images nothing is validated on; without one of test images what is measured on test
+    slides must be asked for on another split.
+
+    Returns:
+        The number of images, and those of each part.
+
+    Raises:
+        ValueError: when the dataset does not come as tensors.
+    """
+    if reasons := missing_inputs(cfg):
+        raise ValueError(f"Expected dataset.tensors to name files, got none: {reasons[0]}.")
+    folder = open_features(cfg.dataset)
+    if not isinstance(folder, TensorFolder):
+        raise ValueError(f"Expected tensors, got the feature files of {folder.path}.")
+    slides = folder.slides()
+    rows = [(slide.case_id, slide.slide_id, slide.label) for slide in slides]
+    with write_atomically(cfg.dataset.metadata_csv) as temporary:
+        pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(temporary, index=False)
+    for path in filter(None, cfg.dataset.tensors.values()):
+        rundir.record_input(path, f"{Path(path).stat().st_size} bytes")
+    if "all" not in folder.parts:
+        split = FoldSplit(0, **{part: tuple(folder.parts.get(part, ())) for part in PARTS})
+        Path(cfg.dataset.splits_dir).mkdir(parents=True, exist_ok=True)
+        write_folds([split], slides, cfg.dataset.splits_dir)
+    return {"n_images": float(len(slides))} | {f"n_{part}": float(len(ids)) for part, ids in folder.parts.items()}
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why a pipeline need not write a csv: the dataset has one."""
+    return [] if cfg.dataset.get("tensors") is not None else ["the dataset is not made of tensors"]
