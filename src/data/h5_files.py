@@ -1,11 +1,13 @@
 """Opening other systems' h5 files, with errors that say what to do."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
+_LOCK_REFUSED = (errno.EAGAIN, errno.ENOLCK)
 REMEDY = "Extract the slide again (task=embed), or leave it out with dataset.on_bad_file=skip."
 
 
@@ -26,7 +28,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         # KeyError and RuntimeError are what h5py raises on damaged groups and chunks.
-        if "lock file" in str(error):
+        if "lock file" in str(error) or getattr(error, "errno", None) in _LOCK_REFUSED:
             raise OSError(
                 f"Expected HDF5 to lock {path} for reading, got {error}. Network file systems often refuse locks: "
                 "set the environment variable HDF5_USE_FILE_LOCKING=FALSE and start again."
