@@ -15,6 +15,7 @@ from src.data.patch_size import patch_size_level0
 
 FEATURE_KEYS = ("features", "feats")
 """CLAM and TRIDENT write `features`, STAMP writes `feats`."""
+_HALF_EXPONENT = np.uint16(0x7C00)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ def read_shape(path: Path) -> tuple[int, int]:
         FeatureFileError: when the file is damaged, holds no features, or no patches.
     """
     if path.suffix == ".pt":
-        return _check_shape(tuple(_load_tensor(path).shape), path)
+        return check_shape(tuple(_load_tensor(path).shape), path)
     with open_h5(path) as file:
-        return _check_shape(_find_features(file, path).shape, path)
+        return check_shape(find_features(file, path).shape, path)
 
 
 def read_bag(path: Path, slide_id: str) -> Bag:
@@ -57,19 +58,34 @@ def read_bag(path: Path, slide_id: str) -> Bag:
     """
     if path.suffix == ".pt":
         tensor = _load_tensor(path)
-        _check_shape(tuple(tensor.shape), path)
+        check_shape(tuple(tensor.shape), path)
         features = tensor.to(torch.float32).numpy()
         return Bag(slide_id, _check_finite(features, path), None, None, f"{path.name} is a pt file, which holds none")
     with open_h5(path) as file:
-        dataset = _find_features(file, path)
-        _check_shape(dataset.shape, path)
+        dataset = find_features(file, path)
+        check_shape(dataset.shape, path)
         features = dataset[()].astype(np.float32, copy=False)
         coords, reason, attributes = _read_coords(file, len(features), path)
         patch_size = patch_size_level0({**file.attrs, **attributes})
     return Bag(slide_id, _check_finite(features, path), coords, patch_size, reason)
 
 
-def _find_features(file: h5py.File, path: Path) -> h5py.Dataset:
+def read_dtype(path: Path) -> np.dtype:
+    """Returns float16 where a pt file holds that, else float32; reads the header only.
+
+    Raises:
+        FeatureFileError: when the file is damaged.
+    """
+    is_half = path.suffix == ".pt" and _load_tensor(path).dtype == torch.float16
+    return np.dtype(np.float16 if is_half else np.float32)
+
+
+def find_features(file: h5py.File, path: Path) -> h5py.Dataset:
+    """Returns the dataset of features.
+
+    Raises:
+        FeatureFileError: when there is none.
+    """
     for key in FEATURE_KEYS:
         if isinstance(dataset := file.get(key), h5py.Dataset):
             return dataset
@@ -80,14 +96,10 @@ def _read_coords(
     file: h5py.File, n_patches: int, path: Path
 ) -> tuple[np.ndarray | None, str | None, Mapping[str, Any]]:
     """Returns the level-0 coords, or None and why; and the attributes that stand on them."""
-    dataset = file.get("coords")
-    if not isinstance(dataset, h5py.Dataset):
+    dataset = check_coords(file, n_patches, path)
+    if dataset is None:
         return None, f"{path.name} has no dataset coords", {}
     attributes = dict(dataset.attrs)
-    if dataset.shape != (n_patches, 2):
-        raise FeatureFileError(
-            f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
-        )
     if "feats" in file or file.attrs.get("unit") == "um":
         return None, f"coords of {path.name} are in micrometres, not level-0 pixels", attributes
     coords = dataset[()]
@@ -96,6 +108,22 @@ def _read_coords(
             return None, f"coords of {path.name} are no whole numbers, so no level-0 pixels", attributes
         coords = coords.astype(np.int64)
     return coords, None, attributes
+
+
+def check_coords(file: h5py.File, n_patches: int, path: Path) -> h5py.Dataset | None:
+    """Returns the dataset of coords, if there is one.
+
+    Raises:
+        FeatureFileError: when it does not match the number of patches.
+    """
+    dataset = file.get("coords")
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if dataset.shape != (n_patches, 2):
+        raise FeatureFileError(
+            f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
+        )
+    return dataset
 
 
 def _load_tensor(path: Path) -> torch.Tensor:
@@ -116,7 +144,12 @@ def _load_tensor(path: Path) -> torch.Tensor:
     return content
 
 
-def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+    """Returns (n_patches, d_in).
+
+    Raises:
+        FeatureFileError: when the shape is another one, or there are no patches.
+    """
     if not shape or shape[0] == 0:
         raise FeatureFileError(f"Expected at least one patch in {path}, got 0 (shape {shape}). {REMEDY}")
     if len(shape) != 2:
@@ -125,8 +158,21 @@ def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
 
 
 def _check_finite(features: np.ndarray, path: Path) -> np.ndarray:
-    finite = np.isfinite(features)
-    if not finite.all():
-        rows = int((~finite.all(axis=1)).sum())
-        raise FeatureFileError(f"Expected finite features in {path}, got nan or inf in {rows} of its rows. {REMEDY}")
+    if n_rows := count_rows_not_finite(features):
+        raise not_finite(path, n_rows)
     return features
+
+
+def count_rows_not_finite(features: np.ndarray) -> int:
+    """Returns how many rows of features [n, d_in] hold nan or inf."""
+    if features.dtype == np.float16:
+        # The bits of the exponent are all set in nan and inf; numpy's isfinite is 15 times slower on float16.
+        finite = (features.view(np.uint16) & _HALF_EXPONENT) != _HALF_EXPONENT
+    else:
+        finite = np.isfinite(features)
+    return 0 if finite.all() else int((~finite.all(axis=1)).sum())
+
+
+def not_finite(path: Path, n_rows: int) -> FeatureFileError:
+    """Returns the error of a file with nan or inf in `n_rows` rows."""
+    return FeatureFileError(f"Expected finite features in {path}, got nan or inf in {n_rows} of its rows. {REMEDY}")

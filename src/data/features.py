@@ -1,12 +1,16 @@
 """A folder of feature files, one per slide, as CLAM, TRIDENT or STAMP leave it."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from src.data.feature_files import Bag, read_bag, read_shape
+import numpy as np
+
+from src.data.feature_files import Bag, read_bag, read_dtype, read_shape
+from src.data.feature_source import FeatureSource, open_h5_source
 from src.data.h5_files import FeatureFileError, open_h5
 from src.data.patch_size import patch_size_level0
 from src.progress import track
@@ -103,27 +107,64 @@ class FeatureFolder:
             return replace(bag, patch_size_level0=self._patch_size_of_patch_file(slide_id))
         return bag
 
+    def dtype(self, slide_id: str) -> np.dtype:
+        """Returns what the values of a slide need: float16 where its file holds that, else float32."""
+        return read_dtype(self.file(slide_id))
+
+    def identity(self, slide_id: str) -> tuple[str, int, int]:
+        """Returns path, bytes and time of change (ns) of a slide's file: another one where its values may be others.
+
+        The path is relative to the folder, so that the same folder by another way is the same.
+
+        Raises:
+            FileNotFoundError: when the slide has no file.
+        """
+        path = self.file(slide_id)
+        status = path.stat()
+        return os.path.relpath(path, self.path), status.st_size, status.st_mtime_ns
+
+    def source(self, slide_id: str) -> FeatureSource:
+        """Opens the values of a slide for reading in pieces; reads the header only.
+
+        Raises:
+            FileNotFoundError, FeatureFileError: as `shape`.
+        """
+        path = self.file(slide_id)
+        if path.suffix == ".h5":
+            source = open_h5_source(path)
+            self._check_width(source.d_in, path)
+            return source
+        n_patches, d_in = self.shape(slide_id)
+        return FeatureSource(
+            n_patches, d_in, self.dtype(slide_id), lambda _: iter([np.ascontiguousarray(self.read(slide_id).features)])
+        )
+
     def usable(self, slide_ids: Iterable[str]) -> list[str]:
         """Returns the slides that can be used, in the order given, after looking at every header.
+
+        See `sources`.
+        """
+        return list(self.sources(slide_ids))
+
+    def sources(self, slide_ids: Iterable[str]) -> dict[str, FeatureSource]:
+        """Returns the sources of the slides that can be used, in the order given, after looking at every header.
 
         With `on_bad_file=skip` bad and missing ones are left out, warned about and listed in `skipped`.
 
         Raises:
             FileNotFoundError, FeatureFileError: for the first bad one, unless bad files are skipped.
         """
-        good = []
+        sources: dict[str, FeatureSource] = {}
         for slide_id in track(list(slide_ids), "Looking at feature files"):
             if slide_id in self.skipped:
                 continue
             try:
-                self.shape(slide_id)
+                sources[slide_id] = self.source(slide_id)
             except (FileNotFoundError, FeatureFileError) as error:
                 if self.on_bad_file == "error":
                     raise
                 self.skip(slide_id, str(error))
-            else:
-                good.append(slide_id)
-        return good
+        return sources
 
     def skip(self, slide_id: str, reason: str) -> None:
         """Leaves a slide out from now on, with a warning."""

@@ -1,5 +1,6 @@
 """The table of a packed store: which slide owns which rows, what they digest to, and the file they came from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,10 @@ from src.files import write_atomically
 
 INDEX_FILE = "index.csv"
 COLUMNS = ("slide_id", "start", "stop", "digest", "stored_digest", "path", "bytes", "mtime_ns")
+SKIPPED_FILE = "skipped.csv"
 _TEXT = ("slide_id", "digest", "stored_digest", "path")
+Identity = tuple[str, int, int]
+"""Path, bytes and time of change (ns) of the file that a slide came from; see `FeatureFolder.identity`."""
 
 
 def read_index(folder: Path) -> pd.DataFrame:
@@ -42,3 +46,37 @@ def write_index(folder: Path, index: pd.DataFrame) -> None:
     """Writes the index in the order of the rows; it appears whole or not at all."""
     with write_atomically(folder / INDEX_FILE) as temporary:
         index.sort_values(by="start").to_csv(temporary, columns=list(COLUMNS), index=False)
+
+
+def slide_identities(table: pd.DataFrame) -> dict[str, Identity]:
+    """Returns the identities of the files that the slides of an index, or the skipped ones, came from."""
+    columns = (table[name] for name in ("slide_id", "path", "bytes", "mtime_ns"))
+    return {
+        str(slide_id): (str(path), int(size), int(time)) for slide_id, path, size, time in zip(*columns, strict=True)
+    }
+
+
+def replace_slides(table: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of `new` and those of `table` on other slides."""
+    is_kept = [] if table is None else (~table["slide_id"].isin(new["slide_id"].tolist())).tolist()
+    return pd.concat([table.loc[is_kept], new]) if table is not None and any(is_kept) else new
+
+
+def read_skipped(folder: Path) -> pd.DataFrame:
+    """Reads which files only reading them to the end showed to be bad: slide_id, path, bytes, mtime_ns, reason."""
+    if not (folder / SKIPPED_FILE).is_file():
+        return pd.DataFrame(columns=["slide_id", "path", "bytes", "mtime_ns", "reason"])
+    return pd.read_csv(
+        folder / SKIPPED_FILE, dtype={"slide_id": str, "path": str, "reason": str}, keep_default_na=False
+    )
+
+
+def add_skipped(folder: Path, reasons: Mapping[str, str], identities: Mapping[str, Identity]) -> None:
+    """Adds slides, and why they were skipped, to those of `read_skipped`."""
+    if not reasons:
+        return
+    rows = [(slide_id, *identities[slide_id], reason) for slide_id, reason in reasons.items()]
+    before = read_skipped(folder)
+    table = replace_slides(before, pd.DataFrame(rows, columns=list(before.columns)))
+    with write_atomically(folder / SKIPPED_FILE) as temporary:
+        table.to_csv(temporary, index=False)

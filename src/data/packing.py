@@ -1,144 +1,164 @@
-"""Packs the features of many slides into one contiguous array, once, and maps it afterwards."""
+"""Packs the features of many slides into one store, once, and adds to it afterwards."""
 
 import errno
 import json
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from src.data.activation_store import ActivationStore
-from src.data.features import FeatureFileError, FeatureFolder
-from src.data.packed_index import COLUMNS, write_index
-from src.files import digest_array, digest_text
-from src.progress import track
+from src.data.feature_source import FeatureSource
+from src.data.features import FeatureFolder
+from src.data.packed_index import INDEX_FILE, Identity, read_index, read_skipped, slide_identities
+from src.data.store_builder import pack_into
+from src.file_lock import wait_for_lock
+from src.files import digest_text
 
 __all__ = ["ActivationStore", "pack_activations"]
 
 _LOGGER = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 """Enters the key: a store of another format is never reused."""
-_SKIPPED_FILE = "skipped.csv"
+_LOCK_FILE = ".lock"
+DTYPES = ("float16", "float32")
 
 
-def pack_activations(folder: FeatureFolder, slide_ids: Iterable[str], cache_dir: str | Path) -> ActivationStore:
-    """Packs slides into `<cache_dir>/<key>/{activations.npy,index.csv}`, or reuses what an earlier run packed.
+def pack_activations(
+    folder: FeatureFolder,
+    slide_ids: Iterable[str],
+    cache_dir: str | Path,
+    *,
+    dtype: str | None = None,
+    verify: str = "index",
+    n_threads: int | None = None,
+) -> ActivationStore:
+    """Packs those slides that the store of this folder lacks, and returns the store, showing the slides asked for.
 
-    The key is made of the slide ids and of the path, size and modification time of their files, so reuse costs one
-    `stat` a slide and a changed file is packed anew; the index holds a digest of every slide's values. Rows are float32
-    in the order of the sorted slide ids. The store is built in a temporary folder that is renamed at the end: of two
-    processes that build the same key, the one that ends last discards its work and maps the other's.
+    A folder of features has one store, `<cache_dir>/<key>/{shard_00000.npy...,index.csv}`, keyed by its path, the
+    width of its features and the type; each slide in it by path, size and time of change of its file. So reuse costs
+    one `stat` a slide, new slides are added in new shards, and a changed file is packed anew, with a warning, its old
+    rows left out of the index. A fresh store has its rows in the order of the sorted slide ids.
+
+    One pass: places are known from the headers; threads read, check, digest and write. A plan lies on disk before the
+    first row and a journal names each slide after its rows; a start after a kill finishes the plan, packing only what
+    the journal lacks. The index is written last, so a store is never seen half. One process packs at a time; others
+    wait and then use what it packed. Rows are not forced to the disk: after a power cut, unlike after a kill, an index
+    may promise rows that never got there, which `verify=full` tells.
 
     Slides that `folder` skips are not in the store (see `ActivationStore.present`).
 
     Args:
         folder: where the features are.
-        slide_ids: the slides to pack, usually all of a data set, so that every fold shares one store.
+        slide_ids: the slides that are needed.
         cache_dir: where packed stores are kept; safe to delete.
+        dtype: `float16` or `float32`; by default float16 when the files of all these slides hold that. Forcing float16
+            on float32 files rounds them.
+        verify: see `ActivationStore`.
+        n_threads: that read and write; by default one a core, at most 8.
 
     Raises:
         FileNotFoundError, FeatureFileError: for missing and bad files, unless `folder` skips them.
-        ValueError: when no slide is left.
-        OSError: when the disk is full; nothing is left behind.
+        ValueError: when no slide is left, a file changes while it is packed, or the store is damaged.
+        OSError: when the disk is full or the cache cannot be written; what was packed is kept for the next start.
     """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"Expected dtype to be one of {DTYPES} or None, got {dtype!r}.")
     wanted = sorted(set(slide_ids))
-    path = Path(cache_dir) / _key(folder, wanted)
-    if path.is_dir():
-        _repeat_skipped(folder, path)
-        return ActivationStore(path)
-    slide_ids = folder.usable(wanted)
-    if not slide_ids:
+    if folder.on_bad_file == "skip":
+        folder.sources(slide_id for slide_id in wanted if slide_id not in folder.paths)
+    if all(slide_id in folder.skipped for slide_id in wanted):
         raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        index = _write_rows(folder, slide_ids, building / "shard_00000.npy")
-        write_index(building, index)
-        skipped = [(slide_id, folder.skipped[slide_id]) for slide_id in wanted if slide_id in folder.skipped]
-        pd.DataFrame(skipped, columns=["slide_id", "reason"]).to_csv(building / _SKIPPED_FILE, index=False)
-        building.chmod(0o755)
-        _rename_unless_there(building, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        needed = sum(n_patches * d_in * 4 for n_patches, d_in in map(folder.shape, slide_ids))
-        raise OSError(
-            error.errno,
-            f"Could not pack {len(slide_ids)} slides into {path}: {error.strerror or error}. The store needs "
-            f"{needed / 1e6:.0f} MB, {shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free; nothing was left "
-            "behind. Free space or give another paths.cache.",
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    store = ActivationStore(path)
-    _warn_of_twins(store)
+    path, stored, identities, sources = _choose_store(folder, wanted, Path(cache_dir), dtype)
+    if sources:
+        with _explain(path, sources, stored), wait_for_lock(path / _LOCK_FILE, "packing"):
+            pack_into(folder, sources, identities, path, stored, n_threads)
+    shown = [slide_id for slide_id in wanted if slide_id not in folder.skipped]
+    if not shown or not (path / INDEX_FILE).is_file():
+        raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
+    store = ActivationStore(path, verify, shown)
+    if sources:
+        _warn_of_twins(store)
     return store
 
 
-def _key(folder: FeatureFolder, slide_ids: list[str]) -> str:
-    """Returns the name of a store: 32 hex digits over everything that decides what is in it."""
-    files = []
-    for slide_id in slide_ids:
-        if (file := folder.paths.get(slide_id)) is None:
-            files.append([slide_id])  # missing: an error, or skipped, but never the same store as without it
-        else:
-            status = file.stat()
-            files.append([slide_id, str(file.resolve()), status.st_size, status.st_mtime_ns])
-    return digest_text(json.dumps([_FORMAT, folder.on_bad_file, files]))
+def _choose_store(
+    folder: FeatureFolder, wanted: list[str], cache_dir: Path, dtype: str | None
+) -> tuple[Path, np.dtype, dict[str, Identity], dict[str, FeatureSource]]:
+    """Returns the folder of the store, its type, and identities and sources of the slides that it lacks."""
+    identities = {slide_id: folder.identity(slide_id) for slide_id in wanted if slide_id not in folder.skipped}
+    stores = {name: cache_dir / _key(folder, name) for name in (DTYPES if dtype is None else (dtype,))}
+    for name, path in stores.items():
+        _repeat_skipped(folder, identities, path)
+        if not _lacking(folder, identities, path, dtype):
+            return path, np.dtype(name), {}, {}
+    if dtype is not None:
+        lacking = folder.sources(_lacking(folder, identities, stores[dtype], dtype))
+        return stores[dtype], np.dtype(dtype), identities, lacking
+    sources = folder.sources(identities)
+    name = "float16" if all(source.dtype == np.float16 for source in sources.values()) else "float32"
+    lacking = {slide_id: sources[slide_id] for slide_id in _lacking(folder, identities, stores[name], dtype)}
+    return stores[name], np.dtype(name), identities, lacking
 
 
-def _write_rows(folder: FeatureFolder, slide_ids: list[str], path: Path) -> pd.DataFrame:
-    """Writes the npy file and returns its index.
-
-    Plain writes and not a memory map: on a full disk they fail with an error, a map kills the process (SIGBUS).
-    """
-    records, stop = [], 0
-    with open(path, "wb") as file:
-        _write_header(file, 0, folder.d_in)
-        for slide_id in track(slide_ids, "Packing activations"):
-            try:
-                features = np.ascontiguousarray(folder.read(slide_id).features)
-            except FeatureFileError as error:
-                if folder.on_bad_file == "error":
-                    raise
-                folder.skip(slide_id, str(error))
-                continue
-            file.write(features.data)
-            start, stop = stop, stop + len(features)
-            d = digest_array(features)
-            records.append((slide_id, start, stop, d, d, str(folder.file(slide_id)), 0, 0))
-        if not records:
-            raise ValueError(f"Expected at least one readable slide in {folder.path}, got none: {folder.skipped}.")
-        file.seek(0)
-        _write_header(file, stop, folder.d_in)
-    return pd.DataFrame(records, columns=list(COLUMNS))
+def _key(folder: FeatureFolder, dtype: str) -> str:
+    """Returns the name of a store: 32 hex digits."""
+    return digest_text(json.dumps([_FORMAT, str(folder.path.resolve()), folder.d_in, dtype]))
 
 
-def _write_header(file: BinaryIO, n_rows: int, d_in: int) -> None:
-    """Writes an npy header; numpy pads it so that any number of rows gives the same length, so it can be rewritten."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (n_rows, d_in)})
+def _lacking(folder: FeatureFolder, identities: Mapping[str, Identity], path: Path, dtype: str | None) -> list[str]:
+    """Returns the slides that the store at `path` does not hold as their files are now."""
+    known: dict[str, Identity] = {}
+    if (path / INDEX_FILE).is_file():
+        index = read_index(path)
+        if dtype is None:  # rounded values are for those only who asked for them
+            index = index.loc[index["digest"] == index["stored_digest"]]
+        known = slide_identities(index)
+    return [
+        slide_id
+        for slide_id, identity in identities.items()
+        if slide_id not in folder.skipped and known.get(slide_id) != identity
+    ]
 
 
-def _rename_unless_there(building: Path, path: Path) -> None:
+@contextmanager
+def _explain(path: Path, sources: Mapping[str, FeatureSource], dtype: np.dtype) -> Iterator[None]:
+    """Says of a full disk and of a read-only cache what to do about them."""
     try:
-        os.rename(building, path)
-    except OSError:
-        # A folder that is there already is another process's finished store of the same key.
-        if not path.is_dir():
-            raise
-        _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needed = sum(source.n_patches * source.d_in for source in sources.values()) * dtype.itemsize
+            raise OSError(
+                error.errno,
+                f"Could not pack {len(sources)} slides into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
+                f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free. Free space and start again, which goes "
+                "on with the slides that are missing; or delete the folder and give another paths.cache.",
+            ) from error
+        of_cache = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent.parent)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and of_cache:
+            raise OSError(
+                error.errno,
+                f"Expected to write packed activations to {path}, got {reason}: {len(sources)} slides are not packed "
+                "there. Give a paths.cache that can be written; a store that holds all slides is also read from one "
+                "that cannot.",
+            ) from error
+        raise
 
 
-def _repeat_skipped(folder: FeatureFolder, path: Path) -> None:
-    skipped = pd.read_csv(path / _SKIPPED_FILE, dtype=str, keep_default_na=False)
+def _repeat_skipped(folder: FeatureFolder, identities: Mapping[str, Identity], path: Path) -> None:
+    """Skips again what reading showed to be bad before, when the files are still those."""
+    if folder.on_bad_file != "skip":
+        return
+    skipped = read_skipped(path)
+    known = slide_identities(skipped)
     for slide_id, reason in zip(skipped["slide_id"], skipped["reason"], strict=True):
-        if slide_id not in folder.skipped:
+        if slide_id not in folder.skipped and known[slide_id] == identities.get(slide_id):
             folder.skip(str(slide_id), str(reason))
 
 
@@ -149,9 +169,10 @@ def _warn_of_twins(store: ActivationStore) -> None:
         slides_of.setdefault(store.digest(slide_id), []).append(slide_id)
     for slide_ids in slides_of.values():
         if len(slide_ids) > 1:
+            ((start, stop),) = store.row_ranges(slide_ids[:1])
             _LOGGER.warning(
                 "The activations of %s are equal (%d patches): one slide under several names leaks when a split "
                 "separates them; bags of a few patches may agree by chance.",
                 ", ".join(slide_ids),
-                len(store.rows(slide_ids[0])),
+                stop - start,
             )
