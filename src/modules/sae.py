@@ -12,6 +12,7 @@ from src.metrics.latent_counts import L0, DeadFraction
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.models.saes.step import TrainingProgress
+from src.ops.processes import all_sum_gradients_, gather_rows
 from src.ops.schedules import learning_rate_factor
 
 
@@ -20,6 +21,9 @@ class SAEModule(lightning.LightningModule):
 
     A small SAE's step is shorter than Lightning's own loop around it; a block of many batches makes the loop's share
     small. How batches are cut into blocks does not change the weights. Every optimizer step counts in `global_step`.
+
+    In several processes (`src.modules.ddp`) each holds some rows of every batch, and a step is that of
+    the whole batch: gradients are summed before they are constrained and clipped.
 
     All state that training moves is in parameters, buffers, the optimizer and `global_step`, so a run resumed from a
     checkpoint at the end of a block ends with the weights of an uninterrupted one.
@@ -88,7 +92,7 @@ class SAEModule(lightning.LightningModule):
         A batch is [<= batch_size, d_in], or image blocks [n_images, n_tokens, d_in].
         """
         if self.global_step == 0:
-            self.sae.initialize_from_(block[0])
+            self.sae.initialize_from_(gather_rows(block[0]))
         sums: dict[str, Tensor] = {}
         for batch in block:
             for name, value in self._optimize(batch).items():
@@ -113,7 +117,8 @@ class SAEModule(lightning.LightningModule):
         metrics = {"fvu": fvu, "explained_variance": 1 - fvu, "l0": self.l0.compute()}
         metrics["dead_fraction"] = self.dead_fraction.compute()
         self.log("step", float(self.global_step))
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()})
+        # The metrics have seen all processes' rows already; Lightning wants to be told to make them equal.
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=True)
         for metric in (self.fvu, self.l0, self.dead_fraction):
             metric.reset()
 
@@ -126,6 +131,7 @@ class SAEModule(lightning.LightningModule):
         step = self.sae.step(batch, progress)
         loss = step.loss
         self.manual_backward(loss)
+        all_sum_gradients_(self.sae.parameters())
         self.sae.constrain_gradient_()
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.max_grad_norm)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from src.ops.losses import mean_of_elements
+
 # Exponents above it would overflow; of the PatchSAE copy, CytoSAE has no bound.
 _LARGEST_EXPONENT = 20.0
 _EPS = 1e-6
@@ -28,4 +30,4 @@ def ghost_loss(dead_pre_latents: Tensor, dead_atoms: Tensor, residual: Tensor, e
         scale = residual_norms / (_EPS + 2 * torch.linalg.vector_norm(ghosts, dim=-1, keepdim=True))
     ghost_errors = (ghosts * scale - residual).square() / residual_norms.clamp_min(_EPS)
     weights = (errors / (ghost_errors + _EPS)).detach()
-    return (weights * ghost_errors).mean()
+    return mean_of_elements(weights * ghost_errors)

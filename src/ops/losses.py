@@ -1,10 +1,11 @@
-"""Loss terms of sparse autoencoders."""
+"""Loss terms of sparse autoencoders; means are over the rows of all processes (see `src.ops.processes`)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from src.ops.dense_latents import Latents, decode
+from src.ops.processes import all_sum, mean_over_rows
 from src.ops.sparse_latents import SparseLatents
 
 # Below this share of non-zero latents AuxK decodes sparse: on two CPU cores the products cost the same there.
@@ -12,16 +13,19 @@ _SPARSE_AUXK_SHARE = 0.12
 
 
 def mean_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
-    """Returns the squared error averaged over rows and dimensions, both [n_rows, d_in].
+    """Returns the squared error averaged over rows and dimensions, both [..., d_in].
 
     BatchTopK (Bussmann et al. 2024), sae-1n, DN-CBM and saev average over both.
     """
-    return F.mse_loss(reconstruction, inputs)
+    return summed_squared_error(reconstruction, inputs) / inputs.shape[-1]
 
 
 def summed_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
-    """Returns the squared error summed over d_in and averaged over rows (dictionary_learning, SAELens)."""
-    return F.mse_loss(reconstruction, inputs, reduction="sum") / max(inputs.shape[0], 1)
+    """Returns the squared error summed over d_in and averaged over rows (dictionary_learning, SAELens).
+
+    Both are [..., d_in]; of image blocks [n_images, n_tokens, d_in] every token is a row.
+    """
+    return mean_over_rows(F.mse_loss(reconstruction, inputs, reduction="sum"), inputs.shape[:-1].numel())
 
 
 def norm_scaled_squared_error(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
@@ -32,7 +36,7 @@ def norm_scaled_squared_error(reconstruction: Tensor, inputs: Tensor, class_toke
         inputs: [..., d_in]; of [n_images, n_tokens, d_in], token 0 is the class token.
         class_token_weight: what the class token's elements are multiplied by.
     """
-    return norm_scaled_errors(reconstruction, inputs, class_token_weight).mean()
+    return mean_of_elements(norm_scaled_errors(reconstruction, inputs, class_token_weight))
 
 
 def norm_scaled_errors(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
@@ -46,10 +50,16 @@ def norm_scaled_errors(reconstruction: Tensor, inputs: Tensor, class_token_weigh
     return errors * weights
 
 
+def mean_of_elements(elements: Tensor) -> Tensor:
+    """Returns the mean over rows and dimensions of elements [..., d]."""
+    n_rows = elements.shape[:-1].numel()
+    return mean_over_rows(elements.sum(), n_rows) / elements.shape[-1]
+
+
 def mean_l1(latents: Latents, weights: Tensor | None = None) -> Tensor:
     """Returns the mean over rows of the sum of (non-negative) latents, each times its neuron's weight [n_latents]."""
     values = latents.values if weights is None else latents.values * latents.per_neuron(weights)
-    return values.sum() / max(latents.n_rows, 1)
+    return mean_over_rows(values.sum(), latents.n_rows)
 
 
 def auxk_reconstruction(dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int) -> Tensor:
@@ -82,7 +92,9 @@ def unexplained_share(target: Tensor, reconstruction: Tensor) -> Tensor:
 
     0 where the target does not vary (dictionary_learning's AuxK, after Gao et al. 2024).
     """
-    error = (target - reconstruction).square().sum()
-    variance = (target - target.mean(0)).square().sum()
+    error = all_sum((target - reconstruction).square().sum())
+    # A constant: the derivative of the variance by the mean is 0.
+    mean = mean_over_rows(target.detach().sum(0), target.shape[0])
+    variance = all_sum((target - mean).square().sum())
     is_constant = variance == 0
     return torch.where(is_constant, 0.0, error / torch.where(is_constant, 1.0, variance))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from src.ops.dense_latents import Latents
+from src.ops.processes import mean_over_rows
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -20,14 +21,13 @@ def mean_power_sum(latents: Latents, p: float, weights: Tensor | None = None, *,
     """
     values = latents.values if weights is None else latents.values * latents.per_neuron(weights)
     powers = _power_of_positive(values, p)
-    n_rows = max(latents.n_rows, 1)
     if not rooted:
-        return powers.sum() / n_rows
+        return mean_over_rows(powers.sum(), latents.n_rows)
     if isinstance(latents, SparseLatents):
         sums = powers.new_zeros(latents.n_rows).index_add(0, latents.row_ids, powers)
     else:
         sums = powers.sum(1)
-    return _power_of_positive(sums, 1 / p).sum() / n_rows
+    return mean_over_rows(_power_of_positive(sums, 1 / p).sum(), latents.n_rows)
 
 
 def _power_of_positive(values: Tensor, p: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from src.ops import triton_encode, triton_products
+from src.ops.processes import all_min, gather_rows, n_processes, rank
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -22,16 +23,54 @@ def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
     Returns:
         The kept entries, in the order of the candidates.
     """
-    surplus = candidates.n_entries - n_kept
-    if surplus <= 0:
+    if candidates.n_entries <= n_kept:
         return candidates
-    if candidates.values.is_cuda:  # there its top-k is many times faster than its k-th value
-        smallest = candidates.values.topk(n_kept, sorted=False).values.amin()
-    else:
-        smallest = candidates.values.kthvalue(surplus + 1).values
-    kept = candidates.values > smallest
+    smallest = _smallest_of_largest(candidates.values, n_kept)
+    above = candidates.values > smallest
     ties = candidates.values == smallest
-    kept |= ties & (ties.cumsum(0) <= n_kept - kept.sum())
+    return _entries(candidates, above | (ties & (ties.cumsum(0) <= n_kept - above.sum())))
+
+
+def keep_largest_of_all(candidates: SparseLatents, n_kept: int) -> SparseLatents:
+    """Keeps the `n_kept` largest entries of the batch of all processes, exactly; see `keep_largest`.
+
+    Processes exchange values only, no more than `n_kept + 1` each. Ties go to lower ranks first, and so to the lowest
+    positions of the whole batch.
+
+    Args:
+        candidates: entries of this process's rows; those of all processes contain the largest.
+        n_kept: the number to keep in all processes together.
+
+    Returns:
+        The kept entries of this process.
+    """
+    if n_processes() == 1:
+        return keep_largest(candidates, n_kept)
+    values = candidates.values
+    if values.numel() > n_kept + 1:
+        values = values.topk(n_kept + 1, sorted=False).values
+    values = gather_rows(values)
+    if values.numel() <= n_kept:
+        return candidates
+    smallest = _smallest_of_largest(values, n_kept)
+    ties = candidates.values == smallest
+    n_ties_before = gather_rows(ties.sum().unsqueeze(0))[: rank()].sum()
+    n_ties = n_kept - (values > smallest).sum() - n_ties_before
+    return _entries(candidates, (candidates.values > smallest) | (ties & (ties.cumsum(0) <= n_ties)))
+
+
+def smallest_of_all(values: Tensor) -> Tensor:
+    """Returns the smallest value [n] of all processes, 0-d; infinity where no process has one."""
+    return all_min(values.min() if values.numel() else values.new_full((), torch.inf))
+
+
+def _smallest_of_largest(values: Tensor, n_largest: int) -> Tensor:
+    if values.is_cuda:  # there its top-k is many times faster than its k-th value
+        return values.topk(n_largest, sorted=False).values.amin()
+    return values.kthvalue(values.numel() - n_largest + 1).values
+
+
+def _entries(candidates: SparseLatents, kept: Tensor) -> SparseLatents:
     entries = kept.nonzero().squeeze(1)
     flat_ids = candidates.row_ids[entries] * candidates.n_latents + candidates.neuron_ids[entries]
     return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)

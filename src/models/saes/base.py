@@ -19,11 +19,15 @@ from src.ops.losses import (
     summed_squared_error,
     unexplained_share,
 )
+from src.ops.processes import all_counts, all_min, mean_over_rows
 from src.ops.sparse_latents import SparseLatents
 
 
 class SAE(SAECore, ABC):
     """An SAE that can be trained. A subclass says what training keeps of the pre-latents and adds its penalties.
+
+    Several processes may share a batch, each with some of its rows (see `src.ops.processes`): selections, statistics,
+    losses and metrics are those of the whole batch, gradients are those of the process's own rows.
 
     Args:
         d_in: dimension of the activations.
@@ -118,8 +122,7 @@ class SAE(SAECore, ABC):
         """
         if not self.aux_coefficient or not (self.training or self.observe_validation):
             return None
-        n_more = n_rows if self.dead_unit == "tokens" else 1
-        nearly_dead = (self.silent_for + n_more >= self.dead_after).nonzero().squeeze(1)
+        nearly_dead = (self.silent_for + self._silence_of(n_rows) >= self.dead_after).nonzero().squeeze(1)
         return nearly_dead if nearly_dead.numel() else None
 
     def reconstructions(self, latents: Latents) -> list[Tensor]:
@@ -159,11 +162,12 @@ class SAE(SAECore, ABC):
     @torch.no_grad()
     def observe_(self, latents: Latents, progress: TrainingProgress) -> None:  # noqa: ARG002
         """Moves the counters of silent neurons by one batch of latents."""
-        self.silent_for.add_(latents.n_rows if self.dead_unit == "tokens" else 1)
+        self.silent_for.add_(self._silence_of(latents.n_rows))
         if isinstance(latents, SparseLatents):
             self.silent_for.index_fill_(0, latents.neuron_ids[latents.values > 0], 0)
         else:
             self.silent_for.masked_fill_((latents.values > 0).any(0), 0)
+        self.silent_for.copy_(all_min(self.silent_for))  # 0 where a neuron fired in any process
 
     def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
         """Does what follows an optimizer step, e.g. resampling; `progress` is that of before the step."""
@@ -200,6 +204,10 @@ class SAE(SAECore, ABC):
         if self.decoder_constraint == "after_step":
             normalize_rows_(self.W_dec.data)
 
+    def _silence_of(self, n_rows: int) -> int:
+        """Returns how much longer a neuron has been silent after a batch of which this process holds `n_rows`."""
+        return all_counts(n_rows, like=self.silent_for)[0] if self.dead_unit == "tokens" else 1
+
     def _auxk(self, inputs: Tensor, reconstruction: Tensor, dead: Tensor, pre_latents: Tensor) -> Tensor:
         residual = inputs - reconstruction
         if self.detach_residual:
@@ -211,6 +219,6 @@ class SAE(SAECore, ABC):
 
     def _metrics(self, latents: Latents, dead: Tensor) -> dict[str, Tensor]:
         return {
-            "l0": (latents.values.detach() > 0).sum() / max(latents.n_rows, 1),
+            "l0": mean_over_rows((latents.values.detach() > 0).sum(), latents.n_rows),
             "dead_fraction": torch.tensor(dead.numel() / self.n_latents, device=latents.values.device),
         }

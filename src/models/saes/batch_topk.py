@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from src.models.saes.k_sparse import KSparse
-from src.ops.selection import keep_largest
+from src.ops.processes import all_counts
+from src.ops.selection import keep_largest_of_all, smallest_of_all
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import entries_above
 
@@ -32,14 +33,15 @@ class BatchTopK(KSparse):
     _candidate_threshold: Tensor | None = None
 
     def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
-        """Keeps the `k * n_rows` largest of the batch; see `KSparse.select`."""
-        n_kept = k * shape[0]
+        """Keeps the `k * n_rows` largest of the batch of all processes; see `KSparse.select`."""
         guess = self._candidate_threshold
         candidates = entries_above(pieces, torch.zeros_like(self.threshold) if guess is None else guess, shape)
+        n_rows, n_candidates = all_counts(shape[0], candidates.n_entries, like=self.threshold)
+        n_kept = k * n_rows
         self._candidate_threshold = None
-        if candidates.n_entries < n_kept and guess is not None:
+        if n_candidates < n_kept and guess is not None:
             return None
-        kept = keep_largest(candidates, n_kept)
-        if kept.n_entries == n_kept:
-            self._candidate_threshold = _CANDIDATE_SHARE * kept.values.min()
+        kept = keep_largest_of_all(candidates, n_kept)
+        if n_candidates >= n_kept:
+            self._candidate_threshold = _CANDIDATE_SHARE * smallest_of_all(kept.values)
         return kept

@@ -11,6 +11,7 @@ from src.models.saes.penalized import Penalized
 from src.models.saes.step import Code, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.jumprelu import exp_with_unit_gradient, jump, step, window_floor
+from src.ops.processes import mean_over_rows
 from src.ops.selection import calibrate_threshold
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latent_pieces
@@ -169,4 +170,4 @@ class JumpReLU(Penalized):
             # What is not listed is a latent of 0, which a threshold near 0 or below has in its window or counts.
             unlisted = listed.n_rows - torch.bincount(listed.neuron_ids, minlength=self.n_latents)
             count = count + (unlisted * step(torch.zeros_like(threshold), threshold, self.bandwidth)).sum()
-        return count / max(listed.n_rows, 1)
+        return mean_over_rows(count, listed.n_rows)

@@ -12,6 +12,8 @@ from src.models.saes.options import SAEOptions, at_least, one_of
 from src.models.saes.step import Code, TrainingProgress
 from src.ops.dense_latents import Latents, encode_columns
 from src.ops.losses import mean_l1
+from src.ops.processes import all_counts, mean_over_rows
+from src.ops.selection import smallest_of_all
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
 
@@ -135,14 +137,15 @@ class KSparse(SAE):
         super().observe_(latents, progress)
         if progress.step < self.threshold_start_step or not isinstance(latents, SparseLatents):
             return
-        if latents.n_entries == 0:
+        if all_counts(latents.n_entries, like=latents.values) == (0,):
             return
         if self.threshold_statistic == "batch_min":
-            smallest = latents.values.min()
+            smallest = smallest_of_all(latents.values)
         else:
             none = latents.values.new_full((latents.n_rows,), torch.inf)
             smallest = none.scatter_reduce(0, latents.row_ids, latents.values, "amin")
-            smallest = smallest[smallest.isfinite()].mean()
+            smallest = smallest[smallest.isfinite()]
+            smallest = mean_over_rows(smallest.sum(), smallest.numel())
         average = self.threshold_decay * self.threshold + (1 - self.threshold_decay) * smallest
         is_first = (self.threshold <= 0) & (not self.threshold_from_zero)
         self.threshold.copy_(torch.where(is_first, smallest, average))

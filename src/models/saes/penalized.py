@@ -5,6 +5,7 @@ from torch import Tensor
 
 from src.models.saes.base import SAE
 from src.ops.dense_latents import DenseLatents, Latents, encode_columns, encode_dense
+from src.ops.processes import all_counts
 from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
 
 SPARSE_BELOW = 0.15
@@ -48,7 +49,7 @@ class Penalized(SAE):
         if self.density >= SPARSE_BELOW:
             dense = encode_dense(centred, *weights)
             listed = dense > floor
-            self._follow(float(listed.sum()) / max(listed.numel(), 1))
+            self._follow(int(listed.sum()), listed.shape)
             asked = None if columns is None else dense.index_select(1, columns)
             return DenseLatents(dense * listed if mask_dense else dense), asked
         asked = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
@@ -57,11 +58,12 @@ class Penalized(SAE):
             if columns is not None and asked is not None:
                 pieces = copying_columns(pieces, columns, asked)
             kept = entries_above(pieces, floor, (centred.shape[0], self.n_latents))
-        self._follow(kept.n_entries / max(kept.n_rows * kept.n_latents, 1))
+        self._follow(kept.n_entries, kept.shape)
         if columns is not None and asked is not None:
             asked = encode_columns(asked, columns, centred, *weights)
         return encode_kept(kept, centred, *weights), asked
 
-    def _follow(self, density: float) -> None:
+    def _follow(self, n_listed: int, shape: tuple[int, ...]) -> None:
         if self.training:
-            self.density.fill_(density)
+            n_listed, n_rows = all_counts(n_listed, shape[0], like=self.density)
+            self.density.fill_(n_listed / max(n_rows * shape[1], 1))

@@ -11,6 +11,7 @@ from src.models.saes.step import Code, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.ghost_gradients import ghost_loss
 from src.ops.losses import mean_l1, norm_scaled_errors
+from src.ops.processes import gather_rows
 from src.ops.resampling import draw_rows, forget_moments_, resample_
 
 ResampleWeights = Literal["norm", "squared_norm"]
@@ -141,7 +142,7 @@ class ReLUL1(Penalized):
         dead = (self.silent_for >= silent_for).nonzero().squeeze(1)
         if not is_time or not dead.numel():
             return
-        inputs, _ = self.normalize(activations.reshape(-1, self.d_in))
+        inputs, _ = self.normalize(gather_rows(activations).reshape(-1, self.d_in))
         reconstruction = self.reconstructions(self.encode_inputs(self.centre(inputs)))[-1]
         errors = torch.linalg.vector_norm(inputs - reconstruction, dim=1)
         if self.resample_weights == "squared_norm":
