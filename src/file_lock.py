@@ -7,7 +7,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,6 +97,7 @@ def _acquire(path: Path, me: Holder) -> None:
         aside.write_text(json.dumps(asdict(me)))
         try:
             os.link(aside, path)
+            _remove_old_asides(path)
             return
         except FileExistsError:
             holder = _read_holder(path)
@@ -123,6 +124,14 @@ def _remove_stale(path: Path, holder: Holder) -> None:
             os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _remove_old_asides(path: Path) -> None:
+    """Removes what processes left that were killed while they asked for the lock."""
+    for aside in path.parent.glob(f"{path.name}.*"):
+        with suppress(FileNotFoundError):  # those of living processes come and go
+            if time.time() - aside.stat().st_mtime > _STALE_SECONDS:
+                aside.unlink()
 
 
 def _aside(path: Path) -> Path:

@@ -140,7 +140,8 @@ def _explain(path: Path, sources: Mapping[str, FeatureSource], dtype: np.dtype) 
                 f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free. Free space and start again, which goes "
                 "on with the slides that are missing; or delete the folder and give another paths.cache.",
             ) from error
-        of_cache = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent.parent)
+        file = path if error.filename is None else Path(os.fsdecode(error.filename))
+        of_cache = file in path.parents or file.is_relative_to(path.parent)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and of_cache:
             raise OSError(
                 error.errno,
