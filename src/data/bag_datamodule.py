@@ -1,13 +1,13 @@
 """Feeds MIL training: the bags of one fold, shuffled by epoch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import numpy as np
 
 from src.data.bags import BagBatch, BagDataset, BagReader, CachedBags, collate_bags
 from src.data.epoch_loader import EpochLoader, unfinished_batches
+from src.data.epoch_order import EpochOrder, Positions, Span
 from src.data.rows import DEFAULT_RAM_BYTES
 from src.records import FoldSplit
 
@@ -73,7 +73,8 @@ class BagDataModule(L.LightningDataModule):
         self._train_loader.load_state_dict(state_dict)
 
     def _loader(self, bags: BagDataset, seed: int | None = None) -> EpochLoader[BagBatch]:
-        def fetch(positions: np.ndarray) -> BagBatch:
-            return collate_bags([bags[int(position)] for position in positions])
+        def read(positions: Positions, blocks: Sequence[Span]) -> Generator[BagBatch, None, None]:
+            return (collate_bags([bags[int(i)] for i in positions[start:stop]]) for start, stop in blocks)
 
-        return EpochLoader(len(bags), self.batch_size, fetch, seed, lambda: unfinished_batches(self.trainer))
+        order = EpochOrder(len(bags), seed)
+        return EpochLoader(order, self.batch_size, read, n_unfinished=lambda: unfinished_batches(self.trainer))

@@ -1,3 +1,4 @@
+import threading
 from itertools import chain
 
 import lightning as L
@@ -6,8 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from src.data import windows
 from src.data.activations import ActivationDataModule
-from src.data.epoch_loader import epoch_order
+from src.data.epoch_order import epoch_order
 from tests.data.stores import pack
 
 pytestmark = [
@@ -37,14 +39,19 @@ def numbers(batches):
     return [int(row[0]) for batch in batches for row in batch]
 
 
-@pytest.mark.parametrize("ram_bytes", [0, 1 << 30])
-def test_blocks(store, ram_bytes):
-    loader = make_data(store, ram_bytes=ram_bytes).train_dataloader()
+@pytest.mark.parametrize("residency", ["auto", "ram", "mmap", "stream"])
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_blocks(store, residency, n_workers):
+    loader = make_data(store, residency=residency, n_workers=n_workers).train_dataloader()
     for epoch in range(2):
         blocks = list(loader)
         assert [[len(batch) for batch in block] for block in blocks] == [[2, 2, 2]] * 3 + [[2, 2, 1]]
         assert all(batch.dtype == torch.float32 for block in blocks for batch in block)
-        assert numbers(batch for block in blocks for batch in block) == epoch_order(N_TRAIN, 5, epoch).tolist()
+        found = numbers(batch for block in blocks for batch in block)
+        assert sorted(found) == list(range(N_TRAIN))
+        assert found == loader.order.epoch(epoch)[:].tolist()
+        if residency in ("auto", "ram"):
+            assert found == epoch_order(N_TRAIN, 5, epoch).tolist()
 
 
 def test_block_size_does_not_change_the_batches(store):
@@ -68,6 +75,115 @@ def test_bad_arguments(store):
         ActivationDataModule(store, [], ["v"], 2, 2, 0)
     with pytest.raises(ValueError, match="got \\['x'\\]"):
         ActivationDataModule(store, ["x"], ["v"], 2, 2, 0)
+    with pytest.raises(ValueError, match=r"Expected train\.residency to be one of auto, gpu"):
+        make_data(store, residency="disk")
+    with pytest.raises(ValueError, match=r"Expected train\.n_workers of at least 0, got -1"):
+        make_data(store, n_workers=-1)
+    with pytest.raises(ValueError, match=r"images with train\.n_tokens, got images and None"):
+        make_data(store, batch_unit="images")
+    with pytest.raises(ValueError, match=r"multiple of train\.n_tokens=4 rows a slide, got 15"):
+        make_data(store, batch_unit="images", n_tokens=4)
+
+
+def test_gpu_is_refused_without_one(store, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="Expected a CUDA device"):
+        make_data(store, residency="gpu").train_dataloader()
+
+
+def test_residency_is_logged(store, caplog):
+    with caplog.at_level("INFO"):
+        make_data(store, residency="mmap").train_dataloader()
+    assert "Residency of 0.00 GiB of train activations: mmap, as asked for." in caplog.text
+
+
+class Rank:
+    """What the data module asks of a trainer."""
+
+    def __init__(self, global_rank, world_size):
+        self.global_rank, self.world_size = global_rank, world_size
+        self.strategy = self
+        self.root_device = torch.device("cpu")
+
+    def broadcast(self, choice):
+        return choice
+
+
+def blocks_of_rank(store, rank, n_ranks, part, **kwargs):
+    data = make_data(store, batch_size=5, **kwargs)
+    data.trainer = Rank(rank, n_ranks)
+    loader = data._train_loader if part == "train" else data.val_dataloader()
+    return [numbers([batch]) for block in loader for batch in (block if part == "train" else [block])]
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("residency", ["ram", "mmap"])
+def test_processes_together_see_the_batches_of_one(store, part, residency):
+    def of(rank, n_ranks, **kwargs):
+        return blocks_of_rank(store, rank, n_ranks, part, residency=residency, **kwargs)
+
+    whole = of(0, 1)
+    for n_ranks in (2, 3, 4):
+        of_ranks = [of(rank, n_ranks, n_workers=rank, block_size=3) for rank in range(n_ranks)]
+        assert [list(chain(*pieces)) for pieces in zip(*of_ranks, strict=True)] == whole
+        lengths = np.array([[len(batch) for batch in batches] for batches in of_ranks])
+        assert (lengths.max(axis=0) - lengths.min(axis=0) <= 1).all()
+    if part == "train":  # the last batch has 3 rows, for 4 processes
+        assert lengths[:, -1].tolist() == [1, 1, 1, 0]
+
+
+def test_more_processes_than_rows_are_refused(store):
+    data = make_data(store)
+    data.trainer = Rank(0, N_TRAIN + 1)
+    with pytest.raises(ValueError, match="at least as many train rows as processes, got 23 and 24"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("residency", ["ram", "mmap"])
+def test_images(tmp_path, residency):
+    values = {name: np.arange(n * 3 * 2).reshape(-1, 2) + start for name, n, start in (("a", 4, 0), ("b", 3, 100))}
+    store = pack(tmp_path / "f", values | {"v": np.ones((6, 2))})
+    data = make_data(store, block_size=2, residency=residency, batch_unit="images", n_tokens=3)
+    assert data.n_items == 7
+    images = [image for block in data.train_dataloader() for batch in block for image in batch]
+    assert {batch.shape for block in data.train_dataloader() for batch in block} == {(2, 3, 2), (1, 3, 2)}
+    expected = np.concatenate([values["a"], values["b"]]).reshape(7, 3, 2)
+    order = data._train_loader.order.epoch(0)[:]
+    np.testing.assert_array_equal(torch.stack(images), expected[order])
+    assert [batch.shape for batch in data.val_dataloader()] == [(6, 2)]
+
+
+def test_slide_entropy_of_mixed_and_of_sorted_rows(tmp_path):
+    store = pack(tmp_path / "f", {f"s{i}": np.full((64, 2), i) for i in range(16)})
+
+    def entropy(**kwargs):
+        data = ActivationDataModule(store, store.slide_ids, [], 64, 1, 0, **kwargs)
+        return data.slide_entropy(1)
+
+    assert entropy(residency="ram") == pytest.approx(1.0, abs=0.02)
+    # Chunks of a slide each (CHUNK_BYTES is more), a window of one: batches of one slide.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "CHUNK_BYTES", 64 * 8)
+        assert entropy(residency="mmap", window_bytes=1) == 0.0
+        assert 0.3 < entropy(residency="mmap", window_bytes=4 * 64 * 8) < 0.7
+
+
+def test_run_that_began_by_window_goes_on_so_in_memory(store, monkeypatch):
+    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    whole = make_data(store, residency="mmap", window_bytes=64)
+    blocks = [numbers(block) for block in whole.train_dataloader()]
+    begun = make_data(store, residency="mmap", window_bytes=64)
+    next(iter(begun.train_dataloader()))
+    for residency, window_bytes in (("auto", 64), ("ram", 64), ("mmap", 1 << 20), ("stream", 64)):
+        resumed = make_data(store, residency=residency, window_bytes=window_bytes, n_workers=1)
+        resumed.load_state_dict(begun.state_dict())
+        assert [numbers(block) for block in resumed.train_dataloader()] == blocks[1:]
+
+
+def test_run_that_began_in_memory_is_not_continued_by_window(store):
+    state = make_data(store, residency="ram").state_dict()
+    with pytest.raises(ValueError, match="Expected a checkpoint made with order=windows, got permutation"):
+        make_data(store, residency="mmap").load_state_dict(state)
 
 
 class Recorder(L.LightningModule):
@@ -107,8 +223,8 @@ class SaveOnException(L.Callback):
         trainer.save_checkpoint(self.path)
 
 
-def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, **trainer_arguments):
-    module, data = Recorder(fail_at), make_data(store)
+def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, data=None, **trainer_arguments):
+    module, data = Recorder(fail_at), make_data(store, **(data or {}))
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
@@ -190,7 +306,48 @@ def test_finished_run_resumes_to_nothing_and_more_epochs_go_on(store, tmp_path):
     assert more.seen == whole.seen[24:]
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+@pytest.mark.parametrize("block_size", [1, 2, 7, 100])
+@pytest.mark.parametrize("save", ["every block", "after validation in the middle of the epoch"])
+@pytest.mark.parametrize("fail_at", [1, 3, 6, 11])
+def test_resumed_with_other_blocks_and_workers_sees_the_rest(store, tmp_path, block_size, save, fail_at):
+    checkpoint = ModelCheckpoint(tmp_path / "ckpt", filename="last", enable_version_counter=False, **SAVES[save][0])
+    whole, _ = fit(store, tmp_path)
+    fit(store, tmp_path, checkpoint, fail_at=fail_at, **SAVES[save][1])
+    path = tmp_path / "ckpt" / "last.ckpt"
+    if not path.exists():
+        assert (fail_at, save) == (1, "after validation in the middle of the epoch")
+        return
+    n_done = torch.load(path, weights_only=True)["global_step"]
+    resumed, trainer = fit(store, tmp_path, resume=path, data={"block_size": block_size, "n_workers": 2})
+    assert resumed.seen == whole.seen[n_done:]
+    assert resumed.epochs == whole.epochs[n_done:]
+    assert (trainer.global_step, trainer.current_epoch) == (36, 3)
+    # One validation at the end of each epoch that is left.
+    n_epochs = 3 - n_done // 12
+    assert list(chain(*resumed.validations)) == list(range(100, 107)) * n_epochs
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("block_size", [1, 5])
+@pytest.mark.parametrize("fail_at", [2, 3, 5])
+def test_block_that_failed_comes_again_in_other_blocks(store, tmp_path, block_size, fail_at):
+    whole, _ = fit(store, tmp_path)
+    fit(store, tmp_path, SaveOnException(tmp_path / "failed.ckpt"), fail_at=fail_at)
+    resumed, trainer = fit(store, tmp_path, resume=tmp_path / "failed.ckpt", data={"block_size": block_size})
+    assert resumed.seen == whole.seen[3 * fail_at :]
+    assert trainer.global_step == 36
+
+
+def test_no_thread_survives_a_run(store, tmp_path):
+    fit(store, tmp_path, data={"n_workers": 2, "residency": "mmap"})
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
 def test_checkpoint_of_other_rows_is_refused(store, tmp_path):
     data = make_data(store)
-    with pytest.raises(ValueError, match="Expected a checkpoint made with group_size=6, got 4"):
-        data.load_state_dict(make_data(store, block_size=2).state_dict())
+    with pytest.raises(ValueError, match="Expected a checkpoint made with batch_size=2, got 3"):
+        data.load_state_dict(make_data(store, batch_size=3).state_dict())
+    other = pack(tmp_path / "g", {"a": np.zeros((15, 2)), "b": np.zeros((8, 2)), "v": np.zeros((7, 2))})
+    with pytest.raises(ValueError, match=r"Expected a checkpoint made with data=.*overwrite=true"):
+        data.load_state_dict(make_data(other).state_dict())
