@@ -1,5 +1,6 @@
 """Images whose activations lie in one array for many of them, read as slides are."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,6 +86,20 @@ class TensorFolder(FeatureFolder):
                 "Make them again, or leave the image out with dataset.on_bad_file=skip."
             )
         return Bag(slide_id, features, None, None, f"{tensor.path.name} holds none")
+
+    def dtype(self, slide_id: str) -> np.dtype:
+        """Returns what the values of an image need; see `FeatureFolder.dtype`."""
+        return self._place(slide_id)[0].dtype
+
+    def identity(self, slide_id: str) -> tuple[str, int, int]:
+        """Returns file and entry, bytes and time of change (ns); see `FeatureFolder.identity`.
+
+        With the entry, because other ids may give a name to another image of the same file.
+        """
+        tensor, index = self._place(slide_id)
+        status = tensor.path.stat()
+        file = os.path.relpath(tensor.path, self.path.parent)
+        return f"{file}[{index}]", status.st_size, status.st_mtime_ns
 
     def _place(self, slide_id: str) -> tuple[TensorFile, int]:
         self.file(slide_id)

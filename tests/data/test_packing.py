@@ -13,6 +13,7 @@ from src.data import packing, packing_plan, shard_writer, slide_packer, store_bu
 from src.data.activation_store import ActivationStore
 from src.data.features import FeatureFileError, FeatureFolder
 from src.data.packing import pack_activations
+from src.data.tensor_folder import TensorFolder
 from src.files import digest_array
 
 
@@ -161,6 +162,20 @@ def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatc
     store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
     np.testing.assert_array_equal(store.rows("001"), bags["002"])
     np.testing.assert_array_equal(store.rows("002"), bags["002"])
+
+
+def test_image_that_other_ids_call_by_the_name_of_another(tmp_path, caplog):
+    images = np.arange(12, dtype=np.float16).reshape(3, 4)
+    np.save(tmp_path / "all.npy", images)
+    for names in (["a", "b", "c"], ["b", "a", "c"]):
+        (tmp_path / "ids.txt").write_text("\n".join(names))
+        folder = TensorFolder({"all": tmp_path / "all.npy"}, {"all": tmp_path / "ids.txt"})
+        store = pack_activations(folder, names, tmp_path / "cache", verify="full")
+        assert store.dtype == np.float16
+        for name, image in zip(names, images, strict=True):
+            np.testing.assert_array_equal(store.rows(name), image[None].astype(np.float32))
+    assert "(slide a) changed" in caplog.text
+    assert "(slide c) changed" not in caplog.text
 
 
 def test_unknown_slide(folder, tmp_path):
