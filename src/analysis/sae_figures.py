@@ -1,5 +1,8 @@
 """Figures of how an SAE's neurons fire and how alike its atoms are: data in, Figure out."""
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -131,6 +134,26 @@ def plot_redundancy(cosines: np.ndarray, redundant_above: float, d_in: int) -> F
     axes.set_xlim(0, 1)
     axes.set_title(f"{len(cosines):,} atoms")
     _finish(figure, axes, "|cosine| of an atom with its nearest other one", "Atoms")
+    return figure
+
+
+@styled
+def plot_frontier(l0: Sequence[float], explained_variance: Sequence[float], names: Sequence[str]) -> Figure:
+    """Draws what several SAEs reach, one point each, named in the legend.
+
+    Args:
+        l0: active latents a row.
+        explained_variance: of the same SAEs.
+        names: of the same SAEs.
+    """
+    figure, axes = _panel()
+    styles = itertools.cycle(itertools.product("os^Dv", (BLUE, VERMILLION, SKY, ORANGE, BLACK, GREY)))
+    for x, y, name, (marker, color) in zip(l0, explained_variance, names, styles, strict=False):
+        axes.scatter(x, y, marker=marker, color=color, zorder=3, label=name)
+    axes.margins(x=0.1, y=0.1)
+    axes.set_xlabel("L0")
+    axes.set_ylabel("Explained variance")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
 

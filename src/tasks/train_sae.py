@@ -36,14 +36,33 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    return train_fold(cfg, rundir, fold, open_data(cfg, fold))
+
+
+def open_data(cfg: Any, fold: FoldData) -> ActivationDataModule:
+    """Returns the activations of a fold as the configuration feeds them."""
+    train = cfg.train
+    return ActivationDataModule(
+        fold.store,
+        fold.split.train,
+        fold.split.val,
+        train.batch_size,
+        train.block_size,
+        cfg.seed,
+        residency=train.residency,
+        n_workers=train.n_workers,
+        batch_unit=train.batch_unit,
+        n_tokens=train.n_tokens,
+    )
+
+
+def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataModule) -> dict[str, float]:
+    """Trains on an open fold; see `run`."""
     rundir.record_input(fold.store.path, ",".join(sorted(fold.store.index["digest"])))
     rundir.write_fitted_on(fold.fitted("train"))
     train = cfg.train
-    data = ActivationDataModule(
-        fold.store, fold.split.train, fold.split.val, train.batch_size, train.block_size, cfg.seed
-    )
     last = rundir.checkpoints_dir / "last.ckpt"
-    module = _build_module(cfg, fold, n_rows=len(data.train_rows), is_resumed=last.is_file())
+    module = _build_module(cfg, fold, n_items=data.n_items, is_resumed=last.is_file())
     every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(
         cfg,
@@ -64,13 +83,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
-    results |= {"n_train_rows": len(data.train_rows), "n_steps": trainer.global_step, "d_in": sae.d_in}
+    results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": trainer.global_step, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     _write_page(cfg, rundir, fold, results)
     return results
 
 
-def _build_module(cfg: Any, fold: FoldData, n_rows: int, is_resumed: bool) -> SAEModule:
+def _build_module(cfg: Any, fold: FoldData, n_items: int, is_resumed: bool) -> SAEModule:
     sae: SAE = config.instantiate(cfg.sae, d_in=fold.store.d_in)
     if fold.standardizer is not None:
         mean, scale = (torch.from_numpy(values) for values in (fold.standardizer.mean, fold.standardizer.scale))
@@ -81,7 +100,7 @@ def _build_module(cfg: Any, fold: FoldData, n_rows: int, is_resumed: bool) -> SA
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
     train = cfg.train
-    steps_per_epoch = -(-n_rows // train.batch_size)
+    steps_per_epoch = -(-n_items // train.batch_size)
     return SAEModule(
         sae,
         lr=train.lr,

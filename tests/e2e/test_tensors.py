@@ -1,0 +1,63 @@
+"""The command on activations that come as one tensor for many images."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+D_IN, N_TOKENS = 12, 4
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Tokens [n_images, 4, 12]; images of class "cell" have a direction that others have not."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for part, n_images in (("train", 60), ("val", 10), ("test", 30)):
+        labels = rng.integers(0, 2, n_images)
+        tokens = rng.standard_normal((n_images, N_TOKENS, D_IN)).astype(np.float16)
+        tokens[labels == 1, 0, 0] += 6
+        np.save(tmp_path / f"{part}.npy", tokens)
+        np.save(tmp_path / f"{part}_labels.npy", np.array(["empty", "cell"])[labels])
+        made[part] = tmp_path / f"{part}.npy"
+    return made
+
+
+def run(files, *overrides, code=0):
+    root = files["train"].parent
+    command = [sys.executable, "-m", "src.run", "exp=tensors", "dataset.name=tokens", f"paths.data={root / 'data'}"]
+    command += [f"paths.runs={root / 'runs'}", "train.epochs=30", "train.batch_size=64", "sae.k=3", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_pipeline_on_separate_files_with_labels(files):
+    given = [f"dataset.tensors.{part}={path}" for part, path in files.items()]
+    given += [f"dataset.tensor_labels.{part}={path.with_name(f'{part}_labels.npy')}" for part, path in files.items()]
+    run(files, *given, "dataset.positive_class=cell", "task=pipeline", "mil.methods=[max_activations,neuron]")
+    (pipeline,) = files["train"].parent.glob("runs/tokens/*/fold_0/pipeline")
+    assert set(json.loads((pipeline / "skipped.json").read_text())) == {"tile", "embed", "splits", "localize"}
+    results = json.loads((pipeline.parent / "train_sae" / "results.json").read_text())
+    assert results["n_train_rows"] == 60 * N_TOKENS
+    neurons = pd.read_csv(pipeline.parent / "select_neurons" / "analysis" / "neurons.csv")
+    assert neurons.loc[0, "auroc"] > 0.9
+    index = pd.read_csv(pipeline.parent / "encode" / "latents" / "all" / "index.csv")
+    assert len(index) == 100
+    assert set(index["n_patches"]) == {N_TOKENS}
+
+
+def test_training_needs_neither_labels_nor_test_images(files):
+    given = [f"dataset.tensors.{part}={files[part]}" for part in ("train", "val")]
+    assert "task=metadata" in run(files, *given, code=1)
+    run(files, *given, "task=metadata")
+    run(files, *given)
+    (train,) = files["train"].parent.glob("runs/tokens/*/fold_0/train_sae")
+    assert "val/explained_variance" in json.loads((train / "results.json").read_text())
+    run(files, *given, "task=evaluate_sae", "evaluation.split=val")
+    said = run(files, *given, "task=select_neurons", code=1)
+    assert "encode" in said

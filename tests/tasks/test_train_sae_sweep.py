@@ -1,0 +1,109 @@
+"""A sweep on one stream leaves what the runs alone would leave, bit for bit."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from src import config
+from src.runner import execute
+from src.tasks import train_sae_sweep
+from tests.synthetic import make_feature_folder
+
+GRID = ["sae=batch_topk,jumprelu,relu_l1,archetypal", "sae.expansion=2,4"]
+
+
+@pytest.fixture
+def typed(tmp_path):
+    config.register_resolvers()
+    make_feature_folder(tmp_path / "features", n_slides=20, n_patches=30)
+    typed = ["exp=features", f"dataset.dir={tmp_path / 'features'}", "dataset.positive_class=tumor", "name=small"]
+    typed += [f"paths.data={tmp_path / 'data'}", "train.batch_size=64", "train.block_size=2", "train.epochs=6"]
+    typed += ["train.n_validations=3", "splits.n_folds=2", "train.lr=0.01", "trainer=cpu"]
+    _execute([*typed, f"paths.runs={tmp_path / 'runs'}", "task=splits"])
+    return typed
+
+
+def _execute(overrides):
+    return execute(config.compose(overrides), overrides)
+
+
+def _sweep(typed, monkeypatch, runs, grid=GRID):
+    overrides = [*typed, f"paths.runs={runs}", "task=train_sae_sweep", f"sweep.grid={json.dumps(list(grid))}"]
+    monkeypatch.setattr(config, "hydra_overrides", lambda: overrides)
+    return _execute(overrides)
+
+
+def _files(runs):
+    names = ("sae_weights.safetensors", "cfg.json", "metrics.csv", "results.json", "fitted_on.csv")
+    return {
+        path.relative_to(runs): path.read_bytes()
+        for path in runs.rglob("*")
+        if path.name in names and path.parent.name != "train_sae_sweep"
+    }
+
+
+@pytest.mark.slow
+def test_runs_of_a_sweep_equal_runs_alone(typed, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for combination in config.expand_grid(GRID):
+        _execute([*typed, *combination, f"paths.runs={alone}", "task=train_sae"])
+    results = _sweep(typed, monkeypatch, together)
+    assert results["n_runs"] == 8
+    expected = _files(alone)
+    assert len(expected) == 8 * 5
+    assert _files(together) == expected
+    rows = json.loads(next(alone.rglob("results.json")).read_text())["n_train_rows"]
+    assert results["n_blocks_read"] == 6 * -(-rows // 128)
+    (sweep,) = together.glob("**/train_sae_sweep")
+    table = pd.read_csv(sweep / "analysis" / "sweep.csv")
+    assert len(table) == 8
+    assert {"sae", "sae.expansion", "val/explained_variance"} <= set(table.columns)
+    assert (sweep / "plots" / "frontier.png").stat().st_size > 5000
+    logs = [path.read_text() for path in together.rglob("run.log") if path.parent.name == "train_sae"]
+    assert len(logs) == 8
+    assert all(log.count("INFO src.runner: train_sae in ") == 1 for log in logs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_broken_off_sweep_goes_on_where_each_run_stood(typed, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    _sweep(typed, monkeypatch, whole, GRID[:1])
+    original = train_sae_sweep.train_fold
+    seen = []
+
+    def fail(cfg, rundir, fold, data):
+        if "jumprelu" in str(rundir.path):
+            seen.append(rundir.path)
+            raise ValueError("no JumpReLU today")
+        return original(cfg, rundir, fold, data)
+
+    monkeypatch.setattr(train_sae_sweep, "train_fold", fail)
+    with pytest.raises(
+        RuntimeError, match=r"got 1 that failed; the others are done(.|\n)*sae=jumprelu: ValueError: no"
+    ):
+        _sweep(typed, monkeypatch, broken, GRID[:1])
+    assert len(seen) == 1
+    monkeypatch.setattr(train_sae_sweep, "train_fold", original)
+    # One of the others loses its end, as if killed after its second checkpoint.
+    (other,) = [path.parent for path in broken.rglob("export") if "relu_l1" in str(path)]
+    shutil.rmtree(other / "export")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    _sweep(typed, monkeypatch, broken, GRID[:1])
+    assert _files(broken) == _files(whole)
+
+
+def test_what_cannot_share_a_stream_is_refused(typed, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"got none: give e\.g\. sweep\.grid"):
+        _sweep(typed, monkeypatch, tmp_path / "runs", [])
+    for entry, named in (("train.batch_size=64,128", "train.batch_size"), ("seed=0,1", "seed"), ("fold=0,1", "fold")):
+        with pytest.raises(ValueError, match=rf"got other {named} for .*: use -m with task=train_sae"):
+            _sweep(typed, monkeypatch, tmp_path / "runs", [entry])
+    with pytest.raises(ValueError, match=r"Expected trainer\.devices=1"):
+        _sweep(typed, monkeypatch, tmp_path / "runs", ["trainer.devices=2"])
+    with pytest.raises(ValueError, match="got wandb, which logs one run a process"):
+        _sweep(typed, monkeypatch, tmp_path / "runs", ["logger=wandb"])
