@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, shorten_rows_, timed_loop
-from src.data.activation_store import ACTIVATIONS_FILE, INDEX_FILE, ActivationStore
+from src.data.activation_store import ActivationStore
 from src.data.activations import ActivationDataModule
+from src.data.features import FeatureFolder
+from src.data.packing import pack_activations
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 
@@ -136,10 +136,10 @@ def _activations(shape: Shape) -> Tensor:
 
 
 def _store(folder: Path, rows: Tensor) -> ActivationStore:
-    np.save(folder / ACTIVATIONS_FILE, rows.numpy())
-    index = pd.DataFrame({"slide_id": ["all"], "start": [0], "stop": [len(rows)], "digest": [""]})
-    index.to_csv(folder / INDEX_FILE, index=False)
-    return ActivationStore(folder)
+    features = folder / "features"
+    features.mkdir()
+    torch.save(rows, features / "all.pt")
+    return pack_activations(FeatureFolder(features), ["all"], folder / "cache")
 
 
 def _table(seconds: dict[str, list[float]]) -> str:
