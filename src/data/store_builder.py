@@ -122,7 +122,7 @@ def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter) -> 
         if digest_array(shards.read(place.start, place.stop)) == packed.stored_digest:
             good[slide_id] = packed
         else:
-            _LOGGER.warning("The rows of slide %s did not reach the disk; packing it again.", slide_id)
+            _LOGGER.warning("The rows of slide %s did not reach the disk; they are not used.", slide_id)
     return good
 
 
