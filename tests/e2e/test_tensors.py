@@ -36,17 +36,21 @@ def run(files, *overrides, code=0):
     return done.stdout + done.stderr
 
 
+def task_dir(files, task):
+    (path,) = files["train"].parent.glob(f"runs/tokens/**/{task}")
+    return path
+
+
 def test_pipeline_on_separate_files_with_labels(files):
     given = [f"dataset.tensors.{part}={path}" for part, path in files.items()]
     given += [f"dataset.tensor_labels.{part}={path.with_name(f'{part}_labels.npy')}" for part, path in files.items()]
     run(files, *given, "dataset.positive_class=cell", "task=pipeline", "mil.methods=[max_activations,neuron]")
-    (pipeline,) = files["train"].parent.glob("runs/tokens/*/fold_0/pipeline")
-    assert set(json.loads((pipeline / "skipped.json").read_text())) == {"tile", "embed", "splits", "localize"}
-    results = json.loads((pipeline.parent / "train_sae" / "results.json").read_text())
-    assert results["n_train_rows"] == 60 * N_TOKENS
-    neurons = pd.read_csv(pipeline.parent / "select_neurons" / "analysis" / "neurons.csv")
+    skipped = json.loads((task_dir(files, "pipeline") / "skipped.json").read_text())
+    assert set(skipped) == {"tile", "embed", "splits", "localize"}
+    assert json.loads((task_dir(files, "train_sae") / "results.json").read_text())["n_train_rows"] == 60 * N_TOKENS
+    neurons = pd.read_csv(task_dir(files, "select_neurons") / "analysis" / "neurons.csv")
     assert neurons.loc[0, "auroc"] > 0.9
-    index = pd.read_csv(pipeline.parent / "encode" / "latents" / "all" / "index.csv")
+    index = pd.read_csv(task_dir(files, "encode") / "latents" / "all" / "index.csv")
     assert len(index) == 100
     assert set(index["n_patches"]) == {N_TOKENS}
 
@@ -56,8 +60,7 @@ def test_training_needs_neither_labels_nor_test_images(files):
     assert "task=metadata" in run(files, *given, code=1)
     run(files, *given, "task=metadata")
     run(files, *given)
-    (train,) = files["train"].parent.glob("runs/tokens/*/fold_0/train_sae")
-    assert "val/explained_variance" in json.loads((train / "results.json").read_text())
+    assert "val/explained_variance" in json.loads((task_dir(files, "train_sae") / "results.json").read_text())
     run(files, *given, "task=evaluate_sae", "evaluation.split=val")
     said = run(files, *given, "task=select_neurons", code=1)
     assert "encode" in said
