@@ -11,11 +11,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.files import digest_text
+from src.modules.ddp import n_devices
 from src.run_paths import TaskSpec, result_values, run_path
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -30,6 +32,9 @@ _REMEDIES = {
     "task=metadata",
     "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
 }
+
+# The tasks that start a process for each of several trainer.devices.
+_STARTS_PROCESSES = ("train_sae", "pipeline")
 
 
 def register_resolvers() -> None:
@@ -158,7 +163,7 @@ def validate(cfg: DictConfig) -> None:
     errors = [f"{key}: expected a value, got none; give {key}=<value>" for key in sorted(OmegaConf.missing_keys(cfg))]
     errors += [error for key, node in _targets(_without_hydra(cfg)) for error in _binding_errors(key, node)]
     if not errors:
-        errors += _missing_data(cfg)
+        errors += [*_missing_data(cfg), *_processes_in_a_sweep(cfg)]
     if errors:
         raise ValueError("Expected a complete configuration, got:\n  " + "\n  ".join(errors))
 
@@ -171,6 +176,19 @@ def _missing_data(cfg: DictConfig) -> Iterator[str]:
         if value is None or not Path(value).exists():
             found = "no path" if value is None else f"nothing at {value}"
             yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {_REMEDIES[key]}"
+
+
+def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
+    """Yields an error where the jobs of `-m` that run in this process, one after another, would start processes."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    launcher = str(HydraConfig.get().launcher._target_)
+    several = n_devices(cfg.trainer.accelerator, cfg.trainer.devices) > 1
+    if several and cfg.task.name in _STARTS_PROCESSES and not launcher.endswith("SlurmLauncher"):
+        yield (
+            f"trainer.devices: expected 1 device for the jobs of -m, which all run inside one process, got "
+            f"{cfg.trainer.devices}; start the jobs one after the other without -m, or give cluster=slurm"
+        )
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,6 +1,8 @@
-"""Builds the Lightning Trainer of a run: loggers, progress, where it writes."""
+"""Builds the Lightning Trainer of a run: loggers, progress, processes, where it writes."""
 
+import logging
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 from src import config
 from src.callbacks.plain_progress import PlainProgress
 from src.files import digest_text
+from src.modules.ddp import SharedBatches, n_devices
 from src.modules.metrics_csv import MetricsCsv
 from src.rundir import RunDir
+
+_LOGGER = logging.getLogger(__name__)
+
+# The tasks whose modules can share batches among processes.
+_TASKS_OF_SEVERAL_PROCESSES = ("train_sae",)
 
 
 def make_trainer(
@@ -20,11 +28,17 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Builds a Trainer that logs metrics.csv, and to W&B or TensorBoard when the config has them.
 
+    With several `trainer.devices`, each has a process of its own where the task can share batches among them; other
+    tasks take one.
+
     Args:
         cfg: the run's configuration: `trainer`, `logger`.
         rundir: the run's directory.
         callbacks: the task's own.
         **arguments: of the Trainer, e.g. `max_epochs`.
+
+    Raises:
+        ValueError: when several processes are asked for where they cannot be had.
     """
     torch.set_float32_matmul_precision(cfg.train.float32_matmul_precision)
     loggers: list[Any] = [MetricsCsv(rundir.metrics_path)]
@@ -37,6 +51,7 @@ def make_trainer(
         )
     if "tensorboard" in cfg.logger:
         loggers.append(config.instantiate(cfg.logger.tensorboard, save_dir=str(rundir.path), name="tensorboard"))
+    arguments |= _process_arguments(cfg)
     progress = RichProgressBar() if sys.stderr.isatty() else PlainProgress()
     return config.instantiate(
         cfg.trainer,
@@ -46,3 +61,20 @@ def make_trainer(
         enable_progress_bar=isinstance(progress, RichProgressBar),
         **arguments,
     )
+
+
+def _process_arguments(cfg: Any) -> dict[str, Any]:
+    n_processes = n_devices(cfg.trainer.accelerator, cfg.trainer.devices)
+    if n_processes == 1:
+        return {}
+    if cfg.task.name not in _TASKS_OF_SEVERAL_PROCESSES:
+        _LOGGER.info("%s takes one device of trainer.devices=%s.", cfg.task.name, cfg.trainer.devices)
+        devices = cfg.trainer.devices
+        return {"devices": 1 if isinstance(devices, int | str) else [devices[0]]}
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError(
+            f"Expected trainer.devices=1 where several SAEs train in one process, got {cfg.trainer.devices}: train "
+            "them one after the other with task=train_sae, or give trainer.devices=1."
+        )
+    # The data module itself gives each process its rows.
+    return {"strategy": SharedBatches(), "use_distributed_sampler": False}

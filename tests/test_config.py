@@ -4,8 +4,9 @@ import itertools
 
 import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from src import config
 
@@ -104,3 +105,26 @@ def test_cluster_chooses_the_launcher(cluster, launcher):
     with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
         cfg = hydra.compose("config", overrides=[f"cluster={cluster}"], return_hydra_config=True)
     assert cfg.hydra.launcher._target_.endswith(launcher)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mode", "is_refused"),
+    [
+        (["trainer.devices=2"], "MULTIRUN", True),
+        (["trainer.devices=[0,1]", "task=pipeline"], "MULTIRUN", True),
+        (["trainer.devices=1"], "MULTIRUN", False),
+        (["trainer.devices=2"], "RUN", False),
+        (["trainer.devices=2", "task=report"], "MULTIRUN", False),
+        (["trainer.devices=2", "cluster=slurm"], "MULTIRUN", False),
+    ],
+)
+def test_a_sweep_in_one_process_starts_no_processes(overrides, mode, is_refused, monkeypatch):
+    if "cluster=slurm" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        started = hydra.compose("config", [*overrides], return_hydra_config=True)
+    with open_dict(started):
+        started.hydra.mode = mode
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", started)
+    complaint = errors_of(["exp=quickstart", "trainer=cpu", *overrides])
+    assert ("without -m, or give cluster=slurm" in complaint) == is_refused, complaint

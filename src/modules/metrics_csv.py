@@ -25,10 +25,15 @@ class MetricsCsv(Logger):
         super().__init__()
         self._path = Path(path)
         self._rows: dict[int, dict[str, Any]] = {}
+        self._has_news = False
         if self._path.is_file():
             with open(self._path, newline="") as file:
                 for row in csv.DictReader(file):
                     self._rows[int(row["step"])] = {key: value for key, value in row.items() if value != ""}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the path: a process that trains continues the file as it then is."""
+        return type(self), (self._path,)
 
     @property
     def name(self) -> str:
@@ -45,6 +50,7 @@ class MetricsCsv(Logger):
         """Adds metrics to the row of a step; a step logged again after a restart takes the new values."""
         row = self._rows.setdefault(step or 0, {"step": step or 0})
         row.update({key: float(value) for key, value in metrics.items()})
+        self._has_news = True
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -53,13 +59,14 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        if not self._rows:
+        if not self._has_news:  # another process may have written since
             return
         columns = list(dict.fromkeys(key for row in self._rows.values() for key in row))
         with write_atomically(self._path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(row for _, row in sorted(self._rows.items()))
+        self._has_news = False
 
     @rank_zero_only
     def finalize(self, status: str) -> None:  # noqa: ARG002 - Lightning's signature

@@ -100,6 +100,11 @@ class SAEModule(lightning.LightningModule):
         self.log("step", float(self.global_step))
         self.log_dict({f"train/{name}": total / len(block) for name, total in sums.items()})
 
+    def on_validation_epoch_start(self) -> None:
+        """Starts the metrics anew, in memory that no other process holds: what a process is started with is shared."""
+        for metric in (self.fvu, self.l0, self.dead_fraction):
+            metric.reset()
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Adds a batch [n_rows, d_in] to the metrics of inference, in the units of `SAE.standardize`."""
         latents = self.sae.encode(batch)
@@ -116,11 +121,9 @@ class SAEModule(lightning.LightningModule):
         fvu = self.fvu.compute()
         metrics = {"fvu": fvu, "explained_variance": 1 - fvu, "l0": self.l0.compute()}
         metrics["dead_fraction"] = self.dead_fraction.compute()
-        self.log("step", float(self.global_step))
-        # The metrics have seen all processes' rows already; Lightning wants to be told to make them equal.
+        # All of it is equal in all processes already; Lightning wants to hear that it is to be.
+        self.log("step", float(self.global_step), sync_dist=True)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=True)
-        for metric in (self.fvu, self.l0, self.dead_fraction):
-            metric.reset()
 
     def _optimize(self, batch: Tensor) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()

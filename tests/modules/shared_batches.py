@@ -1,9 +1,12 @@
 """SAEs that one process and several train on the same batches, step by step in float64."""
 
 import functools
+import logging
 
+import lightning
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.batch_topk import BatchTopK
@@ -119,3 +122,31 @@ def train(name):
         numbers |= step.metrics
         steps.append((positions, numbers, sae.silent_for.clone()))
     return {key: value.clone() for key, value in sae.state_dict().items()}, steps
+
+
+class SharedData(lightning.LightningDataModule):
+    """Gives each process its rows of every batch: training in blocks, validation in batches."""
+
+    def __init__(self, block_size):
+        super().__init__()
+        self.block_size = block_size
+
+    def train_dataloader(self):
+        mine = [self._mine(batch) for batch in batches()]
+        blocks = [mine[start : start + self.block_size] for start in range(0, len(mine), self.block_size)]
+        return DataLoader(blocks, batch_size=None)
+
+    def val_dataloader(self):
+        return DataLoader([self._mine(batch * 0.9) for batch in batches()], batch_size=None)
+
+    def _mine(self, batch):
+        shares = np.array_split(np.arange(len(batch)), self.trainer.world_size)
+        return batch[shares[self.trainer.global_rank]]
+
+
+class Failing(BatchTopK):
+    """Refuses its first batch."""
+
+    def initialize_from_(self, activations):
+        logging.getLogger(__name__).warning("about to fail")
+        raise ValueError("Expected other activations.")

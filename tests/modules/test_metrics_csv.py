@@ -1,4 +1,5 @@
 import csv
+import pickle
 
 from src.modules.metrics_csv import MetricsCsv
 
@@ -41,3 +42,17 @@ def test_resumed_run_keeps_what_came_before_and_repeats_no_step(tmp_path):
 def test_nothing_logged_writes_nothing(tmp_path):
     MetricsCsv(tmp_path / "metrics.csv").save()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_continues_the_file_and_the_one_that_waits_leaves_it(tmp_path):
+    path = tmp_path / "metrics.csv"
+    first = MetricsCsv(path)
+    first.log_metrics({"train/loss": 1.0}, 1)
+    first.save()
+    waiting = MetricsCsv(path)
+    for step in (2, 3):  # two processes, one after the other
+        other = pickle.loads(pickle.dumps(waiting))
+        other.log_metrics({"train/loss": float(step)}, step)
+        other.finalize("success")
+    waiting.finalize("failed")
+    assert [row["step"] for row in read(path)] == ["1", "2", "3"]

@@ -4,6 +4,7 @@ import functools
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
@@ -69,13 +70,22 @@ def test_global_step_counts_optimizer_steps(tmp_path):
     assert trainer.global_step == 2 * N_STEPS
 
 
-@pytest.mark.parametrize("block_size", [1, 5, 100])
+@pytest.mark.parametrize("block_size", [1, 5, 64])
 def test_block_size_does_not_change_the_weights(tmp_path, block_size):
     options = {"lr": 1e-2, "warmup_steps": 5, "decay_fraction": 0.5, "total_steps": 2 * N_STEPS, "max_grad_norm": 0.1}
-    reference, other = SAEModule(_sae(), **options), SAEModule(_sae(), **options)
+    reference, other = (SAEModule(_sae(k_anneal_steps=15), **options) for _ in range(2))
     _fit(tmp_path, reference, block_size=4)
     _fit(tmp_path, other, block_size=block_size)
     _assert_equal_states(reference, other)
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+def test_checkpoint_intervals_count_optimizer_steps(tmp_path):
+    checkpoints = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    _fit(tmp_path, SAEModule(_sae()), max_epochs=2, callbacks=[checkpoints], enable_checkpointing=True)
+    assert sorted(path.stem for path in tmp_path.glob("*.ckpt")) == [
+        f"step={step}" for step in sorted(range(4, 2 * N_STEPS + 1, 4), key=str)
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"decoder_constraint": "before_step"}, {"input_norm": "z_score"}])
