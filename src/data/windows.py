@@ -90,9 +90,10 @@ class WindowFeed:
                     yield partial(self._fill, window, rows, [(window.spans[i], ends[i]) for i in piece])
 
         # As many pieces ahead as a window has: while a window is in use, only the other buffer is written to.
-        for number, loaded in enumerate(prefetch(tasks(), self._n_workers, n_pieces), start=1):
-            if number % n_pieces == 0:
-                yield loaded
+        with closing(prefetch(tasks(), self._n_workers, n_pieces)) as pieces:
+            for number, loaded in enumerate(pieces, start=1):
+                if number % n_pieces == 0:
+                    yield loaded
 
     def _fill(self, window: Window, rows: np.ndarray, spans: list[tuple[Span, int]]) -> tuple[Window, np.ndarray]:
         for (start, stop), end in spans:
