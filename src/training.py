@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from src import config
 from src.callbacks.plain_progress import PlainProgress
 from src.files import digest_text
+from src.modules.atomic_checkpoints import AtomicCheckpointIO
 from src.modules.ddp import SharedBatches, n_devices
 from src.modules.metrics_csv import MetricsCsv
 from src.rundir import RunDir
@@ -58,6 +59,7 @@ def make_trainer(
         default_root_dir=str(rundir.path),
         logger=loggers,
         callbacks=[*callbacks, progress],
+        plugins=[AtomicCheckpointIO()],
         enable_progress_bar=isinstance(progress, RichProgressBar),
         **arguments,
     )

@@ -98,6 +98,7 @@ class _Launcher(_MultiProcessingLauncher):
     def _wrapping_function(self, process_idx: int, *args: Any, **kwargs: Any) -> None:
         root = logging.getLogger()
         root.handlers = [logging.handlers.QueueHandler(self._records)]
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a line per process and start
         root.setLevel(self._level if process_idx == 0 else max(self._level, logging.WARNING))
         try:
             super()._wrapping_function(process_idx, *args, **kwargs)

@@ -62,6 +62,8 @@ def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataMod
     rundir.write_fitted_on(fold.fitted("train"))
     train = cfg.train
     last = rundir.checkpoints_dir / "last.ckpt"
+    for unfinished in rundir.checkpoints_dir.glob(".*.ckpt"):  # left by a kill in the middle of a save
+        unfinished.unlink()
     module = _build_module(cfg, fold, n_items=data.n_items, is_resumed=last.is_file())
     every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(

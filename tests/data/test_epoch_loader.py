@@ -2,7 +2,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.epoch_loader import EpochLoader
@@ -23,6 +23,7 @@ def order_of(loader, epoch):
 orders = st.one_of(st.just({}), st.fixed_dictionaries({"chunk": st.integers(1, 9), "window": st.integers(1, 5)}))
 
 
+@settings(deadline=None)
 @given(
     n_items=st.integers(1, 60),
     batch_size=st.integers(1, 20),
@@ -40,6 +41,7 @@ def test_every_item_once_an_epoch_in_the_order_of_seed_and_epoch(n_items, batch_
         assert sorted(chain(*blocks)) == list(range(n_items))
 
 
+@settings(deadline=None)
 @given(
     n_items=st.integers(1, 30),
     batch_size=st.integers(1, 6),

@@ -2,7 +2,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.epoch_order import EpochOrder, block_batches, epoch_order
@@ -10,6 +10,7 @@ from src.data.epoch_order import EpochOrder, block_batches, epoch_order
 sizes = st.integers(1, 60)
 
 
+@settings(deadline=None)
 @given(n_items=st.integers(1, 200), chunk=sizes, window=st.integers(1, 12), seed=st.integers(0, 5))
 def test_windows_hold_every_item_once_and_can_be_entered_anywhere(n_items, chunk, window, seed):
     order = EpochOrder(n_items, seed, chunk, window).epoch(3)
@@ -60,6 +61,7 @@ def test_bad_sizes(sizes):
         EpochOrder(5, 0, **sizes)
 
 
+@settings(deadline=None)
 @given(start=sizes, n=sizes, batch_size=st.integers(1, 20), n_ranks=st.integers(1, 9))
 def test_pieces_of_the_ranks_joined_are_the_batches(start, n, batch_size, n_ranks):
     of_ranks = [block_batches(start, start + n, batch_size, rank, n_ranks) for rank in range(n_ranks)]

@@ -40,7 +40,7 @@ def rows_of(feed, order, start, batch_size, block_size, rank=0, n_ranks=1):
     return batches
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(
     kind=st.sampled_from(["gpu", "ram", "mmap"]),
     n_rows=st.integers(1, 120),

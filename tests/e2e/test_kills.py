@@ -1,0 +1,46 @@
+"""A training that is killed again and again ends as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.e2e.test_features import command, run, task_dir
+from tests.synthetic import make_feature_folder
+
+pytestmark = pytest.mark.slow
+N_KILLS = 5
+# Some three thousand steps and a checkpoint every two dozen: kills fall on steps, validations and saves alike.
+MANY = ("train.epochs=240", "train.n_validations=120", "train.decay_fraction=0.5")
+
+
+def test_training_killed_at_random_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    workplace = make_feature_folder(tmp_path / "features").parent
+    run(workplace, "task=splits")
+    run(workplace, *MANY)
+    path = task_dir(workplace, "train_sae")
+    uninterrupted = (path / "export" / "sae_weights.safetensors").read_bytes()
+    shutil.rmtree(path)
+    moments = random.Random(0)
+    last = path / "checkpoints" / "last.ckpt"
+    for _ in range(N_KILLS):
+        seen = last.stat().st_mtime_ns if last.exists() else 0
+        process = subprocess.Popen(command(workplace, *MANY), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and (not last.exists() or last.stat().st_mtime_ns == seen):
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.3))
+            os.kill(process.pid, signal.SIGKILL)
+        finally:
+            process.wait()
+        assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
+        assert json.loads((path / "manifest.json").read_text())["status"] == "running"
+    assert "Resuming" in run(workplace, *MANY)
+    assert (path / "export" / "sae_weights.safetensors").read_bytes() == uninterrupted
+    assert [file.name for file in (path / "checkpoints").iterdir() if file.name.startswith(".")] == []
