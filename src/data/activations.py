@@ -135,9 +135,12 @@ class ActivationDataModule(L.LightningDataModule):
         batch_rows = self.batch_size * (self.n_tokens or 1)
         return EpochLoader(EpochOrder(self.val_rows.n_rows, seed=None), batch_rows, read)
 
-    def slide_entropy(self, epoch: int) -> float:
-        """Returns how well some batches of an epoch mix the slides; see `src.data.slide_entropy.slide_entropy`."""
-        order = self._train_loader.order.epoch(epoch)
+    def slide_entropy(self) -> float:
+        """Returns how well some batches of the epoch that runs, or ran last, mix the slides.
+
+        See `src.data.slide_entropy.slide_entropy`.
+        """
+        order = self._train_loader.positions
         n_whole = max(1, self.n_items // self.batch_size)
         numbers = np.unique(np.linspace(0, n_whole - 1, _N_ENTROPY_BATCHES).astype(int))
         batches = [np.asarray(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers.tolist()]

@@ -47,6 +47,7 @@ class EpochLoader(Generic[T]):
         self.block_size = block_size
         self.epoch = 0
         self.consumed = 0
+        self.positions: Positions = range(0)
         self._consumed_before = 0
         self._read = read
         self._data = data
@@ -66,7 +67,8 @@ class EpochLoader(Generic[T]):
         spans = [(start, min(start + step, n_items)) for start in range(self.consumed, n_items, step)]
         if not spans:
             return
-        self._running = running = self._read(self.order.epoch(self.epoch), spans)
+        self.positions = self.order.epoch(self.epoch)
+        self._running = running = self._read(self.positions, spans)
         try:
             for start, stop in spans:
                 block = next(running)

@@ -37,7 +37,8 @@ class RamFeed:
         """
         rows = self._rows
         tasks = (partial(self._gather, rows, positions, block) for block in blocks)
-        return prefetch(tasks, self._n_workers, BLOCKS_AHEAD)
+        # One more than gather: who is done early begins the next instead of waiting for its turn to be taken.
+        return prefetch(tasks, self._n_workers, max(BLOCKS_AHEAD, self._n_workers + 1))
 
     def _gather(self, rows: np.ndarray, positions: Positions, block: list[Span]) -> list[torch.Tensor]:
         row_ids = np.concatenate([positions[start:stop] for start, stop in block])

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from src import config
 from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
+from src.callbacks.slide_mixing import SlideMixing
 from src.data.activations import ActivationDataModule
 from src.data.fold import FoldData, open_fold
 from src.models.saes.archetypal import Archetypal
@@ -69,7 +70,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataMod
     trainer = make_trainer(
         cfg,
         rundir,
-        [_checkpoints(rundir, every_n_epochs, bool(fold.split.val))],
+        [_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
         max_epochs=train.epochs,
         check_val_every_n_epoch=every_n_epochs,
         num_sanity_val_steps=0,
