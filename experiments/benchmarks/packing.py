@@ -44,14 +44,15 @@ def write_features(path: Path) -> None:
 
 
 def read_files(path: Path) -> None:
-    """Reads every file with h5py, as anyone would."""
+    """Reads features and coords of every file with h5py, as anyone would."""
     for file_path in sorted((path / "h5_files").iterdir()):
         with h5py.File(file_path, "r") as file:
-            file["features"][:]  # pyright: ignore[reportIndexIssue]
+            for dataset in ("features", "coords"):
+                file[dataset][:]  # pyright: ignore[reportIndexIssue]
 
 
 def read_headers(path: Path) -> None:
-    """Opens the source of every file: where its rows lie."""
+    """Opens the source of every file: where its rows lie, and its coords."""
     folder = FeatureFolder(path)
     folder.sources(folder.slide_ids)
 
@@ -76,7 +77,7 @@ def write_rows(path: Path) -> None:
     """Writes as many bytes to a shard."""
     path.mkdir()
     piece = np.ones((PIECE_BYTES // D_IN // 4, D_IN), np.float32)
-    with ShardWriter(path, 0, 0, [N_SLIDES * N_PATCHES], D_IN, piece.dtype) as shards:
+    with ShardWriter([path / "shard"], 0, [N_SLIDES * N_PATCHES], D_IN, piece.dtype) as shards:
         for row in range(0, N_SLIDES * N_PATCHES - len(piece), len(piece)):
             shards.write(row, piece)
 

@@ -17,4 +17,4 @@ class SlideMixing(lightning.Callback):
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         # The same in all processes; Lightning wants to hear that it is to be.
         pl_module.log("step", float(trainer.global_step), sync_dist=True)
-        pl_module.log("data/slide_entropy", data.slide_entropy(), sync_dist=True)
+        pl_module.log("data/slide_entropy", data.slide_entropy(trainer.current_epoch), sync_dist=True)

@@ -1,14 +1,14 @@
 """The packed activations of a data set, mapped from disk."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from src.data.packed_index import INDEX_FILE, read_index
-from src.data.shards import REPACK, ShardedRows, map_shard, shard_path
+from src.data.packed_index import INDEX_FILE, digest_coords, read_index
+from src.data.shards import REPACK, ShardedRows, coords_path, map_shard, shard_path
 from src.files import digest_array, digest_text
 
 VERIFY = ("index", "full")
@@ -25,8 +25,9 @@ class ActivationStore:
     Attributes:
         path: the folder, made by `src.data.packing.pack_activations`.
         index: of the slides asked for, by row: slide_id, start, stop (rows), digest (of the slide's float32 values),
-            stored_digest (of the values as stored: another one only where float16 was forced on float32 files), and the
-            file they came from: path, bytes, mtime_ns.
+            stored_digest (of the values as stored: another one only where float16 was forced on float32 files),
+            coords_digest ('' without coords), coords_missing (why there are none), patch_size_level0 (0: not stated),
+            and the file they came from: path, bytes, mtime_ns.
 
     Args:
         path: the folder.
@@ -51,12 +52,16 @@ class ActivationStore:
 
     def _show(self, index: pd.DataFrame) -> None:
         self.index = index
-        self._rows = _map_shards(self.path, n_rows=int(index["stop"].to_numpy().max(initial=1)))
+        n_rows = int(index["stop"].to_numpy().max(initial=1))
+        self._rows = _map_shards(self.path, shard_path, ("float16", "float32"), n_rows)
+        self._coords = _map_shards(self.path, coords_path, ("int32",), n_rows)
         self._row_range = {
             str(slide_id): (int(start), int(stop))
             for slide_id, start, stop in zip(index["slide_id"], index["start"], index["stop"], strict=True)
         }
         self._digest = dict(zip(self._row_range, index["digest"].astype(str), strict=True))
+        self._coords_digest = dict(zip(self._row_range, index["coords_digest"].astype(str), strict=True))
+        self._patch_size = dict(zip(self._row_range, index["patch_size_level0"].tolist(), strict=True))
 
     @property
     def d_in(self) -> int:
@@ -142,6 +147,26 @@ class ActivationStore:
         ((start, stop),) = self.row_ranges([slide_id])
         return self.read(start, stop).astype(np.float32, copy=False)
 
+    def coords(self, slide_id: str) -> np.ndarray | None:
+        """Returns where a slide's patches lie, as `src.data.feature_files.Bag` has it: [n_patches, 2] int32, read-only.
+
+        None where its file holds none; `coords_missing` of the index says why.
+
+        Raises:
+            ValueError: when the slide was not packed.
+        """
+        ((start, stop),) = self.row_ranges([slide_id])
+        return self._coords.read(start, stop) if self._coords_digest[slide_id] else None
+
+    def patch_size_level0(self, slide_id: str) -> int | None:
+        """Returns the edge of a slide's patches in level-0 pixels; None where its file does not state it.
+
+        Raises:
+            ValueError: when the slide was not packed.
+        """
+        (known,) = self._known([slide_id])
+        return self._patch_size[known] or None
+
     def digest(self, slide_id: str) -> str:
         """Returns the digest of a slide's activations.
 
@@ -174,6 +199,12 @@ class ActivationStore:
             self.index["slide_id"], self.index["start"], self.index["stop"], self.index["stored_digest"], strict=True
         ):
             found = digest_array(self.read(start, stop))
+            in_place = self._coords_digest[slide_id]
+            if in_place and (of_coords := digest_coords(self._coords.read(start, stop))) != in_place:
+                raise ValueError(
+                    f"Expected the coords of slide {slide_id} ({start} to {stop} in {self.path}) to digest to "
+                    f"{in_place}, got {of_coords}: they changed on disk. {REPACK}"
+                )
             if found != expected:
                 numbers = [number for number, _ in self._rows.parts(start, stop)]
                 files = ", ".join(shard_path(self.path, number).name for number in numbers)
@@ -183,17 +214,18 @@ class ActivationStore:
                 )
 
 
-def _map_shards(path: Path, n_rows: int) -> ShardedRows:
+def _map_shards(path: Path, path_of: Callable[[Path, int], Path], dtypes: tuple[str, ...], n_rows: int) -> ShardedRows:
     """Maps as many shards as hold `n_rows`; later ones are still being packed."""
     shards: list[np.ndarray] = []
     held = 0
     while held < n_rows:
-        if shards and not shard_path(path, len(shards)).exists():
+        file = path_of(path, len(shards))
+        if shards and not file.exists():
             raise ValueError(
-                f"Expected {n_rows} rows in the shards of {path}, as its {INDEX_FILE} says, got {held} in "
-                f"{len(shards)}. {REPACK}"
+                f"Expected {n_rows} rows in {path_of(path, 0).name} and the files after it in {path}, as {INDEX_FILE} "
+                f"says, got {held} in {len(shards)}. {REPACK}"
             )
-        shard = map_shard(file := shard_path(path, len(shards)))
+        shard = map_shard(file, dtypes)
         if shards and (shard.shape[1], shard.dtype) != (shards[0].shape[1], shards[0].dtype):
             raise ValueError(
                 f"Expected {shards[0].shape[1]} values of {shards[0].dtype} a row in {file}, as in the other shards, "

@@ -47,7 +47,7 @@ class EpochLoader(Generic[T]):
         self.block_size = block_size
         self.epoch = 0
         self.consumed = 0
-        self.positions: Positions = range(0)
+        self._positions: tuple[EpochOrder, int, Positions] | None = None
         self._consumed_before = 0
         self._read = read
         self._data = data
@@ -67,8 +67,7 @@ class EpochLoader(Generic[T]):
         spans = [(start, min(start + step, n_items)) for start in range(self.consumed, n_items, step)]
         if not spans:
             return
-        self.positions = self.order.epoch(self.epoch)
-        self._running = running = self._read(self.positions, spans)
+        self._running = running = self._read(self.positions(self.epoch), spans)
         try:
             for start, stop in spans:
                 block = next(running)
@@ -84,6 +83,12 @@ class EpochLoader(Generic[T]):
         if self._running is not None:
             self._running.close()
             self._running = None
+
+    def positions(self, epoch: int) -> Positions:
+        """Returns the order of an epoch; that of the last one asked for is kept."""
+        if self._positions is None or self._positions[:2] != (self.order, epoch):
+            self._positions = self.order, epoch, self.order.epoch(epoch)
+        return self._positions[2]
 
     @property
     def n_blocks_done(self) -> int:

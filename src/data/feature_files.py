@@ -1,10 +1,8 @@
 """One feature file of any system, recognised by its content, as a bag of float32 patch vectors."""
 
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +13,7 @@ from src.data.patch_size import patch_size_level0
 
 FEATURE_KEYS = ("features", "feats")
 """CLAM and TRIDENT write `features`, STAMP writes `feats`."""
+_MOST_PIXELS = np.iinfo(np.int32).max
 _HALF_EXPONENT = np.uint16(0x7C00)
 
 
@@ -29,6 +28,15 @@ class Bag:
 
     slide_id: str
     features: np.ndarray
+    coords: np.ndarray | None
+    patch_size_level0: int | None
+    coords_missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the patches of a slide lie, as `Bag` has it; coords are [n_patches, 2] int32."""
+
     coords: np.ndarray | None
     patch_size_level0: int | None
     coords_missing: str | None = None
@@ -60,14 +68,14 @@ def read_bag(path: Path, slide_id: str) -> Bag:
         tensor = _load_tensor(path)
         check_shape(tuple(tensor.shape), path)
         features = tensor.to(torch.float32).numpy()
-        return Bag(slide_id, _check_finite(features, path), None, None, f"{path.name} is a pt file, which holds none")
+        place = placement_of_pt(path)
+        return Bag(slide_id, _check_finite(features, path), None, None, place.coords_missing)
     with open_h5(path) as file:
         dataset = find_features(file, path)
         check_shape(dataset.shape, path)
         features = dataset[()].astype(np.float32, copy=False)
-        coords, reason, attributes = _read_coords(file, len(features), path)
-        patch_size = patch_size_level0({**file.attrs, **attributes})
-    return Bag(slide_id, _check_finite(features, path), coords, patch_size, reason)
+        place = read_placement(file, len(features), path)
+    return Bag(slide_id, _check_finite(features, path), place.coords, place.patch_size_level0, place.coords_missing)
 
 
 def read_dtype(path: Path) -> np.dtype:
@@ -92,38 +100,39 @@ def find_features(file: h5py.File, path: Path) -> h5py.Dataset:
     raise FeatureFileError(f"Expected a dataset {' or '.join(FEATURE_KEYS)} in {path}, got {sorted(file)}. {REMEDY}")
 
 
-def _read_coords(
-    file: h5py.File, n_patches: int, path: Path
-) -> tuple[np.ndarray | None, str | None, Mapping[str, Any]]:
-    """Returns the level-0 coords, or None and why; and the attributes that stand on them."""
-    dataset = check_coords(file, n_patches, path)
-    if dataset is None:
-        return None, f"{path.name} has no dataset coords", {}
-    attributes = dict(dataset.attrs)
-    if "feats" in file or file.attrs.get("unit") == "um":
-        return None, f"coords of {path.name} are in micrometres, not level-0 pixels", attributes
-    coords = dataset[()]
-    if not np.issubdtype(coords.dtype, np.integer):
-        if not np.array_equal(coords, np.rint(coords)):
-            return None, f"coords of {path.name} are no whole numbers, so no level-0 pixels", attributes
-        coords = coords.astype(np.int64)
-    return coords, None, attributes
-
-
-def check_coords(file: h5py.File, n_patches: int, path: Path) -> h5py.Dataset | None:
-    """Returns the dataset of coords, if there is one.
+def read_placement(file: h5py.File, n_patches: int, path: Path) -> Placement:
+    """Reads the coords of an h5 file, and the patch size from its attributes and theirs.
 
     Raises:
-        FeatureFileError: when it does not match the number of patches.
+        FeatureFileError: when coords do not match the number of patches, or are beyond 2^31 pixels.
     """
     dataset = file.get("coords")
     if not isinstance(dataset, h5py.Dataset):
-        return None
+        return Placement(None, patch_size_level0(file.attrs), f"{path.name} has no dataset coords")
+    _check_coords(dataset, n_patches, path)
+    size = patch_size_level0({**file.attrs, **dataset.attrs})
+    if "feats" in file or file.attrs.get("unit") == "um":
+        return Placement(None, size, f"coords of {path.name} are in micrometres, not level-0 pixels")
+    coords = dataset[()]
+    if not np.issubdtype(coords.dtype, np.integer) and not np.array_equal(coords, np.rint(coords)):
+        return Placement(None, size, f"coords of {path.name} are no whole numbers, so no level-0 pixels")
+    if np.abs(coords).max() > _MOST_PIXELS:
+        raise FeatureFileError(
+            f"Expected coords of at most {_MOST_PIXELS} pixels in {path}, got {np.abs(coords).max()}. {REMEDY}"
+        )
+    return Placement(coords.astype(np.int32), size)
+
+
+def placement_of_pt(path: Path) -> Placement:
+    """Returns that of a pt file, which is none."""
+    return Placement(None, None, f"{path.name} is a pt file, which holds none")
+
+
+def _check_coords(dataset: h5py.Dataset, n_patches: int, path: Path) -> None:
     if dataset.shape != (n_patches, 2):
         raise FeatureFileError(
             f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
         )
-    return dataset
 
 
 def _load_tensor(path: Path) -> torch.Tensor:

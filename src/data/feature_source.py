@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.data.feature_files import check_coords, check_shape, find_features
+from src.data.feature_files import Placement, check_shape, find_features, read_placement
 from src.data.h5_files import REMEDY, FeatureFileError, open_h5
 
 PIECE_BYTES = 1 << 20
@@ -23,12 +23,14 @@ class FeatureSource:
 
     `dtype` is float16 where the file holds that, else float32. `pieces` takes a buffer of bytes and yields the rows in
     order, [n, d_in] of that type or of float32; a piece may lie in the buffer and is valid until the next is asked for.
+    `placement` is as the file states it.
     """
 
     n_patches: int
     d_in: int
     dtype: np.dtype
     pieces: Callable[[np.ndarray], Iterator[np.ndarray]]
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _Run:
 
 
 def open_h5_source(path: Path) -> FeatureSource:
-    """Opens the source of a CLAM, TRIDENT or STAMP h5 file; reads the header only.
+    """Opens the source of a CLAM, TRIDENT or STAMP h5 file; reads the header and the coords.
 
     Raises:
         FeatureFileError: when the file is damaged, holds no features or no patches, or its coords do not match.
@@ -49,12 +51,12 @@ def open_h5_source(path: Path) -> FeatureSource:
     with open_h5(path) as file:
         dataset = find_features(file, path)
         n_patches, d_in = check_shape(dataset.shape, path)
-        check_coords(file, n_patches, path)
+        placement = read_placement(file, n_patches, path)
         dtype = np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32)
         runs = _plain_runs(dataset, dtype) if file.userblock_size == 0 else None
     if runs is None:
-        return FeatureSource(n_patches, d_in, dtype, partial(_read_by_h5py, path))
-    return FeatureSource(n_patches, d_in, dtype, partial(_read_runs, path, runs, d_in, dtype))
+        return FeatureSource(n_patches, d_in, dtype, partial(_read_by_h5py, path), placement)
+    return FeatureSource(n_patches, d_in, dtype, partial(_read_runs, path, runs, d_in, dtype), placement)
 
 
 def _plain_runs(dataset: h5py.Dataset, dtype: np.dtype) -> list[_Run] | None:

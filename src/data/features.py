@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.feature_files import Bag, read_bag, read_dtype, read_shape
+from src.data.feature_files import Bag, Placement, placement_of_pt, read_bag, read_dtype, read_shape
 from src.data.feature_source import FeatureSource, open_h5_source
 from src.data.h5_files import FeatureFileError, open_h5
 from src.data.patch_size import patch_size_level0
@@ -104,7 +104,7 @@ class FeatureFolder:
         bag = read_bag(path, slide_id)
         self._check_width(bag.features.shape[1], path)
         if bag.patch_size_level0 is None:
-            return replace(bag, patch_size_level0=self._patch_size_of_patch_file(slide_id))
+            return replace(bag, patch_size_level0=self.patch_size_of_patch_file(slide_id))
         return bag
 
     def dtype(self, slide_id: str) -> np.dtype:
@@ -124,7 +124,7 @@ class FeatureFolder:
         return os.path.relpath(path, self.path), status.st_size, status.st_mtime_ns
 
     def source(self, slide_id: str) -> FeatureSource:
-        """Opens the values of a slide for reading in pieces; reads the header only.
+        """Opens the values of a slide for reading in pieces; reads the header and the coords.
 
         Raises:
             FileNotFoundError, FeatureFileError: as `shape`.
@@ -136,7 +136,11 @@ class FeatureFolder:
             return source
         n_patches, d_in = self.shape(slide_id)
         return FeatureSource(
-            n_patches, d_in, self.dtype(slide_id), lambda _: iter([np.ascontiguousarray(self.read(slide_id).features)])
+            n_patches,
+            d_in,
+            self.dtype(slide_id),
+            lambda _: iter([np.ascontiguousarray(self.read(slide_id).features)]),
+            self._placement_without_h5(path),
         )
 
     def usable(self, slide_ids: Iterable[str]) -> list[str]:
@@ -181,7 +185,8 @@ class FeatureFolder:
                 faults.append(str(error))
         raise ValueError(f"Expected a usable feature file in {self.path}, got none: {faults or self.skipped}.")
 
-    def _patch_size_of_patch_file(self, slide_id: str) -> int | None:
+    def patch_size_of_patch_file(self, slide_id: str) -> int | None:
+        """Returns what a slide's patch file states, as CLAM's do; None where there is none."""
         if self.patches_dir is None:
             return None
         for path in (self.patches_dir / "patches" / f"{slide_id}.h5", self.patches_dir / f"{slide_id}.h5"):
@@ -189,6 +194,9 @@ class FeatureFolder:
                 with open_h5(path) as file:
                     return patch_size_level0(file["coords"].attrs)
         return None
+
+    def _placement_without_h5(self, path: Path) -> Placement:
+        return placement_of_pt(path)
 
     def _check_width(self, d_in: int, path: Path) -> None:
         if d_in != self.d_in:

@@ -3,17 +3,26 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src.data.shards import REPACK
-from src.files import write_atomically
+from src.files import digest_array, write_atomically
 
 INDEX_FILE = "index.csv"
-COLUMNS = ("slide_id", "start", "stop", "digest", "stored_digest", "path", "bytes", "mtime_ns")
+COLUMNS = (
+    *("slide_id", "start", "stop", "digest", "stored_digest"),
+    *("coords_digest", "coords_missing", "patch_size_level0", "path", "bytes", "mtime_ns"),
+)
 SKIPPED_FILE = "skipped.csv"
-_TEXT = ("slide_id", "digest", "stored_digest", "path")
+_TEXT = ("slide_id", "digest", "stored_digest", "coords_digest", "coords_missing", "path")
 Identity = tuple[str, int, int]
 """Path, bytes and time of change (ns) of the file that a slide came from; see `FeatureFolder.identity`."""
+
+
+def digest_coords(coords: np.ndarray) -> str:
+    """Returns the digest of coords [n, 2] int32."""
+    return digest_array(coords.view(np.float32))  # of their bits: as numbers, float32 would round them
 
 
 def read_index(folder: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from src.files import digest_text
 __all__ = ["ActivationStore", "pack_activations"]
 
 _LOGGER = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 """Enters the key: a store of another format is never reused."""
 _LOCK_FILE = ".lock"
 DTYPES = ("float16", "float32")
@@ -39,10 +39,10 @@ def pack_activations(
 ) -> ActivationStore:
     """Packs those slides that the store of this folder lacks, and returns the store, showing the slides asked for.
 
-    A folder of features has one store, `<cache_dir>/<key>/{shard_00000.npy...,index.csv}`, keyed by its path, the
-    width of its features and the type; each slide in it by path, size and time of change of its file. So reuse costs
-    one `stat` a slide, new slides are added in new shards, and a changed file is packed anew, with a warning, its old
-    rows left out of the index. A fresh store has its rows in the order of the sorted slide ids.
+    A folder of features has one store, `<cache_dir>/<key>/{shard_00000.npy..., coords_00000.npy..., index.csv}`, keyed
+    by its path, the width of its features and the type; each slide in it by path, size and time of change of its file.
+    So reuse costs one `stat` a slide, new slides are added in new shards, and a changed file is packed anew, with a
+    warning, its old rows left out of the index. A fresh store has its rows in the order of the sorted slide ids.
 
     One pass: places are known from the headers; threads read, check, digest and write. A plan lies on disk before the
     first row and a journal names each slide after its rows; a start after a kill finishes the plan, packing only what

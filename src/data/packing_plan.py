@@ -74,12 +74,15 @@ def read_plan(folder: Path) -> Plan | None:
 
 @dataclass(frozen=True)
 class Packed:
-    """A slide whose rows, from `start` on, are written, with their digests (see `ActivationStore.index`)."""
+    """A slide whose rows, from `start` on, are written; the rest as in `ActivationStore.index`."""
 
     slide_id: str
     start: int
     digest: str
     stored_digest: str
+    coords_digest: str
+    coords_missing: str
+    patch_size_level0: int
 
 
 class Journal:

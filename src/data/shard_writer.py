@@ -4,6 +4,7 @@ import ctypes
 import errno
 import io
 import os
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.shards import ShardedRows, map_shard, shard_path
+from src.data.shards import ShardedRows, map_shard
 
 SHARD_BYTES = 2 << 30
 """The largest shard: file systems and tools with 32-bit sizes end there."""
@@ -28,19 +29,25 @@ class ShardWriter:
     kills the process (SIGBUS). Shards that are there with the right header and size are kept as they are.
 
     Args:
-        folder: of the store.
-        first_shard: the number of the first of these shards.
-        first_row: the number of its first row.
+        paths: of the shards.
+        first_row: the number of the first row.
         sizes: rows of each shard.
         d_in: the width of a row.
         dtype: of the values on disk.
+        reserve: whether to take the disk for all rows at once; else rows that are never written take none.
     """
 
     def __init__(
-        self, folder: Path, first_shard: int, first_row: int, sizes: list[int], d_in: int, dtype: np.dtype
+        self,
+        paths: Sequence[Path],
+        first_row: int,
+        sizes: Sequence[int],
+        d_in: int,
+        dtype: np.dtype,
+        reserve: bool = True,
     ) -> None:
         self.dtype = dtype
-        self._paths = [shard_path(folder, first_shard + number) for number in range(len(sizes))]
+        self._paths = list(paths)
         self._starts = np.cumsum([first_row, *sizes])
         self._row_bytes = d_in * dtype.itemsize
         self._descriptors: list[int] = []
@@ -49,7 +56,7 @@ class ShardWriter:
             self._descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
             header = _header((size, d_in), dtype)
             self._offsets.append(len(header))
-            _prepare(self._descriptors[-1], header, size * self._row_bytes)
+            _prepare(self._descriptors[-1], header, size * self._row_bytes, _reserve if reserve else os.ftruncate)
 
     def write(self, row: int, values: np.ndarray) -> None:
         """Writes values [n, d_in], C-contiguous and of the shards' type, as the rows from number `row` on."""
@@ -67,7 +74,7 @@ class ShardWriter:
 
     @cached_property
     def _mapped(self) -> ShardedRows:
-        return ShardedRows([map_shard(path) for path in self._paths])
+        return ShardedRows([map_shard(path, (self.dtype.name,)) for path in self._paths])
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -93,14 +100,14 @@ def _header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
     return file.getvalue()
 
 
-def _prepare(descriptor: int, header: bytes, n_bytes: int) -> None:
+def _prepare(descriptor: int, header: bytes, n_bytes: int, enlarge: Callable[[int, int], None]) -> None:
     size = len(header) + n_bytes
     size_before = os.fstat(descriptor).st_size
     if size_before == size and os.pread(descriptor, len(header), 0) == header:
         return
     if size_before:  # of an empty file it would make ext4 wait for the disk when the file is closed
         os.ftruncate(descriptor, 0)
-    _reserve(descriptor, size)
+    enlarge(descriptor, size)
     _write_exactly(descriptor, memoryview(header), 0)
 
 

@@ -15,8 +15,13 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.npy"
 
 
-def map_shard(path: Path) -> np.ndarray:
-    """Maps a shard read-only: [n_rows, d_in].
+def coords_path(folder: Path, number: int) -> Path:
+    """Returns the file with the coords of a shard's rows."""
+    return folder / f"coords_{number:05d}.npy"
+
+
+def map_shard(path: Path, dtypes: tuple[str, ...] = ("float16", "float32")) -> np.ndarray:
+    """Maps a shard, or the coords of one, read-only: [n_rows, d_in].
 
     Raises:
         FileNotFoundError, ValueError: when the file is missing, empty, cut short or no shard.
@@ -28,9 +33,9 @@ def map_shard(path: Path) -> np.ndarray:
     except (ValueError, EOFError) as error:
         found = f"{path.stat().st_size:,} bytes that do not hold one ({error})"
         raise ValueError(f"Expected a whole shard at {path}, got {found}. {REPACK}") from error
-    if rows.ndim != 2 or rows.dtype not in (np.float16, np.float32):
+    if rows.ndim != 2 or rows.dtype.name not in dtypes:
         raise ValueError(
-            f"Expected rows [n, d_in] of float16 or float32 in {path}, got {rows.shape} of {rows.dtype}. {REPACK}"
+            f"Expected rows [n, d_in] of {' or '.join(dtypes)} in {path}, got {rows.shape} of {rows.dtype}. {REPACK}"
         )
     # A plain array keeps the map open just as well, and indexes faster than numpy's subclass.
     return np.asarray(rows)

@@ -10,6 +10,7 @@ from src.data.feature_files import count_rows_not_finite, not_finite
 from src.data.feature_source import PIECE_BYTES, FeatureSource
 from src.data.features import FeatureFolder
 from src.data.h5_files import FeatureFileError
+from src.data.packed_index import digest_coords
 from src.data.packing_plan import Packed, Place
 from src.data.shard_writer import ShardWriter
 from src.files import start_array_digest
@@ -23,6 +24,7 @@ def pack_slides(
     sources: Mapping[str, FeatureSource],
     places: Mapping[str, Place],
     shards: ShardWriter,
+    coords: ShardWriter,
     n_threads: int,
 ) -> Generator[list[Packed], None, None]:
     """Packs slides, a batch of them at a time, and yields each batch when its rows are written.
@@ -36,7 +38,9 @@ def pack_slides(
     """
     with ThreadPoolExecutor(n_threads, thread_name_prefix="pack") as pool:
         futures = [
-            pool.submit(_pack_batch, folder, {slide_id: sources[slide_id] for slide_id in batch}, places, shards)
+            pool.submit(
+                _pack_batch, folder, {slide_id: sources[slide_id] for slide_id in batch}, places, shards, coords
+            )
             for batch in _batches(sources)
         ]
         try:
@@ -64,7 +68,11 @@ def _batches(sources: Mapping[str, FeatureSource]) -> Iterator[list[str]]:
 
 
 def _pack_batch(
-    folder: FeatureFolder, sources: Mapping[str, FeatureSource], places: Mapping[str, Place], shards: ShardWriter
+    folder: FeatureFolder,
+    sources: Mapping[str, FeatureSource],
+    places: Mapping[str, Place],
+    shards: ShardWriter,
+    coords: ShardWriter,
 ) -> tuple[list[Packed], dict[str, FeatureFileError]]:
     packed: list[Packed] = []
     bad: dict[str, FeatureFileError] = {}
@@ -72,7 +80,8 @@ def _pack_batch(
     buffer = np.empty(max(PIECE_BYTES, widest), dtype=np.uint8)
     for slide_id, source in sources.items():
         try:
-            packed.append(_pack_slide(folder, slide_id, source, places[slide_id], shards, buffer))
+            digests = _pack_values(folder, slide_id, source, places[slide_id], shards, buffer)
+            packed.append(_pack_placement(slide_id, source, places[slide_id], coords, digests))
         except FeatureFileError as error:
             if folder.on_bad_file == "error":
                 raise
@@ -80,9 +89,10 @@ def _pack_batch(
     return packed, bad
 
 
-def _pack_slide(
+def _pack_values(
     folder: FeatureFolder, slide_id: str, source: FeatureSource, place: Place, shards: ShardWriter, buffer: np.ndarray
-) -> Packed:
+) -> tuple[str, str]:
+    """Returns the digests of the values and of what is stored of them."""
     file = folder.file(slide_id)
     hasher = start_array_digest((source.n_patches, source.d_in))
     is_rounded = source.dtype.itemsize > shards.dtype.itemsize
@@ -108,7 +118,18 @@ def _pack_slide(
         raise _changed(slide_id, file)
     if n_bad:
         raise not_finite(file, n_bad)
-    return Packed(slide_id, place.start, hasher.hexdigest(), stored_hasher.hexdigest())
+    return hasher.hexdigest(), stored_hasher.hexdigest()
+
+
+def _pack_placement(
+    slide_id: str, source: FeatureSource, place: Place, coords: ShardWriter, digests: tuple[str, str]
+) -> Packed:
+    placement, digest = source.placement, ""
+    if placement.coords is not None:
+        coords.write(place.start, placement.coords)
+        digest = digest_coords(placement.coords)
+    missing = placement.coords_missing or ""
+    return Packed(slide_id, place.start, *digests, digest, missing, placement.patch_size_level0 or 0)
 
 
 def _changed(slide_id: str, file: Path) -> ValueError:

@@ -16,6 +16,7 @@ from src.data.packed_index import (
     INDEX_FILE,
     Identity,
     add_skipped,
+    digest_coords,
     read_index,
     replace_slides,
     slide_identities,
@@ -23,7 +24,7 @@ from src.data.packed_index import (
 )
 from src.data.packing_plan import Journal, Packed, Place, Plan, read_journal, read_plan, remove_leftovers, remove_plan
 from src.data.shard_writer import ShardWriter, rows_per_shard
-from src.data.shards import map_shard, shard_path
+from src.data.shards import coords_path, map_shard, shard_path
 from src.data.slide_packer import pack_slides
 from src.files import digest_array
 
@@ -79,12 +80,12 @@ def pack_into(
     plan.add(unplanned, identities, rows_per_shard(folder.d_in, dtype))
     plan.write(path)
     started = time.monotonic()
-    with ShardWriter(path, plan.first_shard, plan.first_row, plan.sizes, folder.d_in, dtype) as shards:
-        done = _still_good(done, plan, shards)
+    with _shards(path, plan, folder.d_in, dtype) as shards, _coords(path, plan) as coords:
+        done = _still_good(done, plan, shards, coords)
         if done:
             _LOGGER.info("Going on with an unfinished packing: %d slides are in %s already.", len(done), path)
         rest = {slide_id: source for slide_id, source in sorted(todo.items()) if slide_id not in done}
-        batches = pack_slides(folder, rest, plan.places, shards, n_threads or _n_cores())
+        batches = pack_slides(folder, rest, plan.places, shards, coords, n_threads or _n_cores())
         with closing(Journal(path)) as journal, closing(batches):
             for batch in batches:
                 journal.add(batch)
@@ -100,6 +101,17 @@ def pack_into(
     _LOGGER.info("Packed %d slides (%.0f MB) into %s in %.1f s.", len(rest), n_bytes / 1e6, path, seconds)
 
 
+def _shards(path: Path, plan: Plan, d_in: int, dtype: np.dtype) -> ShardWriter:
+    paths = [shard_path(path, plan.first_shard + number) for number in range(len(plan.sizes))]
+    return ShardWriter(paths, plan.first_row, plan.sizes, d_in, dtype)
+
+
+def _coords(path: Path, plan: Plan) -> ShardWriter:
+    paths = [coords_path(path, plan.first_shard + number) for number in range(len(plan.sizes))]
+    # Not reserved: images of a tensor have none, and their files stay empty on disk.
+    return ShardWriter(paths, plan.first_row, plan.sizes, 2, np.dtype(np.int32), reserve=False)
+
+
 def _begin_plan(path: Path) -> Plan:
     """Returns an empty plan behind the shards there are."""
     n_shards = n_rows = 0
@@ -109,7 +121,7 @@ def _begin_plan(path: Path) -> Plan:
     return Plan(n_shards, n_rows)
 
 
-def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter) -> dict[str, Packed]:
+def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter, coords: ShardWriter) -> dict[str, Packed]:
     """Returns the journalled slides whose rows digest to what the journal says.
 
     After a kill all do: the kernel keeps what a dead process wrote, and the journal is written after the rows. After a
@@ -119,7 +131,10 @@ def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter) -> 
     good = {}
     for slide_id, packed in done.items():
         place = plan.places[slide_id]
-        if digest_array(shards.read(place.start, place.stop)) == packed.stored_digest:
+        is_placed = not packed.coords_digest or (
+            digest_coords(coords.read(place.start, place.stop)) == packed.coords_digest
+        )
+        if is_placed and digest_array(shards.read(place.start, place.stop)) == packed.stored_digest:
             good[slide_id] = packed
         else:
             _LOGGER.warning("The rows of slide %s did not reach the disk; they are not used.", slide_id)
@@ -127,16 +142,7 @@ def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter) -> 
 
 
 def _row(packed: Packed, place: Place) -> dict[str, str | int]:
-    return {
-        "slide_id": packed.slide_id,
-        "start": place.start,
-        "stop": place.stop,
-        "digest": packed.digest,
-        "stored_digest": packed.stored_digest,
-        "path": place.path,
-        "bytes": place.bytes,
-        "mtime_ns": place.mtime_ns,
-    }
+    return vars(place) | vars(packed)
 
 
 def _n_cores() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.feature_files import Bag
+from src.data.feature_files import Bag, Placement
 from src.data.features import FeatureFolder
 from src.data.h5_files import FeatureFileError
 from src.data.tensor_files import TensorFile, image_ids, read_entries
@@ -85,7 +85,7 @@ class TensorFolder(FeatureFolder):
                 f"Expected finite activations of image {slide_id!r} (entry {index} of {tensor.path}), got nan or inf. "
                 "Make them again, or leave the image out with dataset.on_bad_file=skip."
             )
-        return Bag(slide_id, features, None, None, f"{tensor.path.name} holds none")
+        return Bag(slide_id, features, None, None, self._placement_without_h5(tensor.path).coords_missing)
 
     def dtype(self, slide_id: str) -> np.dtype:
         """Returns what the values of an image need; see `FeatureFolder.dtype`."""
@@ -100,6 +100,9 @@ class TensorFolder(FeatureFolder):
         status = tensor.path.stat()
         file = os.path.relpath(tensor.path, self.path.parent)
         return f"{file}[{index}]", status.st_size, status.st_mtime_ns
+
+    def _placement_without_h5(self, path: Path) -> Placement:
+        return Placement(None, None, f"{path.name} holds none")
 
     def _place(self, slide_id: str) -> tuple[TensorFile, int]:
         self.file(slide_id)

@@ -36,12 +36,12 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     parts = _Parts(fold, sae)
     writer = LatentWriter(rundir.latents_dir(), sae.n_latents)
     for slide_id in track(list(fold.slides), "Encoding slides"):
-        bag = fold.folder.read(slide_id)
-        activations = torch.from_numpy(bag.features)
+        activations = torch.from_numpy(fold.store.rows(slide_id).copy())  # what is mapped cannot be written
         latents = sae.encode(activations)
         parts.update(slide_id, activations, latents)
-        size = bag.patch_size_level0 or cfg.dataset.patch_size_level0
-        writer.write(slide_id, latents, bag.coords, size, fold.store.digest(slide_id))
+        stated = fold.store.patch_size_level0(slide_id) or fold.folder.patch_size_of_patch_file(slide_id)
+        size = stated or cfg.dataset.patch_size_level0
+        writer.write(slide_id, latents, fold.store.coords(slide_id), size, fold.store.digest(slide_id))
     store = writer.finish()
     if cfg.encode.dense_formats:
         export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))

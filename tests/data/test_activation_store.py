@@ -42,7 +42,9 @@ def test_read_is_a_view_where_one_shard_holds_the_rows(store):
     assert store.read(0, 111).flags.owndata == (n_shards > 1)
     assert not store.read(3, 9).flags.owndata
     assert not store.read(3, 9).flags.writeable
-    np.testing.assert_array_equal(np.concatenate([np.load(path) for path in sorted(store.path.glob("*.npy"))]), ALL)
+    np.testing.assert_array_equal(
+        np.concatenate([np.load(path) for path in sorted(store.path.glob("shard_*.npy"))]), ALL
+    )
 
 
 def test_rows_that_do_not_exist(store):
@@ -114,7 +116,7 @@ def test_shards_that_do_not_agree_with_the_index(store):
     index = store.path / "index.csv"
     whole = index.read_text()
     index.write_text(whole.replace(",111,", ",112,"))
-    with pytest.raises(ValueError, match=r"Expected 112 rows in the shards of .*index\.csv says, got 111"):
+    with pytest.raises(ValueError, match=r"Expected 112 rows in shard_00000.npy .*index\.csv says, got 111"):
         ActivationStore(store.path)
     index.write_text(whole.replace(",41,", ",40,", 1))
     ActivationStore(store.path)  # a gap is allowed: rows that no slide owns

@@ -16,6 +16,8 @@ from src.data.packing import pack_activations
 from src.data.tensor_folder import TensorFolder
 from src.files import digest_array
 
+COORDS_OF_TWO = ("coords_00000.npy", "coords_00001.npy")
+
 
 @pytest.fixture
 def bags():
@@ -62,7 +64,7 @@ def test_rows_are_those_of_the_files(folder, bags, tmp_path):
     for slide_id, rows in bags.items():
         np.testing.assert_array_equal(store.rows(slide_id), rows)
         assert store.digest(slide_id) == digest_array(rows)
-    assert sorted(files_of(store)) == ["index.csv", "shard_00000.npy"]
+    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(np.load(store.path / "shard_00000.npy"), np.concatenate(list(bags.values())))
 
 
@@ -127,7 +129,7 @@ def test_reused_and_added_to(folder, bags, tmp_path, monkeypatch):
     assert read == ["001"]
     assert added.path == first.path
     assert added.row_ranges(["000", "001", "002"]) == [(0, 3), (10, 11), (3, 10)]
-    assert sorted(files_of(added)) == ["index.csv", "shard_00000.npy", "shard_00001.npy"]
+    assert sorted(files_of(added)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
     assert files_of(added)["shard_00000.npy"] == before["shard_00000.npy"]
     np.testing.assert_array_equal(added.gather(added.row_ids(bags)), np.concatenate(list(bags.values())))
     assert pack_activations(folder, ["000", "002"], cache).slide_ids == ["000", "002"]
@@ -241,9 +243,9 @@ def test_slides_that_all_turn_out_bad(folder, tmp_path):
     assert pack_activations(folder, ["001", "000"], tmp_path / "cache").slide_ids == ["001"]
 
 
-@pytest.mark.parametrize("n_writes", [0, 2, 3])
+@pytest.mark.parametrize("n_writes", [0, 1, 2, 4])
 def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
-    """Writing fails at the header, at a slide's rows, and at the last slide's."""
+    """Writing fails at the headers, at a slide's rows, and at the last slide's."""
     plain, written = os.pwrite, []
 
     def write_until_full(*args):
@@ -262,7 +264,7 @@ def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
     with pytest.raises(FileNotFoundError, match="not finished"):
         ActivationStore(path)
     store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
-    assert sorted(files_of(store)) == ["index.csv", "shard_00000.npy"]
+    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
 
@@ -364,7 +366,7 @@ def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, caplo
     expected = {"all": [], "one that is not on the disk": ["000", "001", "002"]}.get(journalled, ["001", "002"])
     assert sorted(read) == expected
     assert ("did not reach the disk" in caplog.text) == ("disk" in journalled)
-    assert sorted(files_of(store)) == ["index.csv", "shard_00000.npy"]
+    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
 
@@ -389,7 +391,7 @@ def test_stopped_after_the_index_was_written(folder, bags, tmp_path, monkeypatch
     assert pack_activations(folder, ["000", "002"], tmp_path / "cache").slide_ids == ["000", "002"]
     store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
     assert store.row_ranges(["000", "002", "001"]) == [(0, 3), (3, 10), (10, 11)]
-    assert sorted(files_of(store)) == ["index.csv", "shard_00000.npy", "shard_00001.npy"]
+    assert sorted(files_of(store)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
 
 
 def pack_in_a_process(path, cache, barrier, queue):
@@ -413,7 +415,7 @@ def test_two_processes_build_one_store(folder, bags, tmp_path):
     assert len(paths) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [os.path.basename(paths.pop())]
     store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
-    assert sorted(files_of(store)) == ["index.csv", "shard_00000.npy"]
+    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
 

@@ -20,13 +20,13 @@ _MOST_SECONDS = 0.5  # before a kill: packing takes 1.2 s, a fifth of that heade
 
 
 def pack_slowly(path, cache, started):
-    plain = slide_packer._pack_slide
+    plain = slide_packer._pack_values
 
-    def pack_slide(*args):
+    def pack_values(*args):
         time.sleep(_SLIDE_SECONDS)
         return plain(*args)
 
-    slide_packer._pack_slide = pack_slide
+    slide_packer._pack_values = pack_values
     slide_packer._BATCH_BYTES = 1
     folder = FeatureFolder(path)
     started.touch()
@@ -48,6 +48,7 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path):
         with h5py.File(features / "h5_files" / f"{index:04d}.h5", "w") as file:
             rows = rng.standard_normal((int(rng.integers(8, 60)), 16), dtype=np.float32)
             file.create_dataset("features", data=rows, chunks=(8, 16))
+            file["coords"] = rng.integers(0, 10**5, (len(rows), 2))
     folder = FeatureFolder(features)
     pack_activations(folder, folder.slide_ids, tmp_path / "whole")
     whole = contents(tmp_path / "whole")

@@ -55,6 +55,9 @@ def test_runs_of_a_sweep_equal_runs_alone(typed, tmp_path, monkeypatch, caplog):
     expected = _files(alone)
     assert len(expected) == 8 * 5
     assert _files(together) == expected
+    mixing = [pd.read_csv(path)["data/slide_entropy"].dropna() for path in alone.rglob("metrics.csv")]
+    assert [len(epochs) for epochs in mixing] == [6] * 8
+    assert all(0.8 < value < 1.2 for epochs in mixing for value in epochs)
     rows = json.loads(next(alone.rglob("results.json")).read_text())["n_train_rows"]
     assert results["n_blocks_read"] == 6 * -(-rows // 128)
     (sweep,) = together.glob("**/train_sae_sweep")
