@@ -169,13 +169,18 @@ def validate(cfg: DictConfig) -> None:
 
 
 def _missing_data(cfg: DictConfig) -> Iterator[str]:
-    for key in cfg.task.get("needs", []):
+    streams = cfg.train.residency == "stream" and "needs_to_stream" in cfg.task
+    needs = cfg.task.needs_to_stream if streams else cfg.task.get("needs", [])
+    for key in needs:
         value = cfg.dataset.get(key)
         if key == "features_dir" and cfg.dataset.get("tensors") is not None:
             continue  # reading the tensors says which file is missing
         if value is None or not Path(value).exists():
             found = "no path" if value is None else f"nothing at {value}"
-            yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {_REMEDIES[key]}"
+            remedy = _REMEDIES[key]
+            if streams and key in ("patches_dir", "slides_dir"):
+                remedy += "; or train on feature files or tensors, with another train.residency than stream"
+            yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {remedy}"
 
 
 def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:

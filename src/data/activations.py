@@ -43,7 +43,7 @@ class ActivationDataModule(L.LightningDataModule):
     Validation yields single batches of rows in the order of the slides, divided among processes in the same way.
 
     Args:
-        store: packed activations.
+        store: packed activations; None where both sources are given.
         train_ids: slides to train on.
         val_ids: slides to validate on; may be empty.
         batch_size: rows of a batch, or images with batch_unit `images`.
@@ -58,6 +58,7 @@ class ActivationDataModule(L.LightningDataModule):
         n_tokens: rows an image.
         window_bytes: that `mmap` and `stream` mix; with workers, two windows are held.
         train_source: rows to train on instead of `train_ids`, such as `src.data.backbone_rows.BackboneRows`.
+        val_source: rows to validate on instead of `val_ids`.
 
     Raises:
         ValueError: when a size is below 1, there is no train row, a slide was not packed, a residency or unit is
@@ -66,7 +67,7 @@ class ActivationDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        store: ActivationStore,
+        store: ActivationStore | None,
         train_ids: Sequence[str],
         val_ids: Sequence[str],
         batch_size: int,
@@ -79,6 +80,7 @@ class ActivationDataModule(L.LightningDataModule):
         n_tokens: int | None = None,
         window_bytes: int = WINDOW_BYTES,
         train_source: RowSource | None = None,
+        val_source: RowSource | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or block_size < 1:
@@ -93,10 +95,10 @@ class ActivationDataModule(L.LightningDataModule):
         self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
         self.window_bytes = window_bytes
         self._shared: SharedBlocks[Block] | None = None
-        self.train_rows: RowSource = StoreRows(store, train_ids) if train_source is None else train_source
-        self.val_rows = StoreRows(store, val_ids)
+        self.train_rows = _packed(store, train_ids) if train_source is None else train_source
+        self.val_rows = _packed(store, val_ids) if val_source is None else val_source
         if not self.train_rows.n_rows:
-            raise ValueError(f"Expected train slides among those of {store.path}, got none.")
+            raise ValueError("Expected train slides with rows, got none.")
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
         choose_residency(residency, 0, 0, 0)  # refuses a name that is none
 
@@ -135,12 +137,9 @@ class ActivationDataModule(L.LightningDataModule):
         batch_rows = self.batch_size * (self.n_tokens or 1)
         return EpochLoader(EpochOrder(self.val_rows.n_rows, seed=None), batch_rows, read)
 
-    def slide_entropy(self) -> float:
-        """Returns how well some batches of the epoch that runs, or ran last, mix the slides.
-
-        See `src.data.slide_entropy.slide_entropy`.
-        """
-        order = self._train_loader.positions
+    def slide_entropy(self, epoch: int) -> float:
+        """Returns how well some batches of an epoch mix the slides; see `src.data.slide_entropy.slide_entropy`."""
+        order = self._train_loader.positions(epoch)
         n_whole = max(1, self.n_items // self.batch_size)
         numbers = np.unique(np.linspace(0, n_whole - 1, _N_ENTROPY_BATCHES).astype(int))
         batches = [np.asarray(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers.tolist()]
@@ -226,3 +225,9 @@ class ActivationDataModule(L.LightningDataModule):
     def _rank_of(self) -> tuple[int, int]:
         """(rank, number of processes)."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _packed(store: ActivationStore | None, slide_ids: Sequence[str]) -> RowSource:
+    if store is None:
+        raise ValueError("Expected packed activations, or rows to train on and rows to validate on, got neither.")
+    return StoreRows(store, slide_ids)

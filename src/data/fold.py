@@ -1,15 +1,18 @@
 """What a task on one fold starts from: slides, classes, split and packed activations, checked against each other."""
 
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src.data.features import FeatureFolder
 from src.data.packing import ActivationStore, pack_activations
+from src.data.row_source import RowSource
+from src.data.rows import StoreRows
 from src.data.standardize import Standardizer, fit_standardizer
 from src.data.tensor_folder import TensorFolder
-from src.records import FittedSlide, FoldSplit, Slide, check_split, order_classes, read_slides, read_split
+from src.records import PARTS, FittedSlide, FoldSplit, Slide, check_split, order_classes, read_slides, read_split
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,6 +37,20 @@ class FoldData:
     folder: FeatureFolder
     store: ActivationStore
     standardizer: Standardizer | None
+
+    @property
+    def d_in(self) -> int:
+        """The width of the activations."""
+        return self.store.d_in
+
+    @property
+    def inputs(self) -> dict[Path, str]:
+        """What the activations come from, with its digest."""
+        return {self.store.path: ",".join(sorted(self.store.index["digest"]))}
+
+    def rows(self, parts: str) -> RowSource:
+        """Returns the activations of the slides of a part or union of parts."""
+        return StoreRows(self.store, self.split.slide_ids(parts))
 
     def label_index(self, slide_id: str) -> int:
         """Returns the label of a slide as an index into `classes`.
@@ -67,14 +84,11 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
         FileNotFoundError: when the csv, the split or the features of a slide do not exist.
         ValueError: when they disagree with each other, or a feature file is bad and bad files are errors.
     """
-    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
-    labels = {slide.label for slide in slides.values()}
-    classes = order_classes(labels, dataset.positive_class) if len(labels) > 1 else tuple(labels)
-    split = read_split(dataset.splits_dir, fold)
     folder = open_features(dataset)
     # Tensors may come as a train and a validation file only.
-    needed = ("train",) if isinstance(folder, TensorFolder) else ("train", "test")
-    check_split(split, list(slides.values()), str(dataset.metadata_csv), needed)
+    slides, split = read_fold(dataset, fold, ("train",) if isinstance(folder, TensorFolder) else ("train", "test"))
+    labels = {slide.label for slide in slides.values()}
+    classes = order_classes(labels, dataset.positive_class) if len(labels) > 1 else tuple(labels)
     # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(split.slide_ids("train+val+test"))
     wanted = [slide_id for slide_id in slides if slide_id in needed or slide_id in folder.paths]
@@ -82,14 +96,34 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     packed = set(store.index["slide_id"])
     if gone := sorted(needed - packed):
         _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
-        parts = {
-            part: tuple(slide_id for slide_id in getattr(split, part) if slide_id in packed)
-            for part in ("train", "val", "test")
-        }
-        split = FoldSplit(fold, **parts)
+        split = keep_slides(split, packed)
     slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
     standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
     return FoldData(slides, classes, split, folder, store, standardizer)
+
+
+def read_fold(dataset: Any, fold: int, needed: Sequence[str]) -> tuple[dict[str, Slide], FoldSplit]:
+    """Returns the slides of the csv by slide id and the split of a fold, which agree with each other.
+
+    Args:
+        dataset: its configuration: `metadata_csv`, `splits_dir`, `class_names`.
+        fold: the cross-validation fold.
+        needed: parts that must not be empty.
+
+    Raises:
+        FileNotFoundError: when the csv or the split does not exist.
+        ValueError: when they disagree.
+    """
+    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
+    split = read_split(dataset.splits_dir, fold)
+    check_split(split, list(slides.values()), str(dataset.metadata_csv), needed)
+    return slides, split
+
+
+def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
+    """Returns a split without the slides that are not among those kept."""
+    parts = {part: tuple(slide_id for slide_id in getattr(split, part) if slide_id in kept) for part in PARTS}
+    return FoldSplit(split.fold, **parts)
 
 
 def open_features(dataset: Any) -> FeatureFolder:

@@ -1,7 +1,6 @@
 """Runs a backbone over the patches of every slide and writes their activations in CLAM's layout."""
 
-import logging
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src import config
+from src.data.patch_embedder import PatchEmbedder, read_patches
 from src.data.patching import read_patch_file
-from src.data.slide_images import open_slide_images
 from src.data.slides import find_slide
 from src.files import write_atomically
 from src.models.backbones.base import Backbone
 from src.progress import track
 from src.report.page import Page, PageTable
 from src.rundir import RunDir
+from src.tasks.streaming import open_backbone
 
-_LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 20
 _CHUNK_ROWS = 32  # CLAM's
 
@@ -51,17 +49,15 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     patch_files = sorted((patches_dir / "patches").glob("*.h5"))
     if not patch_files:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
-    backbone: Backbone = config.instantiate(cfg.backbone)
-    device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
-    backbone.to(device)
-    embedder = _Embedder(backbone, cfg.embed.batch_size)
+    backbone = open_backbone(cfg)
+    embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
     rows = []
     for path in track(patch_files, "Embedding slides"):
         coords, size_level0, side = read_patch_file(path)
         h5_path = features_dir / "h5_files" / path.name
         if cfg.overwrite or not _is_done(h5_path, coords, backbone):
             slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
-            features = embedder(slide_path, coords, size_level0, side)
+            features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
             _write_features(features_dir, path.stem, features, coords, size_level0, backbone)
         rows.append((path.stem, len(coords)))
     table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
@@ -85,35 +81,6 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         )
     )
     return results
-
-
-class _Embedder:
-    """Embeds the patches of slides batch by batch; when the device runs out of memory, with half the batch."""
-
-    def __init__(self, backbone: Backbone, batch_size: int) -> None:
-        self._backbone = backbone
-        self._batch_size = batch_size
-
-    def __call__(self, slide_path: Path, coords: np.ndarray, size_level0: int, side: int) -> np.ndarray:
-        """Returns activations [n_patches, d_in] float32, in the order of the coords."""
-        with open_slide_images(slide_path) as images:
-            patches = np.stack([images.patch(x, y, size_level0, side) for x, y in coords])
-            return np.concatenate(list(self._embed(torch.from_numpy(patches).permute(0, 3, 1, 2))))
-
-    def _embed(self, patches: torch.Tensor) -> Iterator[np.ndarray]:
-        start = 0
-        while start < len(patches):
-            try:
-                activations = self._backbone.embed(patches[start : start + self._batch_size])
-            except torch.cuda.OutOfMemoryError:
-                if self._batch_size == 1:
-                    raise
-                self._batch_size //= 2
-                torch.cuda.empty_cache()
-                _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", self._batch_size)
-                continue
-            start += len(activations)
-            yield activations.cpu().numpy()
 
 
 def _is_done(path: Path, coords: np.ndarray, backbone: Backbone) -> bool:

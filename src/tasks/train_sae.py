@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,11 @@ from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.activations import ActivationDataModule
+from src.data.epoch_order import block_batches
 from src.data.fold import FoldData, open_fold
+from src.data.prefetch import prefetch
+from src.data.row_source import RowSource
+from src.data.streamed_fold import StreamedFold
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
 from src.modules.sae import SAEModule
@@ -23,11 +27,14 @@ from src.ops.selection import calibrate_threshold
 from src.report.page import Page, PageFigure
 from src.rundir import RunDir
 from src.stores.sae import save_sae
+from src.tasks.streaming import EMBED_FIRST, open_stream
 from src.training import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
 _PAGE_ORDER = 40
+
+TrainFold = FoldData | StreamedFold
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -36,17 +43,22 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Returns:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_train_fold(cfg)
     return train_fold(cfg, rundir, fold, open_data(cfg, fold))
 
 
-def open_data(cfg: Any, fold: FoldData) -> ActivationDataModule:
+def open_train_fold(cfg: Any) -> TrainFold:
+    """Opens the configured fold: its feature files, or with train.residency=stream its slides and the backbone."""
+    return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+
+
+def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     """Returns the activations of a fold as the configuration feeds them."""
     train = cfg.train
     return ActivationDataModule(
-        fold.store,
-        fold.split.train,
-        fold.split.val,
+        None,
+        (),
+        (),
         train.batch_size,
         train.block_size,
         cfg.seed,
@@ -54,18 +66,21 @@ def open_data(cfg: Any, fold: FoldData) -> ActivationDataModule:
         n_workers=train.n_workers,
         batch_unit=train.batch_unit,
         n_tokens=train.n_tokens,
+        train_source=fold.rows("train"),
+        val_source=fold.rows("val"),
     )
 
 
-def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataModule) -> dict[str, float]:
+def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataModule) -> dict[str, float]:
     """Trains on an open fold; see `run`."""
-    rundir.record_input(fold.store.path, ",".join(sorted(fold.store.index["digest"])))
+    for path, digest in fold.inputs.items():
+        rundir.record_input(path, digest)
     rundir.write_fitted_on(fold.fitted("train"))
     train = cfg.train
     last = rundir.checkpoints_dir / "last.ckpt"
     for unfinished in rundir.checkpoints_dir.glob(".*.ckpt"):  # left by a kill in the middle of a save
         unfinished.unlink()
-    module = _build_module(cfg, fold, n_items=data.n_items, is_resumed=last.is_file())
+    module = _build_module(cfg, fold, data, is_resumed=last.is_file())
     every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(
         cfg,
@@ -81,7 +96,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataMod
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
     sae = module.sae.eval().cpu()
     if train.calibrate_threshold and sae.threshold_l0 is not None:
-        _calibrate(sae, fold, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
+        _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
     save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
@@ -92,18 +107,25 @@ def train_fold(cfg: Any, rundir: RunDir, fold: FoldData, data: ActivationDataMod
     return results
 
 
-def _build_module(cfg: Any, fold: FoldData, n_items: int, is_resumed: bool) -> SAEModule:
-    sae: SAE = config.instantiate(cfg.sae, d_in=fold.store.d_in)
+def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resumed: bool) -> SAEModule:
+    sae: SAE = config.instantiate(cfg.sae, d_in=fold.d_in)
+    if isinstance(sae, Archetypal) and isinstance(fold, StreamedFold):
+        raise ValueError(
+            "Expected another SAE than sae=archetypal with train.residency=stream: its points are k-means centres of "
+            f"packed activations. Give another sae=<name>, or {EMBED_FIRST}."
+        )
     if fold.standardizer is not None:
         mean, scale = (torch.from_numpy(values) for values in (fold.standardizer.mean, fold.standardizer.scale))
         sae.set_input_statistics(mean, scale)
-    if sae.input_norm in ("centre", "global_scale"):
-        sae.fit_input_norm_(_train_batches(fold))
-    if isinstance(sae, Archetypal) and not is_resumed:
+    # A checkpoint holds what these are fitted to.
+    if sae.input_norm in ("centre", "global_scale") and not is_resumed:
+        _LOGGER.info("Reading all train rows once for sae.input_norm=%s.", sae.input_norm)
+        sae.fit_input_norm_(_in_order(data.train_rows, data.n_workers))
+    if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
     train = cfg.train
-    steps_per_epoch = -(-n_items // train.batch_size)
+    steps_per_epoch = -(-data.n_items // train.batch_size)
     return SAEModule(
         sae,
         lr=train.lr,
@@ -133,22 +155,28 @@ def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> M
     )
 
 
-def _calibrate(sae: SAE, fold: FoldData, k: float) -> None:
+def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
     """Sets the threshold at which inference keeps k latents per train row: the moving average saw moving weights."""
-    n_rows = len(fold.store.row_ids(fold.split.train))
+    n_rows = data.train_rows.n_rows
+    _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
     with torch.no_grad():
-        batches = (sae.pre_latents(batch) for batch in _train_batches(fold))
+        batches = (sae.pre_latents(batch) for batch in _in_order(data.train_rows, data.n_workers))
         sae.threshold.copy_(calibrate_threshold(batches, k, n_rows))
     _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
 
 
-def _train_batches(fold: FoldData) -> Iterator[torch.Tensor]:
-    rows = fold.store.row_ids(fold.split.train)
-    for piece in np.array_split(rows, max(1, len(rows) // _BATCH_ROWS)):
-        yield torch.from_numpy(fold.store.gather(piece))
+def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
+    """Yields all rows in batches of at least _BATCH_ROWS, where there are as many, that differ by one row at most."""
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(rows.read(start, stop), dtype=np.float32))
+
+    n_batches = max(1, rows.n_rows // _BATCH_ROWS)
+    pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))
+    return prefetch((partial(read, start, stop) for ((start, stop),) in pieces), n_workers, n_workers)
 
 
-def _metadata(cfg: Any, fold: FoldData) -> dict[str, Any]:
+def _metadata(cfg: Any, fold: TrainFold) -> dict[str, Any]:
     return {
         "name": cfg.name,
         "fold": cfg.fold,
@@ -156,11 +184,11 @@ def _metadata(cfg: Any, fold: FoldData) -> dict[str, Any]:
         "dataset": cfg.dataset.name,
         "backbone": cfg.backbone.name,
         "sae": config.to_container(cfg.sae),
-        "activations": str(Path(fold.store.path).name),
+        "activations": ", ".join(path.name for path in fold.inputs),
     }
 
 
-def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, results: dict[str, float]) -> None:
+def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float]) -> None:
     curves = pd.read_csv(rundir.metrics_path)
     save_figure(plot_training_curves(curves), rundir.plot("curves"))
     rundir.write_page(

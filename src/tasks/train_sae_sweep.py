@@ -10,14 +10,13 @@ import pandas as pd
 from src import config
 from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_frontier
-from src.data.fold import open_fold
 from src.data.shared_blocks import SharedBlocks
 from src.files import write_atomically
 from src.lockstep import Lockstep
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.runner import execute
-from src.tasks.train_sae import open_data, train_fold
+from src.tasks.train_sae import open_data, open_train_fold, train_fold
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 45
@@ -48,8 +47,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     composed = [config.compose(overrides) for overrides in members]
     _check(composed, combinations)
 
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    stream = open_data(cfg, fold)
+    first = config.resolve(composed[0])
+    fold = open_train_fold(first)
+    stream = open_data(first, fold)
     lockstep = Lockstep()
     shared = SharedBlocks(stream.read_blocks, lockstep.take_turn)
 

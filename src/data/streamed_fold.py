@@ -1,0 +1,126 @@
+"""What training on one fold starts from where activations are computed from slides when they are read."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.backbone_rows import BackboneRows
+from src.data.fold import keep_slides, read_fold
+from src.data.patch_embedder import read_patches
+from src.data.patching import read_patch_file
+from src.data.slides import find_slide
+from src.models.backbones.base import Backbone
+from src.progress import track
+from src.records import FittedSlide, FoldSplit, Slide
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlidePatches:
+    """Where a slide and its patches are.
+
+    Attributes:
+        path: the slide.
+        coords: level-0 corners [n_patches, 2].
+        size_level0: edge of a patch in level-0 pixels.
+        side: edge of the image made of it, in pixels.
+    """
+
+    path: Path
+    coords: np.ndarray
+    size_level0: int
+    side: int
+
+
+class StreamedFold:
+    """One fold of a dataset of slides; neither feature files nor a packed store are read or written.
+
+    Attributes:
+        slides: every slide of the csv, by slide id.
+        split: the fold's slides by part.
+        d_in: the width of the activations.
+
+    Args:
+        slides: see above.
+        split: see above.
+        patches: of the train and validation slides.
+        backbone: on the device it is to run on.
+        batch_size: patches that are read, and go through the backbone, at once.
+        source: the folder that the patches come from.
+    """
+
+    standardizer = None
+
+    def __init__(
+        self,
+        slides: dict[str, Slide],
+        split: FoldSplit,
+        patches: dict[str, SlidePatches],
+        backbone: Backbone,
+        batch_size: int,
+        source: Path,
+    ) -> None:
+        self.slides, self.split, self.d_in = slides, split, backbone.d_in
+        self._patches, self._backbone, self._batch_size, self._source = patches, backbone, batch_size, source
+
+    @property
+    def inputs(self) -> dict[Path, str]:
+        """What the activations come from, with a digest of backbone and patches."""
+        return {self._source: self.rows("train+val").identity}
+
+    def rows(self, parts: str) -> BackboneRows:
+        """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
+        slides = [(slide_id, self._patches[slide_id].coords) for slide_id in self.split.slide_ids(parts)]
+        return BackboneRows(slides, self._read, self._backbone, self._batch_size)
+
+    def fitted(self, parts: str) -> list[FittedSlide]:
+        """Returns what the leakage rule needs to know of the slides of a part or union of parts.
+
+        The digest is empty: activations that are not kept have none. The rule still compares slides and cases.
+        """
+        return [
+            FittedSlide(slide_id, self.slides[slide_id].case_id, "", len(self._patches[slide_id].coords))
+            for slide_id in self.split.slide_ids(parts)
+        ]
+
+    def _read(self, slide_id: str, coords: np.ndarray) -> np.ndarray:
+        patches = self._patches[slide_id]
+        return read_patches(patches.path, coords, patches.size_level0, patches.side)
+
+
+def open_streamed_fold(dataset: Any, fold: int, backbone: Backbone, batch_size: int) -> StreamedFold:
+    """Opens one fold of a dataset of slides that task=tile has cut; reads the coords of train and validation slides.
+
+    Args:
+        dataset: its configuration: `patches_dir`, `slides_dir`, `metadata_csv`, `splits_dir`, `class_names`,
+            `on_bad_file`.
+        fold: the cross-validation fold.
+        backbone: on the device it is to run on.
+        batch_size: patches that are read, and go through the backbone, at once.
+
+    Raises:
+        FileNotFoundError: when the csv, the split, a slide or its patch file does not exist.
+        ValueError: when they disagree with each other, or a patch file does not state the size of its patches. With
+            `on_bad_file=skip`, slides without a good patch file are left out instead, with a warning.
+    """
+    slides, split = read_fold(dataset, fold, ("train", "test"))
+    patches: dict[str, SlidePatches] = {}
+    for slide_id in track(split.slide_ids("train+val"), "Looking at patch files"):
+        try:
+            patches[slide_id] = _find_patches(dataset.patches_dir, dataset.slides_dir, slide_id)
+        except (FileNotFoundError, ValueError) as error:
+            if dataset.on_bad_file != "skip":
+                raise
+            _LOGGER.warning("Skipped slide %s: %s", slide_id, error)
+    split = keep_slides(split, {*patches, *split.test})
+    return StreamedFold(slides, split, patches, backbone, batch_size, Path(dataset.patches_dir))
+
+
+def _find_patches(patches_dir: str | Path, slides_dir: str | Path, slide_id: str) -> SlidePatches:
+    coords, size_level0, side = read_patch_file(Path(patches_dir) / "patches" / f"{slide_id}.h5")
+    # Half of CLAM's int64; the coords of all slides stay in memory.
+    return SlidePatches(find_slide(slides_dir, slide_id), coords.astype(np.int32), size_level0, side)
