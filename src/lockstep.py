@@ -1,10 +1,13 @@
-"""Runs several jobs side by side in one process, one at a time awake, each as if it were alone."""
+"""Runs several jobs side by side in one thread, one at a time awake, each as if it were alone."""
 
 import random
+import signal
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeGuard, TypeVar
 
+import greenlet
 import numpy as np
 import torch
 
@@ -13,62 +16,57 @@ T = TypeVar("T")
 # Where a job stands in what all of them read: (epoch, rows). Jobs that have not begun to read come first.
 Position = tuple[int, int]
 _START: Position = (-1, 0)
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Lockstep:
     """Lets jobs take turns, so that each block of a shared stream is read once and used by all before the next one.
 
-    A job runs in a thread of its own until it asks for its next turn. The turn goes to the job that is furthest behind,
-    the first one of several. A job that starts behind the others, as after a kill, catches up alone. The random number
-    generators of Python, numpy and torch change hands with the turn: every job draws the numbers it would draw alone.
+    A job works until it asks for its next turn. The turn goes to the job that is furthest behind, the first one of
+    several. A job that starts behind the others, as after a kill, catches up alone. What jobs share changes hands with
+    the turn: the random number generators of Python, numpy and torch, so that each draws the numbers it would draw
+    alone, and the signal handlers, which a trainer sets when it begins and sets back when it ends.
+
+    Jobs are greenlets and not threads: a thread that works on tensors has helpers of its own (OpenMP), and with more
+    helpers than cores these no longer wait for work awake, which made training 6 to 15 % slower.
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._positions: dict[int, Position] = {}
-        self._awake: int | None = None
-        self._stopped = False
-        self._random_states: dict[int, Any] = {}
-        self._local = threading.local()
+        self._positions: dict[greenlet.greenlet, Position] = {}
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T | Exception]:
         """Runs all jobs to their ends.
 
-        An interrupt reaches the jobs at their next turns.
+        An interrupt ends the job that works, and reaches the others at their next turns.
 
         Returns:
             What each job returned, or the exception that ended it; the other jobs go on.
 
         Raises:
-            KeyboardInterrupt: when this thread or a job was interrupted, after all jobs have ended.
+            KeyboardInterrupt, SystemExit: that ended a job, after all jobs have ended.
         """
         outcomes: list[Any] = [None] * len(jobs)
-        before = _random_state()
-        self._positions = dict.fromkeys(range(len(jobs)), _START)
-        self._random_states = dict.fromkeys(range(len(jobs)), before)
-        self._stopped, self._awake = False, None
-        threads = [
-            threading.Thread(target=self._live, args=(index, job, outcomes), name=f"job {index}")
-            for index, job in enumerate(jobs)
-        ]
-        for thread in threads:
-            thread.start()
+        members = [greenlet.greenlet(partial(_live, index, job, outcomes)) for index, job in enumerate(jobs)]
+        before = _shared_state()
+        states = dict.fromkeys(members, before)
+        self._positions = dict.fromkeys(members, _START)
+        stop: BaseException | None = None
         try:
-            with self._condition:
-                self._wake_next()
-            for thread in threads:
-                thread.join()
-        except KeyboardInterrupt:
-            with self._condition:
-                self._stopped = True
-            for thread in threads:
-                thread.join()
-            raise
+            while self._positions:
+                member = min(self._positions, key=lambda one: self._positions[one])  # the first one of several
+                _set_shared_state(states[member])
+                if stop is None:
+                    member.switch()
+                elif member:  # has begun
+                    member.throw(KeyboardInterrupt("Interrupted while another run had the turn."))
+                states[member] = _shared_state()
+                if member.dead or not member:
+                    del self._positions[member]
+                    stop = stop or next((outcome for outcome in outcomes if _is_stop(outcome)), None)
         finally:
-            _set_random_state(before)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-                raise outcome
+            _set_shared_state(before)
+        if stop is not None:
+            raise stop
         return outcomes
 
     def take_turn(self, position: Position) -> None:
@@ -79,48 +77,44 @@ class Lockstep:
         Raises:
             KeyboardInterrupt: when the jobs were interrupted meanwhile.
         """
-        index = getattr(self._local, "index", None)
-        if index is None:
+        job = current_job()
+        if job not in self._positions:
             return
-        with self._condition:
-            self._positions[index] = position
-            self._random_states[index] = _random_state()
-            self._wake_next()
-            self._wait(index)
-
-    def _live(self, index: int, job: Callable[[], Any], outcomes: list[Any]) -> None:
-        self._local.index = index
-        try:
-            with self._condition:
-                self._wait(index)
-            outcomes[index] = job()
-        except BaseException as error:  # handed to the caller of `run`
-            outcomes[index] = error
-        finally:
-            with self._condition:
-                del self._positions[index]
-                self._wake_next()
-
-    def _wake_next(self) -> None:
-        self._awake = min(self._positions, key=lambda index: (self._positions[index], index), default=None)
-        self._condition.notify_all()
-
-    def _wait(self, index: int) -> None:
-        self._condition.wait_for(lambda: self._awake == index)
-        if self._stopped:
-            raise KeyboardInterrupt("Interrupted while another run had the turn.")
-        _set_random_state(self._random_states[index])
+        self._positions[job] = position
+        job.parent.switch()
 
 
-def _random_state() -> tuple[Any, ...]:
+def current_job() -> Any:
+    """Returns what stands for the job that this is called from; None outside jobs, also in threads that they start."""
+    current = greenlet.getcurrent()
+    return None if current.parent is None else current
+
+
+def _live(index: int, job: Callable[[], Any], outcomes: list[Any]) -> None:
+    try:
+        outcomes[index] = job()
+    except BaseException as error:  # handed to the caller of `run`
+        outcomes[index] = error
+
+
+def _is_stop(outcome: object) -> TypeGuard[BaseException]:
+    """Whether an outcome is that of an interrupt."""
+    return isinstance(outcome, BaseException) and not isinstance(outcome, Exception)
+
+
+def _shared_state() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda, handlers
 
 
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    python, of_numpy, of_torch, cuda = state
+def _set_shared_state(state: tuple[Any, ...]) -> None:
+    python, of_numpy, of_torch, cuda, handlers = state
     random.setstate(python)
     np.random.set_state(of_numpy)
     torch.set_rng_state(of_torch)
     if cuda is not None:
         torch.cuda.set_rng_state_all(cuda)
+    if threading.current_thread() is threading.main_thread():  # Python lets no other set them
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import lightning
 
 from src import config, provenance
 from src.files import digest_file, write_atomically
+from src.lockstep import current_job
 from src.run_lock import lock_run
 from src.rundir import RunDir
 
@@ -171,10 +171,9 @@ def _clear(rundir: RunDir) -> None:
 def _logging_to(rundir: RunDir) -> Iterator[None]:
     handler = logging.FileHandler(rundir.log_path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    # Of several runs in one process, each in a thread of its own, each logs what is its own.
-    thread = threading.current_thread()
-    if thread is not threading.main_thread():
-        handler.addFilter(lambda record: record.thread == thread.ident)
+    # Of several runs side by side in one process, each logs what is its own.
+    if (job := current_job()) is not None:
+        handler.addFilter(lambda _: current_job() is job)
     root = logging.getLogger()
     root.addHandler(handler)
     try:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from src import config
 from src.callbacks.plain_progress import PlainProgress
 from src.files import digest_text
+from src.lockstep import current_job
 from src.modules.atomic_checkpoints import AtomicCheckpointIO
 from src.modules.ddp import SharedBatches, n_devices
 from src.modules.metrics_csv import MetricsCsv
@@ -73,7 +73,7 @@ def _process_arguments(cfg: Any) -> dict[str, Any]:
         _LOGGER.info("%s takes one device of trainer.devices=%s.", cfg.task.name, cfg.trainer.devices)
         devices = cfg.trainer.devices
         return {"devices": 1 if isinstance(devices, int | str) else [devices[0]]}
-    if threading.current_thread() is not threading.main_thread():
+    if current_job() is not None:
         raise ValueError(
             f"Expected trainer.devices=1 where several SAEs train in one process, got {cfg.trainer.devices}: train "
             "them one after the other with task=train_sae, or give trainer.devices=1."

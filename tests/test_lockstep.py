@@ -1,11 +1,13 @@
 import random
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from src.lockstep import Lockstep
+from src.lockstep import Lockstep, current_job
 
 
 def _reader(lockstep, name, positions, log):
@@ -70,15 +72,69 @@ def test_a_failed_job_does_not_stop_the_others():
     assert len(log) == 2
 
 
-def test_an_interrupted_job_is_an_interrupt():
-    lockstep = Lockstep()
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_a_job_reaches_all(kind):
+    lockstep, log, ended = Lockstep(), [], []
+
+    def waiting():
+        try:
+            lockstep.take_turn((0, 0))
+            lockstep.take_turn((1, 0))
+            log.append("went on")
+        finally:
+            ended.append("waiting")
 
     def interrupted():
-        raise KeyboardInterrupt("stop")
+        lockstep.take_turn((0, 0))
+        raise kind("stop")
 
-    with pytest.raises(KeyboardInterrupt, match="stop"):
-        lockstep.run([interrupted, _reader(lockstep, "other", [(0, 0)], [])])
-    assert threading.active_count() == 1
+    def starting():
+        log.append("began")
+
+    with pytest.raises(kind, match="stop"):
+        lockstep.run([waiting, interrupted])
+    assert ended == ["waiting"]
+
+    def interrupt_at_once():
+        raise kind("at once")
+
+    with pytest.raises(kind, match="at once"):
+        lockstep.run([interrupt_at_once, starting])
+    assert log == []
+
+
+def test_each_job_has_its_own_signal_handlers():
+    lockstep, before = Lockstep(), signal.getsignal(signal.SIGTERM)
+
+    def trainer():
+        mine, found = (lambda *_: None), []
+        found.append(signal.getsignal(signal.SIGTERM) == before)
+        original = signal.signal(signal.SIGTERM, mine)
+        for step in range(3):
+            lockstep.take_turn((0, step))
+            found.append(signal.getsignal(signal.SIGTERM) is mine)
+        signal.signal(signal.SIGTERM, original)
+        return found
+
+    assert lockstep.run([trainer, trainer]) == [[True] * 4] * 2
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_jobs_share_a_thread_and_are_told_apart():
+    lockstep = Lockstep()
+
+    def job():
+        mine = current_job()
+        lockstep.take_turn((0, 0))
+        assert current_job() is mine
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(current_job).result() is None
+        return threading.get_ident(), mine
+
+    (first_thread, first), (second_thread, second) = lockstep.run([job, job])
+    assert first_thread == second_thread == threading.get_ident()
+    assert first is not second
+    assert current_job() is None
 
 
 def test_outside_a_job_a_turn_is_free():
