@@ -1,6 +1,7 @@
 """The command: `python -m src.run exp=<preset> task=<task> [key=value ...]`, one run in one directory."""
 
 import logging
+import signal
 import sys
 import warnings
 from typing import Any
@@ -33,6 +34,8 @@ def main(cfg: Any) -> float | None:
             raise
         _LOGGER.error("%s", error)
         sys.exit(1)
+    except SystemExit as stop:  # Lightning answers SIGTERM with a code that says all is well
+        sys.exit(stop.code or 128 + signal.SIGTERM)
     return results[cfg.optimize] if cfg.optimize else None
 
 

@@ -44,3 +44,23 @@ def test_training_killed_at_random_ends_with_the_weights_of_an_uninterrupted_one
     assert "Resuming" in run(workplace, *MANY)
     assert (path / "export" / "sae_weights.safetensors").read_bytes() == uninterrupted
     assert [file.name for file in (path / "checkpoints").iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_terminated_sweep_says_so_and_goes_on(tmp_path):
+    workplace = make_feature_folder(tmp_path / "features").parent
+    run(workplace, "task=splits")
+    sweep = (*MANY, "task=train_sae_sweep", "sweep.grid=['sae.k=2,4,8']")
+    process = subprocess.Popen(command(workplace, *sweep), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(list(workplace.rglob("last.ckpt"))) < 3:
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGTERM
+    manifests = [path for path in workplace.rglob("manifest.json") if path.parent.name.startswith("train_sae")]
+    assert [json.loads(path.read_text())["status"] for path in manifests] == ["failed"] * 4
+    run(workplace, *sweep)
+    assert [json.loads(path.read_text())["status"] for path in manifests] == ["completed"] * 4
+    assert len(list(workplace.rglob("sae_weights.safetensors"))) == 3
