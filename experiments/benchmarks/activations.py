@@ -41,6 +41,7 @@ from src.data.activations import ActivationDataModule
 from src.data.epoch_order import epoch_order
 from src.data.packed_index import COLUMNS, write_index
 from src.data.residency import choose_residency
+from src.data.rows import StoreRows
 from src.data.shards import shard_path
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
@@ -147,11 +148,10 @@ def _loaders(store: ActivationStore) -> dict[str, Callable[[], float]]:
 
     def ours(residency: str, n_workers: int) -> Callable[[], float]:
         def measure() -> float:
-            source = ReadyRows(rows) if residency == "stream" else None
+            source = ReadyRows(rows) if residency == "stream" else StoreRows(store, store.slide_ids)
             data = ActivationDataModule(
-                store, store.slide_ids, [], BATCH_SIZE, BLOCK_SIZE, 0,
-                residency=residency, n_workers=n_workers, train_source=source,
-            )  # fmt: skip
+                source, StoreRows(store, []), BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=n_workers
+            )
             rate = 0.0
             for _ in range(2):  # the first epoch loads rows and makes the buffers
                 rate = _rate((batch for block in data.train_dataloader() for batch in block), BLOCK_SIZE, None)
@@ -241,7 +241,8 @@ def train(store: ActivationStore, residency: str, n_steps: int) -> dict[str, flo
     # A step on nothing makes the libraries take what they take, whatever feeds them.
     module.sae.step(torch.randn(BATCH_SIZE, D_IN)).loss.backward()
     module.zero_grad()
-    data = ActivationDataModule(store, store.slide_ids, [], BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=1)
+    sources = [StoreRows(store, slide_ids) for slide_ids in (store.slide_ids, [])]
+    data = ActivationDataModule(*sources, BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=1)
     stamps = _Stamps()
     with _PeakMemory() as memory:
         lightning.Trainer(

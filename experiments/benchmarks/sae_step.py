@@ -31,6 +31,7 @@ from src.data.activation_store import ActivationStore
 from src.data.activations import ActivationDataModule
 from src.data.features import FeatureFolder
 from src.data.packing import pack_activations
+from src.data.rows import StoreRows
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 
@@ -86,7 +87,8 @@ class _Ours:
         self._sae.silent_for[: shape.n_dead] = _DEAD_AFTER
         shorten_rows_(self._sae.W_enc, shape.n_dead)
         self._module = SAEModule(self._sae, lr=shape.lr)
-        self._data = ActivationDataModule(store, store.slide_ids, [], shape.batch_size, _BLOCK_SIZE, seed=0)
+        rows = [StoreRows(store, slide_ids) for slide_ids in (store.slide_ids, [])]
+        self._data = ActivationDataModule(*rows, shape.batch_size, _BLOCK_SIZE, seed=0)
 
     @property
     def n_dead(self) -> int:

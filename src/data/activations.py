@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import torch
 
-from src.data.activation_store import ActivationStore
 from src.data.epoch_loader import EpochLoader, recount_batches, unfinished_batches
 from src.data.epoch_order import EpochOrder, Positions, Span, block_batches
 from src.data.residency import choose_residency, free_gpu, free_ram
@@ -43,9 +42,9 @@ class ActivationDataModule(L.LightningDataModule):
     Validation yields single batches of rows in the order of the slides, divided among processes in the same way.
 
     Args:
-        store: packed activations; None where both sources are given.
-        train_ids: slides to train on.
-        val_ids: slides to validate on; may be empty.
+        train_rows: to train on: those of slides in a packed store (`src.data.rows.StoreRows`), or rows computed when they
+            are read (`src.data.backbone_rows.BackboneRows`).
+        val_rows: to validate on; may be none.
         batch_size: rows of a batch, or images with batch_unit `images`.
         block_size: batches of a block.
         seed: of the permutations.
@@ -57,19 +56,16 @@ class ActivationDataModule(L.LightningDataModule):
         batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
         n_tokens: rows an image.
         window_bytes: that `mmap` and `stream` mix; with workers, two windows are held.
-        train_source: rows to train on instead of `train_ids`, such as `src.data.backbone_rows.BackboneRows`.
-        val_source: rows to validate on instead of `val_ids`.
 
     Raises:
-        ValueError: when a size is below 1, there is no train row, a slide was not packed, a residency or unit is
+        ValueError: when a size is below 1, there is no train row, a residency or unit is
             unknown, the rows of a slide are no multiple of n_tokens, or there are fewer items than processes.
     """
 
     def __init__(
         self,
-        store: ActivationStore | None,
-        train_ids: Sequence[str],
-        val_ids: Sequence[str],
+        train_rows: RowSource,
+        val_rows: RowSource,
         batch_size: int,
         block_size: int,
         seed: int,
@@ -79,8 +75,6 @@ class ActivationDataModule(L.LightningDataModule):
         batch_unit: str = "rows",
         n_tokens: int | None = None,
         window_bytes: int = WINDOW_BYTES,
-        train_source: RowSource | None = None,
-        val_source: RowSource | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or block_size < 1:
@@ -95,8 +89,7 @@ class ActivationDataModule(L.LightningDataModule):
         self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
         self.window_bytes = window_bytes
         self._shared: SharedBlocks[Block] | None = None
-        self.train_rows = _packed(store, train_ids) if train_source is None else train_source
-        self.val_rows = _packed(store, val_ids) if val_source is None else val_source
+        self.train_rows, self.val_rows = train_rows, val_rows
         if not self.train_rows.n_rows:
             raise ValueError("Expected train slides with rows, got none.")
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
@@ -225,9 +218,3 @@ class ActivationDataModule(L.LightningDataModule):
     def _rank_of(self) -> tuple[int, int]:
         """(rank, number of processes)."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-
-def _packed(store: ActivationStore | None, slide_ids: Sequence[str]) -> RowSource:
-    if store is None:
-        raise ValueError("Expected packed activations, or rows to train on and rows to validate on, got neither.")
-    return StoreRows(store, slide_ids)

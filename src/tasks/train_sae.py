@@ -56,9 +56,8 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     """Returns the activations of a fold as the configuration feeds them."""
     train = cfg.train
     return ActivationDataModule(
-        None,
-        (),
-        (),
+        fold.rows("train"),
+        fold.rows("val"),
         train.batch_size,
         train.block_size,
         cfg.seed,
@@ -66,8 +65,6 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
         n_workers=train.n_workers,
         batch_unit=train.batch_unit,
         n_tokens=train.n_tokens,
-        train_source=fold.rows("train"),
-        val_source=fold.rows("val"),
     )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from src.data import windows
 from src.data.activations import ActivationDataModule
 from src.data.epoch_order import epoch_order
+from src.data.rows import StoreRows
 from tests.data.stores import pack
 
 pytestmark = [
@@ -32,7 +33,8 @@ def store(tmp_path):
 
 
 def make_data(store, batch_size=2, block_size=3, seed=5, **kwargs):
-    return ActivationDataModule(store, ["a", "b"], ["v"], batch_size, block_size, seed, **kwargs)
+    rows = [StoreRows(store, slide_ids) for slide_ids in (["a", "b"], ["v"])]
+    return ActivationDataModule(*rows, batch_size, block_size, seed, **kwargs)
 
 
 def numbers(batches):
@@ -72,9 +74,9 @@ def test_bad_arguments(store):
     with pytest.raises(ValueError, match="batch_size and block_size of at least 1, got 2 and 0"):
         make_data(store, block_size=0)
     with pytest.raises(ValueError, match="Expected train slides"):
-        ActivationDataModule(store, [], ["v"], 2, 2, 0)
+        ActivationDataModule(StoreRows(store, []), StoreRows(store, ["v"]), 2, 2, 0)
     with pytest.raises(ValueError, match="got \\['x'\\]"):
-        ActivationDataModule(store, ["x"], ["v"], 2, 2, 0)
+        StoreRows(store, ["x"])
     with pytest.raises(ValueError, match=r"Expected train\.residency to be one of auto, gpu"):
         make_data(store, residency="disk")
     with pytest.raises(ValueError, match=r"Expected train\.n_workers of at least 0, got -1"):
@@ -157,7 +159,7 @@ def test_slide_entropy_of_mixed_and_of_sorted_rows(tmp_path):
     store = pack(tmp_path / "f", {f"s{i}": np.full((64, 2), i) for i in range(16)})
 
     def entropy(**kwargs):
-        data = ActivationDataModule(store, store.slide_ids, [], 64, 1, 0, **kwargs)
+        data = ActivationDataModule(StoreRows(store, store.slide_ids), StoreRows(store, []), 64, 1, 0, **kwargs)
         return data.slide_entropy(1)
 
     assert entropy(residency="ram") == pytest.approx(1.0, abs=0.02)

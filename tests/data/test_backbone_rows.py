@@ -4,6 +4,7 @@ import torch
 
 from src.data.activations import ActivationDataModule
 from src.data.backbone_rows import BackboneRows
+from src.data.rows import StoreRows
 from src.models.backbones.base import Backbone
 from tests.data.stores import pack
 
@@ -74,7 +75,7 @@ def test_batch_size():
 def test_trained_on_while_they_are_computed_each_once_an_epoch(tmp_path, n_workers):
     store = pack(tmp_path / "f", {"v": np.ones((3, 3))})
     rows, expected, backbone = make_rows()
-    data = ActivationDataModule(store, [], ["v"], 4, 2, seed=0, n_workers=n_workers, train_source=rows)
+    data = ActivationDataModule(rows, StoreRows(store, ["v"]), 4, 2, seed=0, n_workers=n_workers)
     for epoch in range(2):
         found = torch.cat([batch for block in data.train_dataloader() for batch in block]).numpy()
         np.testing.assert_array_equal(found, expected[data._train_loader.order.epoch(epoch)[:]])

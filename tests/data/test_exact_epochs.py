@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from src.data import shard_writer, windows
 from src.data.activations import ActivationDataModule
+from src.data.rows import StoreRows
 from tests.data.stores import pack
 
 LENGTHS = {"b": 30, "a": 11, "d": 47, "c": 1, "e": 20}
@@ -40,7 +41,7 @@ def make_ranks(store, n_ranks, batch_size, block_size, n_workers, residency, see
     ranks = []
     for rank in range(n_ranks):
         data = ActivationDataModule(
-            store, TRAIN, ["a"], batch_size, block_size, seed,
+            StoreRows(store, TRAIN), StoreRows(store, ["a"]), batch_size, block_size, seed,
             residency=residency, n_workers=n_workers, window_bytes=8 * 8 * 3,
         )  # fmt: skip
         data.trainer = SimpleNamespace(global_rank=rank, world_size=n_ranks, strategy=strategy, fit_loop=loops)
