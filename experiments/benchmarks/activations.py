@@ -42,7 +42,7 @@ from src.data.epoch_order import epoch_order
 from src.data.packed_index import COLUMNS, write_index
 from src.data.residency import choose_residency
 from src.data.rows import StoreRows
-from src.data.shards import shard_path
+from src.data.shards import coords_path, shard_path
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 
@@ -84,11 +84,12 @@ def write_store(path: Path, n_rows: int) -> ActivationStore:
                 (min(BATCH_SIZE, shape[0] - first), D_IN), dtype=np.float32
             )
         shard.flush()
+        np.lib.format.open_memmap(coords_path(path, number), "w+", np.int32, (shape[0], 2))
     ends = np.linspace(0, n_rows, N_SLIDES + 1).astype(int)
     index = pd.DataFrame({column: [""] * N_SLIDES for column in COLUMNS})
     index["slide_id"] = [f"slide_{number:03d}" for number in range(N_SLIDES)]
     index["start"], index["stop"] = ends[:-1], ends[1:]
-    for column in ("bytes", "mtime_ns"):
+    for column in ("bytes", "mtime_ns", "patch_size_level0"):
         index[column] = 0
     write_index(path, index)
     return ActivationStore(path)

@@ -42,8 +42,8 @@ class ActivationDataModule(L.LightningDataModule):
     Validation yields single batches of rows in the order of the slides, divided among processes in the same way.
 
     Args:
-        train_rows: to train on: those of slides in a packed store (`src.data.rows.StoreRows`), or rows computed when they
-            are read (`src.data.backbone_rows.BackboneRows`).
+        train_rows: to train on: those of slides in a packed store (`src.data.rows.StoreRows`), or rows that are
+            computed when they are read (`src.data.backbone_rows.BackboneRows`).
         val_rows: to validate on; may be none.
         batch_size: rows of a batch, or images with batch_unit `images`.
         block_size: batches of a block.
