@@ -242,8 +242,8 @@ def train(store: ActivationStore, residency: str, n_steps: int) -> dict[str, flo
     # A step on nothing makes the libraries take what they take, whatever feeds them.
     module.sae.step(torch.randn(BATCH_SIZE, D_IN)).loss.backward()
     module.zero_grad()
-    sources = [StoreRows(store, slide_ids) for slide_ids in (store.slide_ids, [])]
-    data = ActivationDataModule(*sources, BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=1)
+    rows, none = StoreRows(store, store.slide_ids), StoreRows(store, [])
+    data = ActivationDataModule(rows, none, BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=1)
     stamps = _Stamps()
     with _PeakMemory() as memory:
         lightning.Trainer(

@@ -87,8 +87,8 @@ class _Ours:
         self._sae.silent_for[: shape.n_dead] = _DEAD_AFTER
         shorten_rows_(self._sae.W_enc, shape.n_dead)
         self._module = SAEModule(self._sae, lr=shape.lr)
-        rows = [StoreRows(store, slide_ids) for slide_ids in (store.slide_ids, [])]
-        self._data = ActivationDataModule(*rows, shape.batch_size, _BLOCK_SIZE, seed=0)
+        rows, none = StoreRows(store, store.slide_ids), StoreRows(store, [])
+        self._data = ActivationDataModule(rows, none, shape.batch_size, _BLOCK_SIZE, seed=0)
 
     @property
     def n_dead(self) -> int:
