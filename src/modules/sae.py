@@ -1,7 +1,7 @@
 """Trains a sparse autoencoder: one training step of Lightning is a block of optimizer steps."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -11,7 +11,7 @@ from torch import Tensor
 from src.metrics.latent_counts import L0, DeadFraction
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
-from src.models.saes.step import TrainingProgress
+from src.models.saes.step import SAEStep, TrainingProgress
 from src.ops.processes import all_sum_gradients_, gather_rows
 from src.ops.schedules import learning_rate_factor
 
@@ -39,9 +39,10 @@ class SAEModule(lightning.LightningModule):
         total_steps: optimizer steps of the whole training; the decay needs it, and annealing in an SAE.
         steps_per_epoch: for what an SAE does by epochs.
         max_grad_norm: gradients are scaled down to this global L2 norm; None leaves them.
+        compile_backend: of torch.compile, for the SAE's step; None runs it as it is.
 
     Raises:
-        ValueError: when a learning rate is not positive, or a decay has no end.
+        ValueError: when a learning rate is not positive, a decay has no end, or several processes are to compile.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SAEModule(lightning.LightningModule):
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         max_grad_norm: float | None = 1.0,
+        compile_backend: str | None = None,
     ) -> None:
         super().__init__()
         if lr <= 0:
@@ -69,6 +71,8 @@ class SAEModule(lightning.LightningModule):
         self.sae = sae
         self.lr, self.betas, self.max_grad_norm = lr, (betas[0], betas[1]), max_grad_norm
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.compile_backend = compile_backend
+        self._compiled_step: Callable[..., SAEStep] | None = None
         self._learning_rate_factor = functools.partial(
             learning_rate_factor,
             warmup_steps=warmup_steps,
@@ -85,6 +89,17 @@ class SAEModule(lightning.LightningModule):
         """Returns Adam; its fused kernel is several times faster than the others on CPU and CUDA."""
         parameters = [parameter for parameter in self.sae.parameters() if parameter.requires_grad]
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, fused=True)
+
+    def on_fit_start(self) -> None:
+        """Compiles the step where that is asked for; it happens at the first batch, and again for other shapes."""
+        if self.compile_backend is None:
+            return
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"Expected train.compile_backend=null with several trainer.devices, got {self.compile_backend}: what "
+                "processes tell each other in a step is not compiled. Give one of the two."
+            )
+        self._compiled_step = torch.compile(self.sae.step, backend=self.compile_backend)
 
     def training_step(self, block: list[Tensor], batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Makes one optimizer step per batch of the block and logs the means of what they gave.
@@ -131,7 +146,7 @@ class SAEModule(lightning.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.lr * self._learning_rate_factor(progress.step)
         self.sae.constrain_before_forward_()
-        step = self.sae.step(batch, progress)
+        step = (self._compiled_step or self.sae.step)(batch, progress)
         loss = step.loss
         self.manual_backward(loss)
         all_sum_gradients_(self.sae.parameters())

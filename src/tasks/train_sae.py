@@ -134,6 +134,7 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
         total_steps=train.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         max_grad_norm=train.max_grad_norm,
+        compile_backend=train.compile_backend,
     )
 
 
