@@ -21,6 +21,8 @@ config.register_resolvers()
 # newer torch versions and says nothing to a user.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+# It holds what a run resumes from.
+warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
