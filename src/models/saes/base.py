@@ -153,6 +153,8 @@ class SAE(SAECore, ABC):
         if moves:
             self.observe_(code.latents.detach(), progress)
         dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
+        if self.aux_coefficient:  # named in every step, or what is logged of a step is that of an earlier one
+            losses["aux"] = losses["mse"].new_zeros(())
         if self.aux_coefficient and code.columns is not None and columns is not None and dead.numel():
             still_dead = torch.isin(columns, dead, assume_unique=True).nonzero().squeeze(1)
             pre_latents = code.columns if len(still_dead) == len(columns) else code.columns[:, still_dead]

@@ -109,6 +109,8 @@ class ReLUL1(Penalized):
         """Returns what makes latents sparse, and the term of ghost gradients where it applies; see `SAE.penalties`."""
         norms = torch.linalg.vector_norm(self.W_dec, dim=1) if self.l1_by_atom_norm else None
         losses = self.sparsity_losses(code.latents, norms, progress)
+        if self.ghost_gradients:  # named in every step, as the auxiliary loss is
+            losses["ghost"] = reconstruction.new_zeros(())
         if self.ghost_gradients and code.columns is not None:
             dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
             errors = norm_scaled_errors(reconstruction, inputs)

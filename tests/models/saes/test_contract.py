@@ -59,6 +59,19 @@ def test_step_gives_named_losses_and_latents(sae, activations):
     assert not any(value.requires_grad for value in step.metrics.values())
 
 
+def test_losses_have_the_same_names_whether_latents_are_dead_or_not(sae, activations):
+    alive = sae.step(activations)
+    sae.silent_for[::2] = sae.dead_after
+    with torch.no_grad():
+        sae.b_enc[::2] = -100.0  # they do not wake up in this batch
+        sae.W_enc[::2] = 0  # nor where the bias is not used
+    dead = sae.step(activations)
+    assert dead.losses.keys() == alive.losses.keys()
+    assert dead.metrics.keys() == alive.metrics.keys()
+    for name in {"aux", "ghost"} & alive.losses.keys():
+        assert alive.losses[name] == 0 < dead.losses[name]
+
+
 def test_inference_changes_nothing_and_gives_the_shapes(sae, activations):
     _train(sae, activations, 3)
     sae.eval()

@@ -139,8 +139,8 @@ def test_ghost_gradients_reach_dead_neurons_only(density):
 
 
 def test_ghost_gradients_need_dead_neurons_and_training():
-    assert "ghost" not in _sae(**GHOSTS).step(_batch()).losses
-    assert "ghost" not in _sae(n_dead=4, **GHOSTS).eval().step(_batch()).losses
+    assert _sae(**GHOSTS).step(_batch()).losses["ghost"] == 0
+    assert _sae(n_dead=4, **GHOSTS).eval().step(_batch()).losses["ghost"] == 0
 
 
 def test_ghost_gradients_revive():
