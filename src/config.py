@@ -2,11 +2,12 @@
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.files import digest_text
 from src.modules.ddp import n_devices
@@ -62,16 +64,30 @@ def task_spec(task: str) -> TaskSpec:
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise ValueError(f"Expected a task among {known}, got {task!r}.")
     node: Any = OmegaConf.load(path)["task"]  # pyright: ignore[reportArgumentType]
-    return TaskSpec(task, node["scope"], tuple(node["groups"]), bool(node.get("names_backbone", False)))
+    return TaskSpec(
+        task,
+        node["scope"],
+        tuple(node["groups"]),
+        bool(node.get("names_backbone", False)),
+        tuple(node.get("upstream", ())),
+        tuple(node.get("writes", ())),
+    )
 
 
-def locate_run(cfg: DictConfig, overrides: Sequence[str], task: str) -> Path:
-    """Returns the directory that `task` has or would have under the configuration and overrides of this run."""
+def locate_run(cfg: DictConfig, overrides: Sequence[str], task: str, fold: int | None = None) -> Path:
+    """Returns the directory that `task` has or would have under the configuration and overrides of this run.
+
+    Args:
+        cfg: the configuration.
+        overrides: what the user typed.
+        task: the task.
+        fold: another fold than the configuration's.
+    """
     spec = task_spec(task)
     subject = cfg.name
     if spec.scope == "dataset":
         subject = cfg.dataset.name + (f"_{cfg.backbone.name}" if spec.names_backbone else "")
-    return run_path(Path(cfg.paths.runs), subject, cfg.fold, spec, overrides)
+    return run_path(Path(cfg.paths.runs), subject, cfg.fold if fold is None else fold, spec, overrides)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -155,7 +171,7 @@ def task_function(target: str) -> Any:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Checks a whole configuration before any work: missing values, targets, arguments, needed data.
+    """Checks a whole configuration before any work: missing values, targets, arguments.
 
     Raises:
         ValueError: listing all errors.
@@ -163,7 +179,20 @@ def validate(cfg: DictConfig) -> None:
     errors = [f"{key}: expected a value, got none; give {key}=<value>" for key in sorted(OmegaConf.missing_keys(cfg))]
     errors += [error for key, node in _targets(_without_hydra(cfg)) for error in _binding_errors(key, node)]
     if not errors:
-        errors += [*_missing_data(cfg), *_processes_in_a_sweep(cfg)]
+        errors += _processes_in_a_sweep(cfg)
+    _raise(errors)
+
+
+def require_data(cfg: DictConfig) -> None:
+    """Checks that the data are there that a task needs to begin; a finished run does not.
+
+    Raises:
+        ValueError: listing all that is missing.
+    """
+    _raise(list(_missing_data(cfg)))
+
+
+def _raise(errors: list[str]) -> None:
     if errors:
         raise ValueError("Expected a complete configuration, got:\n  " + "\n  ".join(errors))
 
@@ -245,19 +274,56 @@ def _resolve_run_dir(*, _root_: DictConfig) -> str:
     return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name).absolute())
 
 
-def changed_keys(old: Any, new: Any, key: str = "") -> Iterable[str]:
-    """Yields a line for every value in which two plain configurations differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new}):
-            yield from changed_keys(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield f"{key}: {old!r} there, {new!r} here"
+def differences(config_path: Path, cfg: DictConfig, task: str, fold: int | None = None) -> list[str]:
+    """Returns a line for every value that shapes a task's result and differs from the stored configuration's.
 
+    Values that the stored configuration does not have count as their defaults; paths are compared by what lies there,
+    elsewhere.
 
-def differences(config_path: Path, cfg: DictConfig) -> list[str]:
-    """Returns a line for every value that shapes the result and differs from the stored configuration's."""
-    if not config_path.is_file():
+    Args:
+        config_path: the stored configuration; nothing differs when there is none.
+        cfg: the configuration.
+        task: the task.
+        fold: another fold than the configuration's.
+
+    Raises:
+        ValueError: when the stored configuration is damaged.
+    """
+    stored = _read_stored(config_path)
+    if stored is None:
         return []
-    stored: Any = OmegaConf.to_container(OmegaConf.load(config_path))
-    groups = (*cfg.task.groups, "fold") if cfg.task.scope == "fold" else tuple(cfg.task.groups)
-    return list(changed_keys(result_values(stored, groups), result_values(to_container(cfg), groups)))
+    spec = task_spec(task)
+    before, now = (result_values(values, spec.groups) for values in (stored, to_container(cfg)))
+    if spec.scope == "fold":
+        before["fold"], now["fold"] = stored.get("fold"), cfg.fold if fold is None else fold
+    return [
+        f"{key}: {value!r} there, {now.get(key)!r} here"
+        for key, value in sorted(before.items())
+        if now.get(key) != value
+    ]
+
+
+def other_folders(config_path: Path, cfg: DictConfig, keys: Sequence[str]) -> list[str]:
+    """Returns those keys of `dataset` that name other files or folders than in a stored configuration."""
+    stored = _read_stored(config_path) or {}
+
+    def place(values: Any, key: str) -> Path | None:
+        value = values.get(key)
+        return None if value is None else Path(value).resolve()
+
+    return [key for key in keys if place(stored.get("dataset", {}), key) != place(cfg.dataset, key)]
+
+
+def _read_stored(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        stored = error
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError(
+            f"Expected the configuration of a run in {path}, got {stored!r}. It was cut short or edited: start the run "
+            "over with overwrite=true."
+        )
+    return stored

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PACKAGES = ("torch", "lightning", "hydra-core", "timm", "open_clip_torch", "h5py", "numpy", "pandas", "scikit-learn")
 
 
@@ -33,7 +33,7 @@ def describe_run(seed: int, fold: int | None) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
         "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and "JOB" in name},
-        "inputs": [],
+        "inputs": None,
         "upstream": {},
         "outputs": [],
         "error": None,

@@ -133,26 +133,20 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
         FileNotFoundError: when neither file exists, naming both and the command that makes them.
         ValueError: when the columns are not those, or a slide is in two parts.
     """
-    listed = Path(splits_dir) / f"splits_{fold}.csv"
-    flagged = Path(splits_dir) / f"splits_{fold}_bool.csv"
-    if listed.is_file():
-        table = pd.read_csv(listed, dtype=str, keep_default_na=False)
-        _expect_parts(table, listed)
+    path = find_split(splits_dir, fold)
+    if path.name == f"splits_{fold}.csv":
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        _expect_parts(table, path)
         parts = {part: tuple(value for value in table[part] if value) if part in table else () for part in PARTS}
-    elif flagged.is_file():
-        table = pd.read_csv(flagged, dtype=str, keep_default_na=False, index_col=0)
-        _expect_parts(table, flagged)
+    else:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=0)
+        _expect_parts(table, path)
         parts = {
             part: tuple(str(index) for index in table.index[table[part].str.lower() == "true"])
             if part in table.columns
             else ()
             for part in PARTS
         }
-    else:
-        raise FileNotFoundError(
-            f"Expected the split of fold {fold} at {listed} (or {flagged.name}), found neither. "
-            "Give dataset.splits_dir=<folder>, or make splits with task=splits."
-        )
     split = FoldSplit(fold, **parts)
     everything = pd.Series(split.slide_ids("train+val+test"), dtype=object)
     if both := everything[everything.duplicated()].tolist():
@@ -160,6 +154,22 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
             f"Expected each slide in one part of fold {fold} in {splits_dir}, got {_some(both)} in several."
         )
     return split
+
+
+def find_split(splits_dir: str | Path, fold: int) -> Path:
+    """Returns the file of a fold's split, `splits_<k>.csv` or, where there is none, `splits_<k>_bool.csv`.
+
+    Raises:
+        FileNotFoundError: when neither exists.
+    """
+    listed, flagged = (Path(splits_dir) / f"splits_{fold}{kind}.csv" for kind in ("", "_bool"))
+    for path in (listed, flagged):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"Expected the split of fold {fold} at {listed} (or {flagged.name}), found neither. "
+        "Give dataset.splits_dir=<folder>, or make splits with task=splits."
+    )
 
 
 def check_split(

@@ -25,6 +25,10 @@ _NEUTRAL_KEYS = frozenset(
         "tile.n_workers",
     }
 )
+# Where things lie. What lies there is compared by content, so a run goes on when its data were moved.
+_PATH_KEYS = re.compile(
+    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors\..*|tensor_ids\..*|tensor_labels\..*)|backbone\.checkpoint|sae_run"
+)
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8
 
@@ -38,12 +42,16 @@ class TaskSpec:
         scope: `fold` (one run a fold), `name` (one run for all folds) or `dataset` (one run for all presets).
         groups: the config groups that shape the task's result, its own and its upstreams'.
         names_backbone: whether a dataset-wide task is one per backbone.
+        upstream: the tasks whose runs it reads, where they are there.
+        writes: the keys of `dataset` that name what a dataset-wide task writes outside of its directory.
     """
 
     name: str
     scope: str
     groups: tuple[str, ...]
     names_backbone: bool = False
+    upstream: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
 
 def variant(overrides: Sequence[str], groups: Sequence[str]) -> str:
@@ -102,7 +110,7 @@ def run_path(runs: Path, subject: str, fold: int, spec: TaskSpec, overrides: Seq
 
 
 def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """Returns the part of a plain configuration that shapes a result, flat: dotted key to value.
+    """Returns the part of a plain configuration that shapes a result, paths aside, flat: dotted key to value.
 
     Args:
         config: the configuration.
@@ -110,7 +118,7 @@ def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str,
     """
 
     def flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if key in _NEUTRAL_KEYS:
+        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key):
             return
         if isinstance(node, Mapping):
             for name, value in node.items():

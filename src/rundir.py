@@ -1,17 +1,21 @@
 """The one place that knows the names of files inside a run directory."""
 
-import csv
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.files import digest_file, write_atomically
+from src.files import write_atomically
+from src.fitted_on import FILE as FITTED_ON_FILE
+from src.fitted_on import read_fitted_on, write_fitted_on
+from src.inputs import RUN, Input, read_inputs, write_inputs
 from src.records import FittedSlide, refuse_leakage
 from src.report.page import Page, write_page
 
 _LOGGER = logging.getLogger(__name__)
+_FOLD_DIR = re.compile(r"fold_(\d+)")
 
 
 class RunDir:
@@ -19,21 +23,32 @@ class RunDir:
 
     Attributes:
         path: the directory.
+        left_out: directories of runs of other folds that are not to be read, being out of date, with the reason.
+        replaces: whether the run takes the place of one made from other inputs.
     """
 
-    def __init__(self, path: Path, locate: Callable[[str], Path] | None = None, command: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        locate: Callable[[str], Path] | None = None,
+        command: str = "",
+        is_begun: bool = True,
+    ) -> None:
         """Describes a run directory; creates nothing.
 
         Args:
             path: the directory.
             locate: gives the directory of another task's run under the same configuration.
             command: the command line of this run without its task, for messages.
+            is_begun: whether what is read is noted in the directory; not yet when a run is only looked at.
         """
         self.path = Path(path)
         self._locate = locate
         self._command = command
-        self.inputs: dict[str, str] = {}
-        self.upstreams: dict[str, str] = {}
+        self.is_begun = is_begun
+        self._inputs: dict[tuple[str, str], Input] = {}
+        self.left_out: Mapping[Path, str] = {}
+        self.replaces = False
 
     @property
     def config_path(self) -> Path:
@@ -44,6 +59,11 @@ class RunDir:
     def manifest_path(self) -> Path:
         """What the run is, what it read and how it ended."""
         return self.path / "manifest.json"
+
+    @property
+    def inputs_path(self) -> Path:
+        """What the run read, with digests."""
+        return self.path / "inputs.csv"
 
     @property
     def log_path(self) -> Path:
@@ -76,6 +96,11 @@ class RunDir:
         return self.path / ".lock"
 
     @property
+    def own_paths(self) -> set[Path]:
+        """What the run keeps for itself: no results."""
+        return {self.lock_path, self.log_path, self.inputs_path}
+
+    @property
     def checkpoints_dir(self) -> Path:
         """What training resumes from."""
         return self.path / "checkpoints"
@@ -88,7 +113,7 @@ class RunDir:
     @property
     def fitted_on_path(self) -> Path:
         """The slides that the run fitted something on."""
-        return self.path / "fitted_on.csv"
+        return self.path / FITTED_ON_FILE
 
     @property
     def fitted_on_unknown_path(self) -> Path:
@@ -108,18 +133,38 @@ class RunDir:
         return self._made(self.path / "plots" / f"{name}.png")
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """Returns the manifest, or None when the run never started."""
-        return json.loads(self.manifest_path.read_text()) if self.manifest_path.is_file() else None
+        """Returns the manifest, or None when the run never started.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        manifest = _read_json(self.manifest_path) if self.manifest_path.is_file() else None
+        if manifest is not None and not {"status", "schema_version"} <= manifest.keys():
+            raise ValueError(
+                f"Expected the manifest of a run at {self.manifest_path}, got the keys {sorted(manifest)}. "
+                + _START_OVER
+            )
+        return manifest
 
     def read_results(self) -> dict[str, float]:
-        """Returns the final scalars of a finished run."""
-        return json.loads(self.results_path.read_text())
+        """Returns the final scalars of a finished run.
+
+        Raises:
+            FileNotFoundError, ValueError: when the file is missing or damaged.
+        """
+        return _read_json(self.results_path)
 
     @property
     def is_finished(self) -> bool:
         """Whether the run completed."""
         manifest = self.read_manifest()
         return manifest is not None and manifest["status"] == "completed"
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that the directory belongs to, None for runs over all folds."""
+        match = _FOLD_DIR.fullmatch(self.path.parent.name)
+        return int(match.group(1)) if match else None
 
     def write_json(self, path: Path, content: Any) -> None:
         """Writes JSON, whole or not at all."""
@@ -130,15 +175,26 @@ class RunDir:
         """Adds the run's page to the report."""
         write_page(page, self.page_path)
 
-    def record_input(self, path: str | Path, digest: str | None = None) -> None:
-        """Notes a file or folder that the run read; a file's digest is computed when not given."""
-        path = Path(path)
-        if digest is None:
-            digest = digest_file(path) if path.is_file() else ""
-        self.inputs[str(path)] = digest
+    def record(self, *inputs: Input) -> None:
+        """Notes what the run reads in inputs.csv, at once: a run that is resumed compares it."""
+        if self.is_begun:
+            self._inputs |= {one.key: one for one in inputs}
+            write_inputs(self.inputs_path, self._inputs.values())
+
+    def recorded(self) -> list[Input]:
+        """Returns what the run in this directory noted.
+
+        Raises:
+            ValueError: when its list is damaged.
+        """
+        return read_inputs(self.inputs_path)
+
+    def upstreams(self) -> dict[str, dict[str, str]]:
+        """Returns directory and digest of every run that this one read, by task (and fold)."""
+        return {one.name: {"path": one.path, "digest": one.digest} for one in self._inputs.values() if one.what == RUN}
 
     def upstream(self, task: str) -> "RunDir":
-        """Returns the finished run of another task under the same configuration, and notes it in the manifest.
+        """Returns the finished run of another task under the same configuration, and notes it as read.
 
         Raises:
             FileNotFoundError: when there is none, naming the directory and the command that makes it.
@@ -156,24 +212,25 @@ class RunDir:
         found = RunDir(self._path_of(task), self._locate, self._command)
         if not found.is_finished:
             return None
-        self.upstreams[task] = digest_file(found.manifest_path)
+        self.record(run_input(found, task))
         return found
 
     def upstream_folds(self, task: str) -> "dict[int, RunDir]":
-        """Returns the finished runs of a per-fold task under the same configuration, by fold, in order."""
+        """Returns the finished runs of a per-fold task under the same configuration, by fold, and notes them as read.
+
+        Those that are out of date and to be left out are not among them.
+        """
         runs = self._path_of(task).parent.parent
-        found = {
-            int(path.parent.name.removeprefix("fold_")): RunDir(path, self._locate, self._command)
-            for path in runs.glob(f"fold_*/{task}")
-        }
-        return {fold: run for fold, run in sorted(found.items()) if run.is_finished}
+        found = [RunDir(path, self._locate, self._command) for path in runs.glob(f"fold_*/{task}")]
+        folds = {run.fold: run for run in found if run.fold is not None and run.path not in self.left_out}
+        folds = {fold: run for fold, run in sorted(folds.items()) if run.is_finished}
+        if folds:
+            self.record(*(run_input(run, f"{task} fold {fold}") for fold, run in folds.items()))
+        return folds
 
     def write_fitted_on(self, slides: Iterable[FittedSlide]) -> None:
         """Lists the slides that this run fitted something on."""
-        with write_atomically(self.fitted_on_path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("slide_id", "case_id", "digest", "n_patches"))
-            writer.writerows((slide.slide_id, slide.case_id, slide.digest, slide.n_patches) for slide in slides)
+        write_fitted_on(self.fitted_on_path, slides)
 
     def write_fitted_on_unknown(self, reason: str) -> None:
         """Says that what this run holds was fitted elsewhere, on slides that are not known."""
@@ -181,27 +238,19 @@ class RunDir:
             temporary.write_text(reason + "\n")
 
     def read_fitted_on(self) -> list[FittedSlide]:
-        """Returns the slides that this run fitted something on.
+        """Returns the slides that this run fitted something on, or what it was made from.
 
         Raises:
             FileNotFoundError: when the run does not say.
+            ValueError: when the list is empty or damaged.
         """
-        if not self.fitted_on_path.is_file():
-            raise FileNotFoundError(
-                f"Expected the list of slides that {self.path} was fitted on at {self.fitted_on_path}, found none: "
-                "leakage cannot be ruled out. Run it again with overwrite=true."
-            )
-        with open(self.fitted_on_path, newline="") as file:
-            return [
-                FittedSlide(row["slide_id"], row["case_id"], row["digest"], int(row["n_patches"]))
-                for row in csv.DictReader(file)
-            ]
+        return read_fitted_on(self.fitted_on_path)
 
     def refuse_leakage(self, upstream: "RunDir", held_out: Sequence[FittedSlide]) -> None:
         """Refuses an upstream run that was fitted on slides or cases that this run holds out.
 
-        Where the upstream run says that its training slides are not known (an imported SAE), leakage cannot be ruled
-        out and a warning says so.
+        Where the upstream run says that some of its training slides are not known (an imported SAE), leakage cannot be
+        ruled out and a warning says so.
 
         Raises:
             FileNotFoundError: when the upstream run says nothing.
@@ -210,9 +259,21 @@ class RunDir:
         if upstream.fitted_on_unknown_path.is_file():
             reason = upstream.fitted_on_unknown_path.read_text().strip()
             _LOGGER.warning("Leakage cannot be ruled out for %s: %s", upstream.path, reason)
-            return
+            if not upstream.fitted_on_path.is_file():
+                return
         for twins in refuse_leakage(upstream.read_fitted_on(), held_out, f"the run {upstream.path}"):
             _LOGGER.warning("Tiny bags with equal activations on both sides of the split: %s.", twins)
+
+    def pass_on_fitted(self, upstream: "RunDir", slides: Iterable[FittedSlide] = ()) -> None:
+        """Lists as fitted on what an upstream run lists, together with slides that this run itself fits on.
+
+        What is made with something that was fitted on slides leaks them as that does.
+        """
+        if upstream.fitted_on_unknown_path.is_file():
+            self.write_fitted_on_unknown(upstream.fitted_on_unknown_path.read_text().strip())
+        known = upstream.read_fitted_on() if upstream.fitted_on_path.is_file() else []
+        if together := list(dict.fromkeys([*known, *slides])):
+            self.write_fitted_on(together)
 
     def _path_of(self, task: str) -> Path:
         if self._locate is None:
@@ -223,3 +284,24 @@ class RunDir:
     def _made(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+_START_OVER = "It was cut short or edited: start the run over with overwrite=true."
+
+
+def run_input(run: RunDir, name: str) -> Input:
+    """Describes a finished run as an input; its digest is that of its results."""
+    manifest = run.read_manifest() or {}
+    return Input(RUN, name, str(run.path), 0, 0, str(manifest.get("digest", "")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected {path}, found no such file. {_START_OVER}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, got {error}. {_START_OVER}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {path}, got {type(content).__name__}. {_START_OVER}")
+    return content

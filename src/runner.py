@@ -5,16 +5,21 @@ import logging
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import lightning
 
 from src import config, provenance
 from src.files import digest_file, write_atomically
+from src.lineage import Lineage, Stale
 from src.lockstep import current_job
 from src.run_lock import lock_run
+from src.run_outputs import describe_outputs, digest_outputs
 from src.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
@@ -22,7 +27,11 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def execute(
-    composed: Any, overrides: Sequence[str], function: Callable[[Any, RunDir], dict[str, float]] | None = None
+    composed: Any,
+    overrides: Sequence[str],
+    function: Callable[[Any, RunDir], dict[str, float]] | None = None,
+    *,
+    replace: bool = False,
 ) -> dict[str, float]:
     """Runs the task of a composed configuration in its own directory.
 
@@ -30,67 +39,121 @@ def execute(
         composed: the configuration as Hydra composed it.
         overrides: what the user typed, which fixes the directory.
         function: does the task's work in place of the one that the configuration names, with the same results.
+        replace: makes a run again that is out of date, and leaves runs of other folds out that are; without it both are
+            errors.
 
     Returns:
         The run's final scalars, stored ones when it had finished before.
 
     Raises:
-        ValueError: when the configuration is wrong, the directory holds a run of another configuration, or a run that
-            this one was made from has changed since.
+        ValueError: when the configuration is wrong, the directory holds a run of another configuration, or this run or
+            one that it builds on is out of date (`src.lineage.StaleRunError`).
         LiveRunError: when another process is at work in the directory.
     """
     cfg = config.resolve(composed)
     rundir = open_rundir(cfg, overrides)
-    if not cfg.overwrite and _is_up_to_date(cfg, rundir):
-        _LOGGER.info("%s is finished: %s. overwrite=true starts over.", cfg.task.name, rundir.path)
+    if not cfg.overwrite and rundir.is_finished and _begin(cfg, rundir, overrides, replace) is _Begin.NOT:
         return rundir.read_results()
     with lock_run(rundir.lock_path):
-        if cfg.overwrite or rundir.is_finished:
+        # Looked at under the lock: another process may have finished the run since.
+        begin = _begin(cfg, rundir, overrides, replace)
+        if begin is _Begin.NOT:
+            return rundir.read_results()
+        config.require_data(cfg)
+        if begin is _Begin.ANEW:
             _clear(rundir)
+        rundir.is_begun = True
         with _logging_to(rundir):
+            if begin is _Begin.AGAIN and rundir.manifest_path.is_file():
+                _LOGGER.info("Resuming the unfinished run %s.", rundir.path)
             return _run_task(cfg, rundir, overrides, function or config.task_function(cfg.task._target_))
 
 
 def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
-    """Returns the directory of a run, with the way to its upstream runs."""
-
-    def locate(task: str) -> Any:
-        if task == "train_sae" and cfg.sae_run is not None:
-            return cfg.sae_run
-        return config.locate_run(cfg, overrides, task)
-
-    typed = [override for override in overrides if not override.startswith("task=")]
-    return RunDir(config.locate_run(cfg, overrides, cfg.task.name), locate, " ".join(["python -m src.run", *typed]))
+    """Returns the directory of a run, with the way to its upstream runs; nothing is noted in it."""
+    return Lineage(cfg, overrides).rundir(cfg.task.name)
 
 
-def _is_up_to_date(cfg: Any, rundir: RunDir) -> bool:
-    """Whether the directory holds the finished run that is asked for.
+class _Begin(Enum):
+    """What to do with a run directory: nothing, all from the start, or what an earlier start left undone."""
+
+    NOT = "not"
+    ANEW = "anew"
+    AGAIN = "again"
+
+
+def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) -> _Begin:
+    """Decides how a run begins, from what its directory holds and what there is now.
 
     Raises:
-        ValueError: when it holds another one, finished or not.
+        ValueError: when the directory holds a run of another configuration, or this run or one that it builds on is out
+            of date.
     """
+    task, lineage = cfg.task.name, Lineage(cfg, overrides)
+    stale = lineage.stale_ancestors(task)
+    gathers = bool(cfg.task.get("refresh", False))
+    if task != "pipeline":  # it makes them again
+        others = [one for one in stale if replace and gathers]
+        if refused := [one for one in stale if one not in others]:
+            raise lineage.refuse(refused[0], task)
+        rundir.left_out = {one.path: one.why for one in others}
+        for one in others:
+            _LOGGER.warning("Left out %s, which is out of date: %s", one.path, one.why)
+    if cfg.overwrite:
+        return _Begin.ANEW
     manifest = rundir.read_manifest()
     if manifest is None:
-        return False
-    if differences := config.differences(rundir.config_path, cfg):
+        return _Begin.AGAIN
+    if differences := config.differences(rundir.config_path, cfg, task):
         raise ValueError(
             f"Expected {rundir.path} to hold a run of this configuration, got one that differs:\n  "
             + "\n  ".join(differences)
             + "\nGive another name=<name>, or overwrite=true to start over."
         )
+    if gathers:
+        if manifest["status"] != "completed":
+            return _Begin.AGAIN
+        is_same = not stale and not lineage.reasons(task, rundir) and manifest["gathered"] == gathered(cfg, rundir)
+        return _told(cfg, rundir) if is_same else _Begin.ANEW
+    if reasons := lineage.reasons(task, rundir):
+        if not replace:
+            raise lineage.refuse(Stale(task, rundir.fold, rundir.path, tuple(reasons)), task)
+        _LOGGER.info("Making %s again: %s", rundir.path, "; ".join(reasons))
+        rundir.replaces = True
+        return _Begin.ANEW
     if manifest["status"] != "completed":
-        _LOGGER.info("Resuming the unfinished run %s.", rundir.path)
-        return False
-    if cfg.task.get("refresh", False):
-        return manifest["gathered"] == gathered(cfg, rundir)
-    for task, digest in manifest["upstream"].items():
-        upstream = rundir.optional_upstream(task)
-        if upstream is None or digest_file(upstream.manifest_path) != digest:
-            raise ValueError(
-                f"Expected the {task} run that {rundir.path} was made from to be as it was, got another one. "
-                "overwrite=true makes this run again from the new one."
-            )
-    return True
+        return _Begin.AGAIN
+    if gone := _gone(cfg, manifest):
+        _LOGGER.info("Making %s again: what it wrote is not there, %s for one.", rundir.path, gone[0])
+        return _Begin.ANEW
+    return _told(cfg, rundir)
+
+
+def _told(cfg: Any, rundir: RunDir) -> _Begin:
+    _LOGGER.info("%s is finished: %s. overwrite=true starts over.", cfg.task.name, rundir.path)
+    return _Begin.NOT
+
+
+def _written(cfg: Any) -> dict[str, list[str]]:
+    """Returns the files that a task on a whole data set wrote outside of its directory, by key of `dataset`."""
+    found = {}
+    for key in config.task_spec(cfg.task.name).writes:
+        place = Path(cfg.dataset[key])
+        paths = [place, *sorted(place.rglob("*"))]
+        found[key] = [
+            path.relative_to(place).as_posix() for path in paths if path.is_file() and not path.name.startswith(".")
+        ]
+    return found
+
+
+def _gone(cfg: Any, manifest: dict[str, Any]) -> list[Path]:
+    """Returns what a finished task on a whole data set wrote and that is not there."""
+    return [
+        path
+        for key, names in manifest["written"].items()
+        for name in names
+        if not (path := Path(cfg.dataset[key]) / name).is_file()
+    ]
 
 
 def gathered(cfg: Any, rundir: RunDir) -> dict[str, str]:
@@ -122,14 +185,17 @@ def _run_task(
         if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
             wandb.finish()
     rundir.write_json(rundir.results_path, {key: float(value) for key, value in results.items()})
+    outputs = describe_outputs(rundir.path, {*rundir.own_paths, rundir.manifest_path})
+    upstream = rundir.upstreams()
     manifest |= {
         "status": "completed",
         "ended": provenance.now(),
-        "inputs": rundir.inputs,
-        "upstream": rundir.upstreams,
-        "outputs": [
-            {"path": str(path.relative_to(rundir.path)), "bytes": path.stat().st_size} for path in _files(rundir)
-        ],
+        "inputs": digest_file(rundir.inputs_path) if rundir.inputs_path.is_file() else None,
+        "upstream": upstream,
+        "ancestors": _ancestors(upstream),
+        "written": _written(cfg),
+        "digest": digest_outputs(outputs),
+        "outputs": [asdict(output) for output in outputs],
     }
     if cfg.task.get("refresh", False):
         manifest["gathered"] = gathered(cfg, rundir)
@@ -151,9 +217,13 @@ def _write_configuration(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> 
             temporary.write_text(text)
 
 
-def _files(rundir: RunDir) -> list[Any]:
-    own = {rundir.lock_path, rundir.log_path, rundir.manifest_path}
-    return sorted(path for path in rundir.path.rglob("*") if path.is_file() and path not in own)
+def _ancestors(upstream: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Returns the digest of every run, by its directory, that the given ones and those before them were made from."""
+    found: dict[str, str] = {}
+    for one in upstream.values():
+        manifest = RunDir(Path(one["path"])).read_manifest() or {}
+        found |= manifest.get("ancestors", {}) | {one["path"]: one["digest"]}
+    return found
 
 
 def _clear(rundir: RunDir) -> None:

@@ -60,7 +60,7 @@ def test_unknown_scope_is_named():
 
 def test_result_values_leave_neutral_keys_and_other_groups_out():
     config = {"dataset": {"dir": "/x", "name": "d"}, "sae": {"k": 8}, "mil": {"lr": 1}, "seed": 0, "fold": 1}
-    assert result_values(config, GROUPS) == {"dataset.name": "d", "sae.k": 8, "seed": 0}
+    assert result_values(config, GROUPS) == {"sae.k": 8, "seed": 0}
     assert result_values(config, (*GROUPS, "fold"))["fold"] == 1
 
 

@@ -1,8 +1,12 @@
 import json
+import shutil
+from contextlib import contextmanager
 
 import pytest
 
-from src import config
+from src import config, runner
+from src.inputs import file_input
+from src.lineage import StaleRunError
 from src.run_lock import LiveRunError, lock_run
 from src.runner import execute, open_rundir
 
@@ -53,7 +57,7 @@ def test_finished_run_is_left_alone(start):
     assert snapshot(start.rundir.path) == before
     manifest = start.rundir.read_manifest()
     assert manifest["status"] == "completed"
-    assert {"path": "analysis/numbers.csv", "bytes": 4} in manifest["outputs"]
+    assert ("analysis/numbers.csv", 4) in [(output["path"], output["bytes"]) for output in manifest["outputs"]]
     assert (start.rundir.path / ".hydra" / "overrides.yaml").is_file()
 
 
@@ -110,19 +114,135 @@ def test_second_start_on_a_live_run_stops(start):
         start(never)
 
 
+def encode(cfg, rundir):
+    rundir.upstream("train_sae")
+    return {}
+
+
 def test_upstream_that_changed_is_an_error(start):
     start(lambda cfg, rundir: {})
-
-    def encode(cfg, rundir):
-        rundir.upstream("train_sae")
-        return {}
-
     start(encode, task="encode")
     start(never, task="encode")
-    start(lambda cfg, rundir: {}, "overwrite=true", "seed=0")
+    start(lambda cfg, rundir: {}, "overwrite=true")
+    start(never, task="encode")  # the same results
     start(lambda cfg, rundir: {"x": 1}, "overwrite=true")
-    with pytest.raises(ValueError, match=r"train_sae run that .* was made from .*overwrite=true"):
+    with pytest.raises(StaleRunError, match=r"the train_sae run that it was made from is another one.*overwrite=true"):
         start(never, task="encode")
+
+
+def test_manifest_names_all_that_a_run_was_made_from(start):
+    def select_neurons(cfg, rundir):
+        rundir.upstream("encode")
+        return {}
+
+    start(lambda cfg, rundir: {})
+    start(encode, task="encode")
+    sae, latents = (start.rundir.path.parent / task for task in ("train_sae", "encode"))
+    start(select_neurons, task="select_neurons")
+    manifest = start.rundir.read_manifest()
+    assert list(manifest["upstream"]) == ["encode"]
+    digests = {str(path): json.loads((path / "manifest.json").read_text())["digest"] for path in (sae, latents)}
+    assert manifest["ancestors"] == digests
+
+
+def test_a_run_whose_ancestor_was_removed_names_the_ancestor(start):
+    start(lambda cfg, rundir: {})
+    start(encode, task="encode")
+    shutil.rmtree(start.rundir.path.parent / "train_sae")
+    with pytest.raises(StaleRunError, match="task=train_sae overwrite=true"):
+        start(never, task="select_neurons")
+
+
+def test_ancestor_with_other_settings_is_not_built_on(start):
+    start(lambda cfg, rundir: {})
+    stored = start.rundir.config_path
+    stored.write_text(stored.read_text().replace("k: 16", "k: 99"))
+    with pytest.raises(StaleRunError, match=r"its settings differ: sae\.k: 99 there, 16 here.*task=train_sae"):
+        start(never, task="encode")
+
+
+def test_results_that_were_edited_or_removed_are_noticed(start):
+    def work(cfg, rundir):
+        rundir.table("numbers").write_text("a\n1\n")
+        rundir.checkpoints_dir.mkdir()
+        (rundir.checkpoints_dir / "last.ckpt").touch()
+        return {}
+
+    start(work)
+    (start.rundir.checkpoints_dir / "last.ckpt").unlink()  # may be removed to save space
+    start(never)
+    table = start.rundir.table("numbers")
+    table.touch()
+    start(never)
+    table.write_text("a\n2\n")
+    with pytest.raises(StaleRunError, match="analysis/numbers.csv was changed"):
+        start(never)
+    table.unlink()
+    with pytest.raises(StaleRunError, match="analysis/numbers.csv is gone"):
+        start(never, task="encode")
+
+
+def test_unfinished_run_is_not_resumed_on_other_inputs(start, tmp_path):
+    path = tmp_path / "input"
+    path.write_text("one")
+
+    def fail(cfg, rundir):
+        rundir.record(file_input("file", path, name="input"))
+        raise ValueError("Expected luck, got none")
+
+    with pytest.raises(ValueError, match="luck"):
+        start(fail)
+    with pytest.raises(ValueError, match="luck"):
+        start(fail)
+    path.write_text("two")
+    with pytest.raises(StaleRunError, match="input .*changed"):
+        start(never)
+
+
+def test_input_that_is_gone_is_said_and_the_run_stays(start, tmp_path, caplog):
+    path = tmp_path / "input"
+    path.write_text("one")
+    start(lambda cfg, rundir: rundir.record(file_input("file", path, name="input")) or {})
+    path.unlink()
+    with caplog.at_level("WARNING"):
+        start(never)
+    assert "file input" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "results.json", "inputs.csv"])
+@pytest.mark.parametrize("content", ["", '{"status": ', "a: [", "\x00\x00"])
+def test_damaged_state_file_is_one_sentence_and_overwrite_mends_it(start, tmp_path, name, content):
+    path = tmp_path / "input"
+    path.touch()
+
+    def work(cfg, rundir):
+        rundir.record(file_input("file", path, name="input"))
+        return {"x": 1}
+
+    start(work)
+    (start.rundir.path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.*overwrite=true") as caught:
+        start(never)
+    assert "\n" not in str(caught.value).strip()
+    assert start(work, "overwrite=true") == {"x": 1}
+    assert start(never) == {"x": 1}
+
+
+def test_a_start_that_waited_takes_what_another_process_finished_meanwhile(start, monkeypatch):
+    """Between the first look and the lock another process finishes the run."""
+    started = []
+
+    @contextmanager
+    def lock_after_another(path):
+        if not started:
+            started.append(True)
+            start(lambda cfg, rundir: {"x": 1})
+            monkeypatch.setattr(config, "task_function", lambda _: never)
+        with lock_run(path):
+            yield
+
+    monkeypatch.setattr(runner, "lock_run", lock_after_another)
+    assert start(never) == {"x": 1}
 
 
 def test_missing_upstream_names_the_command(start):

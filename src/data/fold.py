@@ -1,18 +1,23 @@
 """What a task on one fold starts from: slides, classes, split and packed activations, checked against each other."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from src.data.features import FeatureFolder
+from src.data.fold_table import FoldTable, read_fold
+from src.data.packed_index import INDEX_FILE
 from src.data.packing import ActivationStore, pack_activations
 from src.data.row_source import RowSource
 from src.data.rows import StoreRows
 from src.data.standardize import Standardizer, fit_standardizer
 from src.data.tensor_folder import TensorFolder
-from src.records import PARTS, FittedSlide, FoldSplit, Slide, check_split, order_classes, read_slides, read_split
+from src.files import digest_text
+from src.inputs import Input
+from src.records import PARTS, FittedSlide, FoldSplit, Slide
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -22,31 +27,48 @@ class FoldData:
     """One fold of a dataset of patch features.
 
     Attributes:
-        slides: every slide of the csv that has features, by slide id.
-        classes: class names; a slide's label index is the position of its label. Of two, the positive is last. One
-            where images have no labels.
-        split: the fold's slides by part.
+        table: the csv and the split, as their files have them.
+        split: the fold's slides by part, without those whose files are bad or missing and were skipped.
         folder: the feature files, with coords and patch sizes.
-        store: the packed activations of all slides of the csv.
-        standardizer: per-feature mean and scale of the fold's train rows, when the dataset asks for it.
+        store: the packed activations of all slides of the csv that have features.
+        is_standardized: whether the dataset asks for a standardizer.
     """
 
-    slides: dict[str, Slide]
-    classes: tuple[str, ...]
+    table: FoldTable
     split: FoldSplit
     folder: FeatureFolder
     store: ActivationStore
-    standardizer: Standardizer | None
+    is_standardized: bool
+
+    @cached_property
+    def slides(self) -> dict[str, Slide]:
+        """Every slide of the csv that has features, by slide id."""
+        packed = set(self.store.index["slide_id"])
+        return {slide_id: slide for slide_id, slide in self.table.slides.items() if slide_id in packed}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a slide's label index is the position of its label. Of two, the positive is last."""
+        return self.table.classes
+
+    @cached_property
+    def standardizer(self) -> Standardizer | None:
+        """Per-feature mean and scale of the fold's train rows, when the dataset asks for it."""
+        return fit_standardizer(self.store, self.split.train) if self.is_standardized else None
 
     @property
     def d_in(self) -> int:
         """The width of the activations."""
         return self.store.d_in
 
-    @property
-    def inputs(self) -> dict[Path, str]:
-        """What the activations come from, with its digest."""
-        return {self.store.path: ",".join(sorted(self.store.index["digest"]))}
+    def inputs(self, *whats: str) -> list[Input]:
+        """Describes what a task reads of this fold.
+
+        Args:
+            *whats: `activations <parts>` and `coords <parts>` of the features, where `all` stands for every slide that
+                has any, and what `FoldTable.input` knows.
+        """
+        return [self._input(what) for what in whats]
 
     def rows(self, parts: str) -> RowSource:
         """Returns the activations of the slides of a part or union of parts."""
@@ -70,6 +92,19 @@ class FoldData:
         n_patches = len(self.store.rows(slide_id))
         return FittedSlide(slide_id, self.slides[slide_id].case_id, self.store.digest(slide_id), n_patches)
 
+    def _input(self, what: str) -> Input:
+        kind, _, parts = what.partition(" ")
+        if kind not in ("activations", "coords"):
+            return self.table.input(what)
+        columns = (
+            ["slide_id", "digest"] if kind == "activations" else ["slide_id", "coords_digest", "patch_size_level0"]
+        )
+        slide_ids = self.store.present(self.table.slide_ids(parts))
+        content = self.store.index.set_index("slide_id", drop=False).loc[list(slide_ids), columns]
+        digest = digest_text(content.to_csv(index=False, lineterminator="\n"))
+        status = (self.store.path / INDEX_FILE).stat()
+        return Input(what, "", str(self.folder.path), status.st_size, status.st_mtime_ns, digest)
+
 
 def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
@@ -86,38 +121,17 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     """
     folder = open_features(dataset)
     # Tensors may come as a train and a validation file only.
-    slides, split = read_fold(dataset, fold, ("train",) if isinstance(folder, TensorFolder) else ("train", "test"))
-    labels = {slide.label for slide in slides.values()}
-    classes = order_classes(labels, dataset.positive_class) if len(labels) > 1 else tuple(labels)
+    table = read_fold(dataset, fold, ("train",) if isinstance(folder, TensorFolder) else ("train", "test"))
+    _ = table.classes  # wrong labels are told before anything is packed
     # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
-    needed = set(split.slide_ids("train+val+test"))
-    wanted = [slide_id for slide_id in slides if slide_id in needed or slide_id in folder.paths]
+    needed = set(table.split.slide_ids("train+val+test"))
+    wanted = [slide_id for slide_id in table.slides if slide_id in needed or slide_id in folder.paths]
     store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
-    packed = set(store.index["slide_id"])
-    if gone := sorted(needed - packed):
+    split = table.split
+    if gone := sorted(needed - set(store.slide_ids)):
         _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
-        split = keep_slides(split, packed)
-    slides = {slide_id: slide for slide_id, slide in slides.items() if slide_id in packed}
-    standardizer = fit_standardizer(store, split.train) if dataset.standardize else None
-    return FoldData(slides, classes, split, folder, store, standardizer)
-
-
-def read_fold(dataset: Any, fold: int, needed: Sequence[str]) -> tuple[dict[str, Slide], FoldSplit]:
-    """Returns the slides of the csv by slide id and the split of a fold, which agree with each other.
-
-    Args:
-        dataset: its configuration: `metadata_csv`, `splits_dir`, `class_names`.
-        fold: the cross-validation fold.
-        needed: parts that must not be empty.
-
-    Raises:
-        FileNotFoundError: when the csv or the split does not exist.
-        ValueError: when they disagree.
-    """
-    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
-    split = read_split(dataset.splits_dir, fold)
-    check_split(split, list(slides.values()), str(dataset.metadata_csv), needed)
-    return slides, split
+        split = keep_slides(split, set(store.slide_ids))
+    return FoldData(table, split, folder, store, bool(dataset.standardize))
 
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from src.data.backbone_rows import BackboneRows
-from src.data.fold import keep_slides, read_fold
+from src.data.fold import keep_slides
+from src.data.fold_table import FoldTable, read_fold
 from src.data.patch_embedder import read_patches
 from src.data.patching import read_patch_file
 from src.data.slides import find_slide
 from src.models.backbones.base import Backbone
 from src.progress import track
-from src.records import FittedSlide, FoldSplit, Slide
+from src.records import FittedSlide, FoldSplit
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,37 +41,30 @@ class StreamedFold:
     """One fold of a dataset of slides; neither feature files nor a packed store are read or written.
 
     Attributes:
-        slides: every slide of the csv, by slide id.
-        split: the fold's slides by part.
+        table: the csv and the split, as their files have them.
+        split: the fold's slides by part, without those that were skipped.
         d_in: the width of the activations.
 
     Args:
-        slides: see above.
+        table: see above.
         split: see above.
         patches: of the train and validation slides.
         backbone: on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once.
-        source: the folder that the patches come from.
     """
 
     standardizer = None
 
     def __init__(
         self,
-        slides: dict[str, Slide],
+        table: FoldTable,
         split: FoldSplit,
         patches: dict[str, SlidePatches],
         backbone: Backbone,
         batch_size: int,
-        source: Path,
     ) -> None:
-        self.slides, self.split, self.d_in = slides, split, backbone.d_in
-        self._patches, self._backbone, self._batch_size, self._source = patches, backbone, batch_size, source
-
-    @property
-    def inputs(self) -> dict[Path, str]:
-        """What the activations come from, with a digest of backbone and patches."""
-        return {self._source: self.rows("train+val").identity}
+        self.table, self.split, self.d_in = table, split, backbone.d_in
+        self._patches, self._backbone, self._batch_size = patches, backbone, batch_size
 
     def rows(self, parts: str) -> BackboneRows:
         """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
@@ -83,7 +77,7 @@ class StreamedFold:
         The digest is empty: activations that are not kept have none. The rule still compares slides and cases.
         """
         return [
-            FittedSlide(slide_id, self.slides[slide_id].case_id, "", len(self._patches[slide_id].coords))
+            FittedSlide(slide_id, self.table.slides[slide_id].case_id, "", len(self._patches[slide_id].coords))
             for slide_id in self.split.slide_ids(parts)
         ]
 
@@ -107,17 +101,17 @@ def open_streamed_fold(dataset: Any, fold: int, backbone: Backbone, batch_size: 
         ValueError: when they disagree with each other, or a patch file does not state the size of its patches. With
             `on_bad_file=skip`, slides without a good patch file are left out instead, with a warning.
     """
-    slides, split = read_fold(dataset, fold, ("train", "test"))
+    table = read_fold(dataset, fold, ("train", "test"))
     patches: dict[str, SlidePatches] = {}
-    for slide_id in track(split.slide_ids("train+val"), "Looking at patch files"):
+    for slide_id in track(table.split.slide_ids("train+val"), "Looking at patch files"):
         try:
             patches[slide_id] = _find_patches(dataset.patches_dir, dataset.slides_dir, slide_id)
         except (FileNotFoundError, ValueError) as error:
             if dataset.on_bad_file != "skip":
                 raise
             _LOGGER.warning("Skipped slide %s: %s", slide_id, error)
-    split = keep_slides(split, {*patches, *split.test})
-    return StreamedFold(slides, split, patches, backbone, batch_size, Path(dataset.patches_dir))
+    split = keep_slides(table.split, {*patches, *table.split.test})
+    return StreamedFold(table, split, patches, backbone, batch_size)
 
 
 def _find_patches(patches_dir: str | Path, slides_dir: str | Path, slide_id: str) -> SlidePatches:

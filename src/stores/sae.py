@@ -3,23 +3,32 @@
 import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.files import write_atomically
+from src.files import digest_file, write_atomically
+from src.fitted_on import FILE as FITTED_ON_FILE
+from src.fitted_on import write_fitted_on
 from src.models.saes.base import SAE
+from src.records import FittedSlide
 
 _WEIGHTS = "sae_weights.safetensors"
 _STATE = "loupe_state.safetensors"
 _CONFIG = "cfg.json"
 _OUR_MODULES = "src.models.saes."
+FITTED_ON_KEY = "fitted_on_digest"
 
 
-def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+def save_sae(
+    sae: SAE,
+    export_dir: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    fitted: Sequence[FittedSlide] | None = None,
+) -> None:
     """Writes an SAE for use elsewhere.
 
     `sae_weights.safetensors` and `cfg.json` are SAELens's layout (6.x; architecture "jumprelu" with one threshold per
@@ -32,8 +41,14 @@ def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | Non
         sae: the SAE.
         export_dir: the folder, made when missing.
         metadata: JSON values to keep with it, e.g. the data set and the fold.
+        fitted: the slides that it was fitted on, written to `fitted_on.csv` beside it: leakage can then be told also
+            where the export is used elsewhere. None where they are not known.
     """
     export_dir = Path(export_dir)
+    stated = {}
+    if fitted is not None:
+        write_fitted_on(export_dir / FITTED_ON_FILE, fitted)
+        stated = {FITTED_ON_KEY: digest_file(export_dir / FITTED_ON_FILE)}
     with write_atomically(export_dir / _STATE) as path:
         save_file({name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}, path)
     with write_atomically(export_dir / _WEIGHTS) as path:
@@ -50,6 +65,7 @@ def save_sae(sae: SAE, export_dir: str | Path, metadata: Mapping[str, Any] | Non
         **sae.saelens_settings(),
         "metadata": {
             **(metadata or {}),
+            **stated,
             "loupe": {"_target_": f"{type(sae).__module__}.{type(sae).__qualname__}", **sae.init_arguments()},
         },
     }

@@ -9,15 +9,19 @@ import pandas as pd
 import torch
 
 from src.files import digest_file
+from src.fitted_on import FILE as FITTED_ON_FILE
+from src.fitted_on import read_fitted_on
+from src.inputs import file_input
 from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
+from src.records import FittedSlide
 from src.report.page import Page, PageTable
 from src.rundir import RunDir
 from src.stores.importers.imported import ImportedSAE, build_sae, with_unit_atoms
 from src.stores.importers.registry import import_sae
 from src.stores.importers.source import Source
-from src.stores.sae import save_sae
+from src.stores.sae import FITTED_ON_KEY, save_sae
 from src.stores.safe_pickle import load_checkpoint
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,22 +48,43 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if cfg.convert.unit_norm_atoms:
         imported = with_unit_atoms(imported)
     sae = build_sae(imported, source.weights)
-    digests = {path: digest_file(path) for path in source.files}
-    for path, digest in digests.items():
-        rundir.record_input(path, digest)
+    rundir.record(*(file_input("file", path, name=path.name) for path in source.files))
     results: dict[str, float] = {"d_in": sae.d_in, "n_latents": sae.n_latents}
     if cfg.convert.activations is not None:
         path = Path(cfg.convert.activations)
-        rundir.record_input(path)
+        rundir.record(file_input("file", path, name="activations"))
         results |= _measure(sae, _read_activations(path, sae.d_in))
     checked = _check_fvu(imported, results.get("fvu"), cfg.convert.fvu_tolerance, source)
     notes = {"folded": list(imported.folded), "assumed": list(imported.assumed)}
-    read = {str(path.name): digest for path, digest in digests.items()}
-    save_sae(sae, rundir.export_dir, {"imported": {"format": name, "files": read, "settings": imported.facts, **notes}})
-    rundir.write_fitted_on_unknown(_UNKNOWN.format(weights=source.weights))
+    read = {path.name: digest_file(path) for path in source.files}
+    fitted = _fitted_on(source)
+    metadata = {"imported": {"format": name, "files": read, "settings": imported.facts, **notes}}
+    save_sae(sae, rundir.export_dir, metadata, fitted)
+    if fitted is None:
+        rundir.write_fitted_on_unknown(_UNKNOWN.format(weights=source.weights))
+    else:
+        rundir.write_fitted_on(fitted)
     _LOGGER.info("%s is %s of %s. Use it with sae_run=%s.", source.weights, type(sae).__name__, name, rundir.path)
     _write_page(rundir, source, name, imported, sae, checked, results)
     return results
+
+
+def _fitted_on(source: Source) -> list[FittedSlide] | None:
+    """Returns the slides that an SAE of ours was fitted on, None of an SAE that does not say.
+
+    Raises:
+        ValueError: when the export says that it has such a list and the list is not beside it.
+    """
+    stated = (source.json("cfg.json") or {}).get("metadata", {}).get(FITTED_ON_KEY)
+    if stated is None:
+        return None
+    path = source.path_of(FITTED_ON_FILE)
+    if not path.is_file() or digest_file(path) != stated:
+        raise ValueError(
+            f"Expected {path}, the list of slides that this SAE was fitted on, as its cfg.json states it, got "
+            f"{'another list' if path.is_file() else 'no such file'}: copy the whole export folder."
+        )
+    return read_fitted_on(path)
 
 
 def _read_activations(path: Path, d_in: int) -> torch.Tensor:
@@ -126,8 +151,13 @@ def _write_page(
                 f"Read as {name} from {source.path} ({read}): {type(sae).__name__} with {arguments}.",
                 "Folded: " + (" ".join(imported.folded) or "nothing."),
                 "Assumed: " + (" ".join(imported.assumed) or "nothing."),
-                "Settings of training alone are Loupe's defaults, and the slides that the SAE was trained on are not "
-                "known: on slides among them, held-out numbers of later steps are not held out.",
+                "Settings of training alone are Loupe's defaults. "
+                + (
+                    f"The {len(rundir.read_fitted_on())} slides that the SAE was trained on are listed in its export."
+                    if rundir.fitted_on_path.is_file()
+                    else "The slides that the SAE was trained on are not known: on slides among them, held-out numbers "
+                    "of later steps are not held out."
+                ),
                 checked,
             ],
             numbers=results,

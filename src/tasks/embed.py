@@ -1,5 +1,6 @@
 """Runs a backbone over the patches of every slide and writes their activations in CLAM's layout."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src.data.current_inputs import CurrentInputs
 from src.data.patch_embedder import PatchEmbedder, read_patches
 from src.data.patching import read_patch_file
 from src.data.slides import find_slide
@@ -49,16 +51,21 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     patch_files = sorted((patches_dir / "patches").glob("*.h5"))
     if not patch_files:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
+    inputs = CurrentInputs(cfg).read("weights", "slides cut", "patches all")
+    rundir.record(*inputs)
+    (weights,) = (one.digest for one in inputs if one.what == "weights")
+    slides = {Path(one.name).stem: one.digest for one in inputs if one.what == "slides cut"}
     backbone = open_backbone(cfg)
     embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
     rows = []
     for path in track(patch_files, "Embedding slides"):
         coords, size_level0, side = read_patch_file(path)
         h5_path = features_dir / "h5_files" / path.name
-        if cfg.overwrite or not _is_done(h5_path, coords, backbone):
+        made_of = {"weights": weights, "slide": slides.get(path.stem, "")}
+        if cfg.overwrite or not _is_done(h5_path, coords, backbone, made_of, rundir.replaces):
             slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
             features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
-            _write_features(features_dir, path.stem, features, coords, size_level0, backbone)
+            _write_features(features_dir, path.stem, features, coords, size_level0, backbone, made_of)
         rows.append((path.stem, len(coords)))
     table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
     table.to_csv(rundir.table("embedded"), index=False)
@@ -83,27 +90,45 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
-def _is_done(path: Path, coords: np.ndarray, backbone: Backbone) -> bool:
-    """Whether a slide's file is there, of this backbone and these patches.
+def _is_done(path: Path, coords: np.ndarray, backbone: Backbone, made_of: Mapping[str, str], may_replace: bool) -> bool:
+    """Whether a slide's file is there, of this backbone, this slide and these patches.
+
+    Args:
+        path: the file.
+        coords: of the patches.
+        backbone: what is to embed them.
+        made_of: digests of the backbone's weights and of the slide.
+        may_replace: whether features of another backbone are made again, being this run's own of before.
 
     Raises:
-        ValueError: when the folder holds the features of another backbone.
+        ValueError: when the folder holds the features of another backbone, or of other weights.
     """
     if not path.is_file():
         return False
     with h5py.File(path, "r") as file:
         embedded: Any = file["coords"]
-        made_by, transform = file.attrs.get("backbone"), file.attrs.get("transform")
-        if (made_by, transform) != (backbone.description, backbone.transform):
-            raise ValueError(
-                f"Expected {path} to be made by {backbone.description} ({backbone.transform}), got {made_by} "
-                f"({transform}). Give another dataset.features_dir, or overwrite=true to embed the slides again."
-            )
-        return np.array_equal(embedded, coords)
+        made_by = (file.attrs.get("backbone"), file.attrs.get("transform"), file.attrs.get("weights"))
+        expected = (backbone.description, backbone.transform, made_of["weights"])
+        is_same = np.array_equal(embedded, coords) and file.attrs.get("slide") == made_of["slide"]
+    if made_by != expected:
+        if may_replace:
+            return False
+        raise ValueError(
+            f"Expected {path} to be made by {expected[0]} ({expected[1]}, weights {expected[2]}), got {made_by[0]} "
+            f"({made_by[1]}, weights {made_by[2]}). Give another dataset.features_dir, or overwrite=true to embed the "
+            "slides again."
+        )
+    return is_same
 
 
 def _write_features(
-    folder: Path, slide_id: str, features: np.ndarray, coords: np.ndarray, size_level0: int, backbone: Backbone
+    folder: Path,
+    slide_id: str,
+    features: np.ndarray,
+    coords: np.ndarray,
+    size_level0: int,
+    backbone: Backbone,
+    made_of: Mapping[str, str],
 ) -> None:
     """Writes the pt file and then the h5 file, which is the sign that the slide is done."""
     with write_atomically(folder / "pt_files" / f"{slide_id}.pt") as temporary:
@@ -113,5 +138,9 @@ def _write_features(
         file.create_dataset("features", data=features, chunks=(rows, features.shape[1]), maxshape=(None, backbone.d_in))
         file.create_dataset("coords", data=coords.astype(np.int32), chunks=(rows, 2), maxshape=(None, 2))
         file.attrs.update(
-            patch_size_level0=size_level0, backbone=backbone.description, transform=backbone.transform, name=slide_id
+            patch_size_level0=size_level0,
+            backbone=backbone.description,
+            transform=backbone.transform,
+            name=slide_id,
+            **made_of,
         )

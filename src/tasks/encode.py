@@ -32,7 +32,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
     """
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    rundir.record(*fold.inputs("split train+val+test", "cases all", "activations all", "coords all"))
     sae = open_upstream_sae(rundir, fold, "val+test")
+    rundir.pass_on_fitted(rundir.upstream("train_sae"))
     parts = _Parts(fold, sae)
     writer = LatentWriter(rundir.latents_dir(), sae.n_latents)
     for slide_id in track(list(fold.slides), "Encoding slides"):

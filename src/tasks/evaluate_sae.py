@@ -47,17 +47,18 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     evaluation = cfg.evaluation
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    slide_ids = fold.split.slide_ids(evaluation.split)
+    parts = evaluation.split
+    rundir.record(*fold.inputs(f"split {parts}", f"cases {parts}", f"activations {parts}"))
+    slide_ids = fold.split.slide_ids(parts)
     rows = _choose(fold.store.row_ids(slide_ids), evaluation.n_rows, cfg.seed)
     if not len(rows):
         raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
     held_out = "+".join(part for part in evaluation.split.split("+") if part != "train")
     sae = open_upstream_sae(rundir, fold, held_out)
     trained = rundir.upstream("train_sae")
-    n_fitted = math.nan  # an imported SAE does not say
+    n_fitted = math.nan  # an imported SAE may not say
     if not trained.fitted_on_unknown_path.is_file():
         n_fitted = len({slide.slide_id for slide in trained.read_fitted_on()}.intersection(slide_ids))
-    rundir.record_input(fold.store.path, ",".join(fold.store.digest(slide_id) for slide_id in slide_ids))
     sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
     metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_enc.device)

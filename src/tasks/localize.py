@@ -20,6 +20,7 @@ from src.analysis.localization import (
 from src.analysis.overlay import PatchMap, SlideImage, plot_overlay
 from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
 from src.analysis.selection import best_neuron_ids
+from src.data.current_inputs import CurrentInputs
 from src.data.fold import FoldData, open_fold
 from src.data.outlined_slides import OutlinedSlides
 from src.data.slide_images import open_slide_images
@@ -72,7 +73,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     truth = OutlinedSlides(
         cfg.dataset.annotations_dir, cfg.dataset.positive_class, local.label_rule, local.exclude_slides
     )
-    rundir.record_input(cfg.dataset.annotations_dir)
+    of_csv = ("split train+val+test", "cases all", "labels test", "classes")
+    rundir.record(*fold.inputs(*of_csv, "activations test"))
+    rundir.record(*CurrentInputs(cfg).read("outlines test", "slides test"))
     scorer = _open_scorer(cfg, rundir, fold)
     unknown = {slide_id: truth.why_unknown(fold.slides[slide_id]) for slide_id in fold.split.test}
     left_out = {slide_id: reason for slide_id, reason in unknown.items() if reason}
@@ -163,7 +166,8 @@ class _Scorer:
 
 def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
     ranking, classifiers = rundir.upstream("select_neurons"), rundir.optional_upstream("train_mil")
-    for upstream in (rundir.upstream("train_sae"), ranking):
+    encoded = rundir.upstream("encode")
+    for upstream in (encoded, ranking):
         rundir.refuse_leakage(upstream, fold.fitted("val+test"))
     attention_dirs = {}
     if classifiers is None:
@@ -177,7 +181,7 @@ def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
     best = best_neuron_ids(neurons, min(cfg.localization.n_exemplar_neurons, len(neurons)))
     density: Any = neurons.set_index("neuron_id")["density"]
     chosen = _Chosen(best, choose_random_neuron(density, best[0], cfg.seed), best_neuron_ids(channels, 1)[0])
-    store = LatentStore(rundir.upstream("encode").latents_dir())
+    store = LatentStore(encoded.latents_dir())
     return _Scorer(fold, store, chosen, attention_dirs, cfg.dataset.patch_size_level0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.data.current_inputs import CurrentInputs
 from src.data.fold import open_features
 from src.data.splits import write_folds
 from src.data.tensor_folder import TensorFolder
@@ -34,8 +35,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rows = [(slide.case_id, slide.slide_id, slide.label) for slide in slides]
     with write_atomically(cfg.dataset.metadata_csv) as temporary:
         pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(temporary, index=False)
-    for path in filter(None, cfg.dataset.tensors.values()):
-        rundir.record_input(path, f"{Path(path).stat().st_size} bytes")
+    rundir.record(*CurrentInputs(cfg).read("tensors"))
     if "all" not in folder.parts:
         split = FoldSplit(0, **{part: tuple(folder.parts.get(part, ())) for part in PARTS})
         Path(cfg.dataset.splits_dir).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""All tasks of a preset in order, in one process; finished ones are skipped, and so are those without inputs."""
+"""All tasks of a preset in order, in one process: those that are not finished and up to date, and have their inputs."""
 
 import importlib
 import logging
@@ -18,7 +18,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Runs `cfg.task.steps`.
 
     Every step is composed anew with the same overrides plus `task=<step>`, so it lands where the command alone would
-    put it. A task module says by `missing_inputs(cfg) -> list[str]` why it cannot run on this dataset.
+    put it. A step that is out of date is made again. A task module says by `missing_inputs(cfg) -> list[str]` why it
+    cannot run on this dataset.
 
     Returns:
         The number of steps that were run (or had finished) and of those that were skipped.
@@ -50,6 +51,8 @@ def inputs(cfg: Any, _: RunDir) -> list[Any]:
 
 
 def _missing_inputs(composed: Any) -> list[str]:
+    if composed.task.name == "train_sae" and composed.sae_run is not None:
+        return [f"sae_run names an SAE: {composed.sae_run}"]
     module = importlib.import_module(composed.task._target_.rpartition(".")[0])
     return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
 
@@ -58,7 +61,7 @@ def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:
     """Executes a step; when another process (the job of another fold, say) is making the same run, waits for it."""
     while True:
         try:
-            return execute(composed, overrides)
+            return execute(composed, overrides, replace=True)
         except LiveRunError as error:
             if composed.task.scope == "fold":
                 raise

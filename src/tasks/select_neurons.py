@@ -34,11 +34,16 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
     selection = cfg.selection
     held_out = "+".join(part for part in PARTS if part not in selection.split.split("+"))
+    parts = selection.split
+    rundir.record(
+        *fold.inputs("split train+val+test", "cases all", f"labels {parts}", "classes", f"activations {parts}")
+    )
+    encoded = rundir.upstream("encode")
     if held_out:
-        rundir.refuse_leakage(rundir.upstream("train_sae"), fold.fitted(held_out))
-    store = LatentStore(rundir.upstream("encode").latents_dir())
-    slide_ids = fold.split.slide_ids(selection.split)
-    rundir.write_fitted_on(fold.fitted(selection.split))
+        rundir.refuse_leakage(encoded, fold.fitted(held_out))
+    store = LatentStore(encoded.latents_dir())
+    slide_ids = fold.split.slide_ids(parts)
+    rundir.pass_on_fitted(encoded, fold.fitted(parts))
     rule = SelectionRule(selection.method, selection.unit, selection.p_value)
 
     neurons = _rank(fold, pool_slides(lambda slide_id: store.read(slide_id).latents, slide_ids), rule)

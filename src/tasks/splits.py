@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from src.data.current_inputs import CurrentInputs
 from src.data.splits import count_classes, make_folds, write_folds
-from src.files import digest_file
 from src.records import PARTS, FoldSplit, Slide, read_slides
 from src.report.page import Page, PageTable
 from src.rundir import RunDir
@@ -29,15 +29,17 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     splits_dir = Path(cfg.dataset.splits_dir)
     slides = read_slides(cfg.dataset.metadata_csv, cfg.dataset.class_names)
+    # Folds stay as they are when labels are corrected: these only balanced them.
+    (cases,) = CurrentInputs(cfg).read("all cases")
     origin = {
         "n_folds": cfg.splits.n_folds,
         "seed": cfg.splits.seed,
         "val_share": cfg.splits.val_share,
-        "metadata_csv": digest_file(cfg.dataset.metadata_csv),
+        "cases": cases.digest,
     }
-    rundir.record_input(cfg.dataset.metadata_csv, origin["metadata_csv"])
+    rundir.record(cases)
     folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed, cfg.splits.val_share)
-    _clear_or_refuse(splits_dir, origin, cfg.overwrite)
+    _clear_or_refuse(splits_dir, origin, cfg.overwrite or rundir.replaces)
     splits_dir.mkdir(parents=True, exist_ok=True)
     rundir.write_json(splits_dir / _ORIGIN_FILE, origin)
     write_folds(folds, slides, splits_dir)

@@ -34,8 +34,6 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if not runs:
         rundir.upstream("train_mil")  # its error names the directory and the command
     predictions = pd.concat([_read(run).assign(fold=fold) for fold, run in runs.items()], ignore_index=True)
-    for path in inputs(cfg, rundir):
-        rundir.record_input(path)
     folds = fold_metrics(predictions)
     folds.to_csv(rundir.table("folds"), index=False)
     summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed)

@@ -14,6 +14,7 @@ from PIL import Image
 from src import config
 from src.analysis.figures import save_figure
 from src.analysis.tissue_figure import plot_patches
+from src.data.current_inputs import CurrentInputs
 from src.data.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
 from src.data.slide_images import SlideImages
 from src.data.slides import list_slides, open_slide
@@ -72,6 +73,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if cfg.dataset.get("generator") is not None:
         config.instantiate(cfg.dataset.generator, out_dir=cfg.dataset.dir)
     slides = list_slides(cfg.dataset.slides_dir)
+    rundir.record(*CurrentInputs(cfg).read("generator", "slides all"))
     out_dir = Path(cfg.dataset.patches_dir)
     tile = cfg.tile
     tiling = _Tiling(tile.patch_size, tile.patch_level, tile.step, tile.mpp, tile.min_tissue, tile.saturation_threshold)

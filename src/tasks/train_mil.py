@@ -53,6 +53,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     plan = {method: _parse(method, cfg.mil.pools) for method in cfg.mil.methods}
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    of_csv = ("split train+val+test", "cases train+val+test", "labels train+val+test", "classes")
+    rundir.record(*fold.inputs(*of_csv, "activations train+val+test"))
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
     inputs = _Inputs(cfg, rundir, fold)
     tables = []
@@ -107,14 +109,16 @@ class _Inputs:
 
     def latents(self) -> LatentStore:
         """Returns the fold's latents."""
-        self._rundir.refuse_leakage(self._rundir.upstream("train_sae"), self._held_out)
-        return LatentStore(self._rundir.upstream("encode").latents_dir())
+        return LatentStore(self._trusted("encode").latents_dir())
 
     def best_neurons(self, n: int) -> list[int]:
         """Returns the best neurons of the fold's ranking."""
-        ranking = self._rundir.upstream("select_neurons")
-        self._rundir.refuse_leakage(ranking, self._held_out)
-        return best_neuron_ids(pd.read_csv(ranking.table("neurons")), n)
+        return best_neuron_ids(pd.read_csv(self._trusted("select_neurons").table("neurons")), n)
+
+    def _trusted(self, task: str) -> RunDir:
+        upstream = self._rundir.upstream(task)
+        self._rundir.refuse_leakage(upstream, self._held_out)
+        return upstream
 
 
 def _train_and_predict(

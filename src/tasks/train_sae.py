@@ -15,6 +15,7 @@ from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.activations import ActivationDataModule
+from src.data.current_inputs import CurrentInputs
 from src.data.epoch_order import block_batches
 from src.data.fold import FoldData, open_fold
 from src.data.prefetch import prefetch
@@ -44,12 +45,23 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_train_fold(cfg)
+    record_train_inputs(cfg, rundir, fold)
     return train_fold(cfg, rundir, fold, open_data(cfg, fold))
 
 
 def open_train_fold(cfg: Any) -> TrainFold:
     """Opens the configured fold: its feature files, or with train.residency=stream its slides and the backbone."""
     return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+
+
+def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
+    """Notes what training on a fold reads."""
+    of_csv = ("split train+val", "cases train+val")
+    if isinstance(fold, StreamedFold):
+        streamed = ("slides train+val", "patches train+val", "weights")
+        rundir.record(*CurrentInputs(cfg).read(*of_csv, *streamed))
+    else:
+        rundir.record(*fold.inputs(*of_csv, "activations train+val"))
 
 
 def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
@@ -70,8 +82,6 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
 
 def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataModule) -> dict[str, float]:
     """Trains on an open fold; see `run`."""
-    for path, digest in fold.inputs.items():
-        rundir.record_input(path, digest)
     rundir.write_fitted_on(fold.fitted("train"))
     train = cfg.train
     last = rundir.checkpoints_dir / "last.ckpt"
@@ -94,7 +104,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     sae = module.sae.eval().cpu()
     if train.calibrate_threshold and sae.threshold_l0 is not None:
         _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
-    save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
+    save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"))
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
@@ -174,7 +184,7 @@ def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
     return prefetch((partial(read, start, stop) for ((start, stop),) in pieces), n_workers, n_workers)
 
 
-def _metadata(cfg: Any, fold: TrainFold) -> dict[str, Any]:
+def _metadata(cfg: Any) -> dict[str, Any]:
     return {
         "name": cfg.name,
         "fold": cfg.fold,
@@ -182,7 +192,6 @@ def _metadata(cfg: Any, fold: TrainFold) -> dict[str, Any]:
         "dataset": cfg.dataset.name,
         "backbone": cfg.backbone.name,
         "sae": config.to_container(cfg.sae),
-        "activations": ", ".join(path.name for path in fold.inputs),
     }
 
 

@@ -16,7 +16,7 @@ from src.lockstep import Lockstep
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.runner import execute
-from src.tasks.train_sae import open_data, open_train_fold, train_fold
+from src.tasks.train_sae import open_data, open_train_fold, record_train_inputs, train_fold
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 45
@@ -49,6 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
     first = config.resolve(composed[0])
     fold = open_train_fold(first)
+    record_train_inputs(first, rundir, fold)
     stream = open_data(first, fold)
     lockstep = Lockstep()
     shared = SharedBlocks(stream.read_blocks, lockstep.take_turn)
@@ -56,6 +57,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     def train_member(member_cfg: Any, member_dir: RunDir) -> dict[str, float]:
         data = open_data(member_cfg, fold)
         data.share(stream, shared)
+        record_train_inputs(member_cfg, member_dir, fold)
         return train_fold(member_cfg, member_dir, fold, data)
 
     jobs: list[Callable[[], dict[str, float]]] = [

@@ -88,5 +88,5 @@ class TimmBackbone(Backbone):
 
 def _describe(model_name: str, checkpoint: str | None, pretrained: bool, seed: int) -> str:
     if checkpoint is not None:
-        return f"{model_name} with the weights in {checkpoint}"
+        return f"{model_name} with the weights in {Path(checkpoint).name}"  # its folder may change
     return f"{model_name}, published weights" if pretrained else f"{model_name} with random weights (seed {seed})"

@@ -1,0 +1,157 @@
+"""What the tasks of a configuration read, as it is now: to record it, and to compare it with what was recorded."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.fold import FoldData, open_fold
+from src.data.fold_table import FoldTable, read_fold
+from src.data.packed_index import digest_coords
+from src.data.patching import read_patch_file
+from src.data.slides import find_slide, list_slides
+from src.files import digest_text
+from src.inputs import Input, file_input, large_file_input, value_input
+from src.records import find_split, read_slides
+
+
+class CurrentInputs:
+    """Finds what is read where a configuration says that it is.
+
+    Args:
+        cfg: the configuration: `dataset`, `backbone`, `paths`, `fold`.
+        fold: another cross-validation fold than the configuration's.
+    """
+
+    def __init__(self, cfg: Any, fold: int | None = None) -> None:
+        self._cfg, self._dataset, self._other_fold = cfg, cfg.dataset, fold
+
+    def read(self, *whats: str, recorded: Iterable[Input] = ()) -> list[Input]:
+        """Describes inputs.
+
+        Args:
+            *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases` and
+                `all labels`, of the csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders, `cut`
+                slides those with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; and `file`, a file at
+                its recorded place.
+            recorded: what a run recorded; large files of the same size and time are not read again.
+
+        Raises:
+            FileNotFoundError: when something is not there.
+            ValueError: when something is wrong with it.
+        """
+        recorded = list(recorded)
+        return [one for what in whats for one in self._read(what, recorded)]
+
+    def _read(self, what: str, recorded: Sequence[Input]) -> list[Input]:
+        kind, _, parts = what.partition(" ")
+        if kind in ("activations", "coords"):
+            return self._fold.inputs(what)
+        if kind in ("split", "cases", "labels", "classes"):
+            return [self._table.input(what)]
+        readers: dict[str, Callable[[str, str, Sequence[Input]], list[Input]]] = {
+            "all": self._csv,
+            "slides": self._slides,
+            "patches": self._patches,
+            "outlines": self._outlines,
+            "weights": self._weights,
+            "generator": self._generator,
+            "tensors": self._tensors,
+            "file": _files,
+        }
+        return readers[kind](what, parts, recorded)
+
+    @property
+    def _number(self) -> int:
+        return self._cfg.fold if self._other_fold is None else self._other_fold
+
+    @cached_property
+    def _fold(self) -> FoldData:
+        return open_fold(self._dataset, self._number, self._cfg.paths.cache)
+
+    @cached_property
+    def _table(self) -> FoldTable:
+        find_split(self._dataset.splits_dir, self._number)  # its absence is told before anything else is read
+        return read_fold(self._dataset, self._number, ())
+
+    def _csv(self, what: str, kind: str, _: Sequence[Input]) -> list[Input]:
+        slides = read_slides(self._dataset.metadata_csv, self._dataset.class_names)
+        content = sorted((slide.slide_id, slide.case_id if kind == "cases" else slide.label) for slide in slides)
+        return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
+
+    def _slides(self, what: str, parts: str, recorded: Sequence[Input]) -> list[Input]:
+        folder = self._dataset.slides_dir
+        if folder is None:
+            raise FileNotFoundError("dataset.slides_dir names no folder")
+        if parts == "all":
+            found = list(list_slides(folder).values())
+        else:
+            slide_ids = [path.stem for path in self._patch_files("all")] if parts == "cut" else self._slide_ids(parts)
+            found = [path for slide_id in slide_ids if (path := _slide_or_none(folder, slide_id)) is not None]
+        return [large_file_input(what, path, recorded) for path in found]
+
+    def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
+        inputs = []
+        for path in self._patch_files(parts):
+            coords, size_level0, side = read_patch_file(path)
+            digest = digest_text(f"{digest_coords(coords.astype(np.int32))} {size_level0} {side}")
+            inputs.append(file_input(what, path, digest, path.name))
+        return inputs
+
+    def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
+        if self._dataset.annotations_dir is None:
+            raise FileNotFoundError("dataset.annotations_dir names no folder")
+        paths = [Path(self._dataset.annotations_dir) / f"{slide_id}.xml" for slide_id in self._slide_ids(parts)]
+        return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
+
+    def _weights(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
+        weights = self._cfg.backbone.get("checkpoint")
+        if weights is None or not Path(weights).is_file():  # a hub's, or random ones: what the configuration says
+            return [value_input(what, weights)]
+        status = Path(weights).stat()
+        for one in recorded:
+            if one.what == what and (one.bytes, one.time) == (status.st_size, status.st_mtime_ns):
+                return [file_input(what, weights, one.digest)]
+        return [file_input(what, weights)]
+
+    def _generator(self, what: str, *_: object) -> list[Input]:
+        generator = self._dataset.get("generator")
+        return [value_input(what, None if generator is None else json.dumps(dict(generator), sort_keys=True))]
+
+    def _tensors(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
+        return [
+            large_file_input(what, path, recorded, f"{key}.{part}")
+            for key in ("tensors", "tensor_ids", "tensor_labels")
+            for part, path in self._dataset[key].items()
+            if path is not None
+        ]
+
+    def _slide_ids(self, parts: str) -> Sequence[str]:
+        return self._table.slide_ids(parts)
+
+    def _patch_files(self, parts: str) -> list[Path]:
+        if self._dataset.patches_dir is None:
+            raise FileNotFoundError("dataset.patches_dir names no folder")
+        folder = Path(self._dataset.patches_dir) / "patches"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}")
+        if parts != "all":
+            paths = [folder / f"{slide_id}.h5" for slide_id in self._slide_ids(parts)]
+            return [path for path in paths if path.is_file()]
+        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+
+
+def _files(what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
+    return [
+        file_input(what, one.path, name=one.name) for one in recorded if one.what == what and Path(one.path).is_file()
+    ]
+
+
+def _slide_or_none(folder: str | Path, slide_id: str) -> Path | None:
+    try:
+        return find_slide(folder, slide_id)
+    except FileNotFoundError:
+        return None
