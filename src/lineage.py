@@ -86,13 +86,22 @@ class Lineage:
 
     def refuse(self, stale: Stale, task: str) -> StaleRunError:
         """Returns the error of a task that builds on a run that is out of date, or of that run itself."""
+        if self._is_explicit(stale.task) and stale.path == self.locate(stale.task):
+            return StaleRunError(
+                f"Expected sae_run={stale.path} to be a finished run as its task left it, got this: {stale.why}. "
+                "Restore it, or name another run."
+            )
         fold = f" fold={stale.fold}" if stale.fold not in (None, self._cfg.fold) else ""
         again = f"{self.command}{fold} task={stale.task} overwrite=true"
         if stale.task == task:
             return StaleRunError(
                 f"Expected the run {stale.path} to be made from what is there now, got one that is out of date: "
                 f"{stale.why}. Make it again with overwrite=true; task=pipeline makes all again that is out of date. "
-                "For other data beside these give name=<name>."
+                + (
+                    "For other data beside these give another dataset.name or backbone.name."
+                    if config.task_spec(task).scope == "dataset"
+                    else "For other data beside these give name=<name>."
+                )
             )
         return StaleRunError(
             f"Expected {task} to build on runs that are up to date, got the {stale.task} run {stale.path}: "
@@ -102,6 +111,8 @@ class Lineage:
     def _walk(self, task: str, fold: int | None) -> Iterator[Stale]:
         for upstream in config.task_spec(task).upstream:
             for run in self._runs(task, upstream, fold):
+                if self._is_explicit(upstream) and not run.is_finished:
+                    yield Stale(upstream, run.fold, run.path, ("it holds no manifest of a finished run",))
                 if not run.is_finished or not self._is_of_these_data(upstream, run):
                     continue
                 if not self._is_explicit(upstream):

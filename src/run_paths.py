@@ -27,7 +27,7 @@ _NEUTRAL_KEYS = frozenset(
 )
 # Where things lie. What lies there is compared by content, so a run goes on when its data were moved.
 _PATH_KEYS = re.compile(
-    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors\..*|tensor_ids\..*|tensor_labels\..*)|backbone\.checkpoint|sae_run"
+    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors(\..*)?|tensor_ids(\..*)?|tensor_labels(\..*)?)|backbone\.checkpoint"
 )
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8
@@ -58,7 +58,8 @@ def variant(overrides: Sequence[str], groups: Sequence[str]) -> str:
     """Names the configuration that command-line overrides make of a preset.
 
     Only overrides under `groups`, and root keys that change results, enter; their order does not matter, the last of
-    two for one key holds. Paths enter by digest, long names are cut and closed by a digest of the whole.
+    two for one key holds. Names and places of data do not: what lies there is compared by content. `sae_run` enters by
+    digest, long names are cut and closed by a digest of the whole.
 
     Args:
         overrides: as typed, `key=value`.
@@ -73,7 +74,7 @@ def variant(overrides: Sequence[str], groups: Sequence[str]) -> str:
         deleted = key.startswith("~")
         key = key.lstrip("+~")
         root = re.split(r"[./@]", key)[0]
-        if key in _NEUTRAL_KEYS or (root not in groups and key not in _RESULT_KEYS):
+        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key) or (root not in groups and key not in _RESULT_KEYS):
             continue
         kept[key] = "removed" if deleted else _canonical(value)
     if not kept:
@@ -110,7 +111,7 @@ def run_path(runs: Path, subject: str, fold: int, spec: TaskSpec, overrides: Seq
 
 
 def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """Returns the part of a plain configuration that shapes a result, paths aside, flat: dotted key to value.
+    """Returns the part of a plain configuration that shapes a result, places aside, flat: dotted key to value.
 
     Args:
         config: the configuration.
@@ -118,7 +119,7 @@ def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str,
     """
 
     def flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key):
+        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key) or key == "sae_run":
             return
         if isinstance(node, Mapping):
             for name, value in node.items():

@@ -161,6 +161,11 @@ class RunDir:
         return manifest is not None and manifest["status"] == "completed"
 
     @property
+    def has_partial_work(self) -> bool:
+        """Whether the directory holds what an unfinished run would go on from."""
+        return self.checkpoints_dir.is_dir() or self.latents_dir().is_dir()
+
+    @property
     def fold(self) -> int | None:
         """The fold that the directory belongs to, None for runs over all folds."""
         match = _FOLD_DIR.fullmatch(self.path.parent.name)

@@ -116,7 +116,8 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
         is_same = not stale and not lineage.reasons(task, rundir) and manifest["gathered"] == gathered(cfg, rundir)
         return _told(cfg, rundir) if is_same else _Begin.ANEW
     if reasons := lineage.reasons(task, rundir):
-        if not replace:
+        is_of_use = manifest["status"] == "completed" or rundir.has_partial_work
+        if is_of_use and not replace:
             raise lineage.refuse(Stale(task, rundir.fold, rundir.path, tuple(reasons)), task)
         _LOGGER.info("Making %s again: %s", rundir.path, "; ".join(reasons))
         rundir.replaces = True

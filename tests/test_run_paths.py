@@ -45,6 +45,12 @@ def test_paths_enter_by_digest_and_long_names_are_closed_by_one():
     assert max(map(len, long)) <= 80
 
 
+def test_names_and_places_of_data_do_not_enter():
+    places = ["dataset.name=a", "dataset.features_dir=/a", "dataset.tensors.train=/a.npy", "backbone.checkpoint=/w.pt"]
+    assert variant(places, (*GROUPS, "backbone")) == "default"
+    assert variant(["dataset=camelyon16", "dataset.standardize=true"], GROUPS) != "default"
+
+
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [("fold", "r/s/sae.k-8/fold_2/t"), ("name", "r/s/sae.k-8/t"), ("dataset", "r/s/t/sae.k-8")],

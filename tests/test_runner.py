@@ -175,10 +175,10 @@ def test_results_that_were_edited_or_removed_are_noticed(start):
     table.touch()
     start(never)
     table.write_text("a\n2\n")
-    with pytest.raises(StaleRunError, match="analysis/numbers.csv was changed"):
+    with pytest.raises(StaleRunError, match=r"analysis/numbers\.csv was changed"):
         start(never)
     table.unlink()
-    with pytest.raises(StaleRunError, match="analysis/numbers.csv is gone"):
+    with pytest.raises(StaleRunError, match=r"analysis/numbers\.csv is gone"):
         start(never, task="encode")
 
 
@@ -192,10 +192,14 @@ def test_unfinished_run_is_not_resumed_on_other_inputs(start, tmp_path):
 
     with pytest.raises(ValueError, match="luck"):
         start(fail)
+    path.write_text("two")
+    with pytest.raises(ValueError, match="luck"):
+        start(fail)  # there is nothing to go on from
+    start.rundir.checkpoints_dir.mkdir()
     with pytest.raises(ValueError, match="luck"):
         start(fail)
-    path.write_text("two")
-    with pytest.raises(StaleRunError, match="input .*changed"):
+    path.write_text("three")
+    with pytest.raises(StaleRunError, match=r"input .*changed"):
         start(never)
 
 

@@ -34,9 +34,9 @@ class CurrentInputs:
 
         Args:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases` and
-                `all labels`, of the csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders, `cut`
-                slides those with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; and `file`, a file at
-                its recorded place.
+                `all labels`, of the csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders;
+                `cut` slides are those with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; `file`,
+                a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
         Raises:

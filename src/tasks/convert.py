@@ -52,8 +52,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     results: dict[str, float] = {"d_in": sae.d_in, "n_latents": sae.n_latents}
     if cfg.convert.activations is not None:
         path = Path(cfg.convert.activations)
+        activations = _read_activations(path, sae.d_in)
         rundir.record(file_input("file", path, name="activations"))
-        results |= _measure(sae, _read_activations(path, sae.d_in))
+        results |= _measure(sae, activations)
     checked = _check_fvu(imported, results.get("fvu"), cfg.convert.fvu_tolerance, source)
     notes = {"folded": list(imported.folded), "assumed": list(imported.assumed)}
     read = {path.name: digest_file(path) for path in source.files}

@@ -58,8 +58,8 @@ def test_convert_writes_an_export(checkpoint, convert):
     metadata = json.loads((rundir.export_dir / "cfg.json").read_text())["metadata"]["imported"]
     assert metadata["format"] == "dictionary_learning"
     assert metadata["settings"]["trainer"]["lr"] == 1e-3
-    assert set(rundir.read_manifest()["inputs"]) == {str(folder / "ae.pt"), str(folder / "config.json")}
-    assert all(len(digest) == 32 for digest in rundir.read_manifest()["inputs"].values())
+    assert {one.path for one in rundir.recorded()} == {str(folder / "ae.pt"), str(folder / "config.json")}
+    assert all(len(one.digest) == 32 for one in rundir.recorded())
     page = read_page(rundir.page_path)
     assert "dictionary_learning" in page.paragraphs[0]
     assert "k=3" in page.paragraphs[0]
@@ -79,7 +79,7 @@ def test_convert_measures(checkpoint, convert, tmp_path, suffix):
     assert results["fvu"] == pytest.approx(fvu, rel=1e-5)
     assert results["explained_variance"] == pytest.approx(1 - fvu, rel=1e-5)
     assert results["l0"] == pytest.approx(l0)
-    assert str(path) in rundir.read_manifest()["inputs"]
+    assert str(path) in {one.path for one in rundir.recorded()}
 
 
 def test_recorded_fvu_is_verified(checkpoint, convert, tmp_path, caplog):

@@ -33,7 +33,7 @@ def test_writes_folds_table_and_page(cfg, tmp_path):
     assert list(table.columns) == ["fold", "part", "n_slides", "n_cases", "normal", "tumor"]
     assert table.groupby("fold")["n_slides"].sum().tolist() == [20] * 4
     assert rundir.page_path.is_file()
-    assert list(rundir.inputs) == [str(cfg.dataset.metadata_csv)]
+    assert [(one.what, one.path) for one in rundir.recorded()] == [("all cases", str(cfg.dataset.metadata_csv))]
 
 
 def test_made_again_alike(cfg, tmp_path):
