@@ -56,6 +56,7 @@ class Lineage:
         self.command = " ".join(["python -m src.run", *typed])
         self._current: dict[int | None, CurrentInputs] = {}
         self._reasons: dict[Path, list[str]] = {}
+        self._before: dict[tuple[str, int | None], dict[Path, Stale]] = {}
 
     def locate(self, task: str, fold: int | None = None) -> Path:
         """Returns the directory that the run of a task has or would have."""
@@ -70,10 +71,7 @@ class Lineage:
 
     def stale_ancestors(self, task: str) -> list[Stale]:
         """Returns the runs that are out of date among those that a task builds on, ancestors first."""
-        found: dict[Path, Stale] = {}
-        for stale in self._walk(task, None):
-            found.setdefault(stale.path, stale)
-        return list(found.values())
+        return list(self._stale_before(task, None).values())
 
     def reasons(self, task: str, run: RunDir) -> list[str]:
         """Returns in words why a finished or begun run is out of date; nothing when it is not.
@@ -108,6 +106,15 @@ class Lineage:
             f"{stale.why}. Make it again: {again} (or task=pipeline, which makes all again that is out of date)."
         )
 
+    def _stale_before(self, task: str, fold: int | None) -> dict[Path, Stale]:
+        """Returns the runs that are out of date before a task, by directory; each task is looked at once."""
+        if (task, fold) not in self._before:
+            found: dict[Path, Stale] = {}
+            for stale in self._walk(task, fold):
+                found.setdefault(stale.path, stale)
+            self._before[task, fold] = found
+        return self._before[task, fold]
+
     def _walk(self, task: str, fold: int | None) -> Iterator[Stale]:
         for upstream in config.task_spec(task).upstream:
             for run in self._runs(task, upstream, fold):
@@ -116,7 +123,7 @@ class Lineage:
                 if not run.is_finished or not self._is_of_these_data(upstream, run):
                     continue
                 if not self._is_explicit(upstream):
-                    yield from self._walk(upstream, run.fold)
+                    yield from self._stale_before(upstream, run.fold).values()
                     yield from self._missing(run)
                 if reasons := self.reasons(upstream, run):
                     yield Stale(upstream, run.fold, run.path, tuple(reasons))

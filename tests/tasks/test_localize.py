@@ -130,7 +130,7 @@ def rundir(tmp_path):
     return runs["localize"]
 
 
-_TASKS = {"train_sae": TRAIN, "encode": (), "select_neurons": TRAIN, "train_mil": [*TRAIN, *VAL], "localize": ()}
+_TASKS = {"train_sae": TRAIN, "encode": TRAIN, "select_neurons": TRAIN, "train_mil": [*TRAIN, *VAL], "localize": ()}
 
 
 @pytest.mark.slow
