@@ -158,7 +158,13 @@ def _train_and_predict(
     loaders = [loader for loader in (data.val_dataloader(), data.test_dataloader()) if loader]
     batches = [batch for loader in loaders for batch in trainer.predict(module, loader)]  # pyright: ignore
     _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, _loss(best))
-    return [prediction for batch in batches for prediction in batch]  # pyright: ignore
+    predictions: list[BagPrediction] = [prediction for batch in batches for prediction in batch]  # pyright: ignore
+    if spoilt := [one.slide_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
+        raise ValueError(
+            f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
+            f"in all): their features are far larger than those of the train slides. Look at them."
+        )
+    return predictions
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import lightning
 import numpy as np
 import pandas as pd
 import torch
@@ -22,6 +23,7 @@ from src.data.row_source import RowSource
 from src.data.streamed_fold import StreamedFold
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
+from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
 from src.report.page import Page, PageFigure
@@ -82,7 +84,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     trainer = make_trainer(
         cfg,
         rundir,
-        [_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
+        [*_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
         max_epochs=train.epochs,
         check_val_every_n_epoch=every_n_epochs,
         num_sanity_val_steps=0,
@@ -94,6 +96,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     sae = module.sae.eval().cpu()
     if train.calibrate_threshold and sae.threshold_l0 is not None:
         _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
+    require_finite_state({"state_dict": sae.state_dict()}, f"weights after optimizer step {trainer.global_step}")
     save_sae(sae, rundir.export_dir, _metadata(cfg, fold))
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
@@ -138,19 +141,21 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
     )
 
 
-def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> ModelCheckpoint:
-    """Keeps the last state, to resume, and with validation slides the best one by explained variance."""
-    return ModelCheckpoint(
+def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> list[lightning.Callback]:
+    """Keeps the last state, to resume, and with validation slides the best one by explained variance.
+
+    Two callbacks: `save_last` of one that keeps the best writes the last state only when it is also the best so far,
+    and never without a monitor. The best one comes first, so that the last state knows of it.
+    """
+    keep = partial(
+        ModelCheckpoint,
         dirpath=rundir.checkpoints_dir,
-        filename="best",
-        save_last=True,
         every_n_epochs=every_n_epochs,
         enable_version_counter=False,
         save_on_train_epoch_end=not has_validation,
-        monitor="val/explained_variance" if has_validation else None,
-        mode="max",
-        save_top_k=int(has_validation),
     )
+    best = [keep(filename="best", monitor="val/explained_variance", mode="max")] if has_validation else []
+    return [*best, keep(filename="last")]
 
 
 def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
