@@ -8,6 +8,7 @@ import numpy as np
 from src.data.activation_store import ActivationStore
 
 _CHUNK_ROWS = 16384
+RELATIVE_FLOOR = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,8 @@ def fit_standardizer(store: ActivationStore, slide_ids: Iterable[str]) -> Standa
     if n_rows == 0:
         raise ValueError(f"Expected rows to standardise on, got none: no slide of {store.path} was named.")
     # Rounding leaves a constant feature a deviation of 1e-17 or so, hence the extremes and not the deviation.
-    scale = np.where(low == high, 1.0, np.sqrt(squares / n_rows))
+    deviation = np.sqrt(squares / n_rows)
+    is_constant = low == high
+    typical = float(np.median(deviation[~is_constant])) if not is_constant.all() else 1.0
+    scale = np.where(is_constant, 1.0, np.maximum(deviation, RELATIVE_FLOOR * typical))
     return Standardizer(mean.astype(np.float32), scale.astype(np.float32))
