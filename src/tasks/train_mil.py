@@ -21,7 +21,7 @@ from src.analysis.slide_metrics import METRICS
 from src.data.bag_datamodule import BagDataModule
 from src.data.bags import BagReader, activation_bags, latent_bags
 from src.data.fold import FoldData, open_fold
-from src.data.scaled_bags import scaled_bags
+from src.data.scaled_bags import scaled_bags, scaled_latents
 from src.files import write_atomically
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
@@ -98,12 +98,11 @@ class _Inputs:
     def read(self, name: str) -> BagReader:
         """Returns the reader of an input's bags."""
         if name == "activations":
-            reader = activation_bags(self._fold.store, self._fold.standardizer)
-        elif name == "latents":
-            reader = latent_bags(self.latents())
+            reader, scaled = activation_bags(self._fold.store, self._fold.standardizer), scaled_bags
         else:
-            reader = latent_bags(self.latents(), self.best_neurons(self._cfg.mil.n_top_neurons))
-        return scaled_bags(reader, self._fold.split.train) if self._cfg.mil.scale_inputs else reader
+            neuron_ids = None if name == "latents" else self.best_neurons(self._cfg.mil.n_top_neurons)
+            reader, scaled = latent_bags(self.latents(), neuron_ids), scaled_latents
+        return scaled(reader, self._fold.split.train) if self._cfg.mil.scale_inputs else reader
 
     def latents(self) -> LatentStore:
         """Returns the fold's latents."""
