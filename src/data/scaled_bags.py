@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from src.data.bags import BagReader
 

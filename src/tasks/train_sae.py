@@ -26,6 +26,7 @@ from src.models.saes.base import SAE
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
+from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.rundir import RunDir
 from src.stores.sae import save_sae
@@ -103,7 +104,12 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
     results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": trainer.global_step, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
-    _write_page(cfg, rundir, fold, results)
+    if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
+        results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
+    doubts = describe_doubts([(None, results)], expected_l0(cfg))
+    for doubt in doubts:
+        _LOGGER.warning("%s", doubt)
+    _write_page(cfg, rundir, fold, results, doubts)
     return results
 
 
@@ -168,6 +174,14 @@ def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
     _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
 
 
+def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
+    """Returns the largest deviation of a feature over the median one of those that vary, on a sample of train rows."""
+    rows = fold.store.row_ids(fold.split.train)
+    sample = np.random.default_rng(seed).choice(rows, min(len(rows), _BATCH_ROWS), replace=False)
+    deviation = fold.store.gather(np.sort(sample)).astype(np.float64).std(axis=0)
+    return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
+
+
 def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
     """Yields all rows in batches of at least _BATCH_ROWS, where there are as many, that differ by one row at most."""
 
@@ -191,7 +205,7 @@ def _metadata(cfg: Any, fold: TrainFold) -> dict[str, Any]:
     }
 
 
-def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float]) -> None:
+def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float], doubts: list[str]) -> None:
     curves = pd.read_csv(rundir.metrics_path)
     save_figure(plot_training_curves(curves), rundir.plot("curves"))
     rundir.write_page(
@@ -199,10 +213,11 @@ def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, fl
             title="Sparse autoencoder",
             order=_PAGE_ORDER,
             paragraphs=[
+                *doubts,
                 f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
                 f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
                 f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance "
-                "is about the mean, over the whole validation set."
+                "is about the mean, over the whole validation set.",
             ],
             numbers={key: value for key, value in results.items() if key.startswith("val/")},
             figures=[

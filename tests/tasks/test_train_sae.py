@@ -2,6 +2,7 @@
 
 import types
 
+import h5py
 import pytest
 import torch
 
@@ -72,3 +73,18 @@ def test_a_diverged_run_fails_and_does_not_resume_into_nan(start):
         assert rundir.read_manifest()["status"] == "failed"
         assert not rundir.export_dir.exists()
         assert not list(rundir.checkpoints_dir.glob("*.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("standardize", [False, True])
+def test_features_that_call_for_standardising_are_warned_of(start, tmp_path, caplog, standardize):
+    for path in (tmp_path / "features" / "h5_files").glob("*.h5"):
+        with h5py.File(path, "a") as file:
+            features = file["features"][:]
+            features[:, 0] *= 1e4
+            file["features"][...] = features
+    rundir, run = start("train_sae", f"dataset.standardize={str(standardize).lower()}")
+    run()
+    hint = "The widest feature's deviation is"
+    assert (hint in caplog.text) is not standardize
+    assert (hint in rundir.page_path.read_text()) is not standardize
