@@ -1,9 +1,10 @@
-"""Summaries of cross-validation: each fold's metrics, their mean, spread and bootstrap intervals."""
+"""Summaries of cross-validation: each fold's metrics, their mean and spread, and intervals over folds and slides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from src.analysis.slide_metrics import METRICS
 
@@ -32,35 +33,43 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(
-    predictions: pd.DataFrame, n_bootstrap: int = 2000, confidence: float = 0.95, seed: int = 0
+    predictions: pd.DataFrame,
+    n_bootstrap: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    n_train: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Summarises methods over folds and over slides.
 
-    Two intervals, because they answer two questions. Over folds: the metrics of the folds are drawn with replacement
-    and averaged (how much does the mean depend on split and training?); needs two folds. Over slides: the test slides
-    of all folds are pooled, cases are drawn with replacement, each with all its slides in every fold (how much does the
-    number depend on these patients?). Both are percentile intervals (Efron and Tibshirani, "An introduction to the
-    bootstrap", 1993, chapter 13; drawing whole cases: Davison and Hinkley, "Bootstrap methods and their application",
-    1997, section 3.8). Resamples in which a metric is undefined do not count.
+    Two intervals, because they answer two questions. Over folds: `fold_interval` (how much does the mean depend on
+    split and training?); needs two folds. Over slides: the test slides of all folds are pooled, cases are drawn with
+    replacement, each with all its slides in every fold (how much does the number depend on these patients?), a
+    percentile interval (Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13; drawing whole
+    cases: Davison and Hinkley, "Bootstrap methods and their application", 1997, section 3.8). Resamples in which a
+    metric is undefined do not count.
 
     Args:
         predictions: as for `fold_metrics`.
-        n_bootstrap: number of resamples.
+        n_bootstrap: number of resamples of cases.
         confidence: of the intervals.
         seed: of the resamples.
+        n_train: slides that each fold's methods were fitted on; None: all that are not the fold's test slides, as in
+            cross-validation with equal folds.
 
     Returns:
         method, metric, mean, sd (ddof 1), n_folds (that define the metric), fold_low, fold_high, pooled, slide_low,
         slide_high, n_slides (distinct). What is undefined is NaN.
     """
     per_fold = fold_metrics(predictions)
+    n_folds, n_test = per_fold["fold"].nunique(), float(per_fold["n_slides"].to_numpy().mean())
+    test_share = n_test / float(np.mean(n_train)) if n_train else 1 / max(n_folds - 1, 1)
     rows = []
     for method, part in predictions.groupby("method", sort=False):
         rng = np.random.default_rng(seed)  # the same resamples for every method, so that methods compare
         pooled = _pooled_intervals(part, n_bootstrap, confidence, rng)
         for name in METRICS:
             values = per_fold.loc[per_fold["method"] == method, name].dropna().to_numpy()
-            low, high = _fold_interval(values, n_bootstrap, confidence, rng)
+            low, high = fold_interval(values, test_share, confidence)
             rows.append(
                 {
                     "method": method,
@@ -75,6 +84,35 @@ def summarize(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def fold_interval(values: np.ndarray, test_share: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the interval of a metric's mean over folds: the corrected resampled t interval, within 0 and 1.
+
+    `mean -+ t sd sqrt(1 / n_folds + test_share)`, with Student's t of n_folds - 1 degrees of freedom and sd of ddof 1
+    (Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003, section 4). Train sets of
+    folds overlap, so their metrics vary together and differ less than those of new data would: Student's own interval,
+    without `test_share`, is too narrow (no estimate of the variance from one cross-validation is unbiased: Bengio and
+    Grandvalet, JMLR 5, 2004), and a bootstrap of five values more so. In simulated five-fold cross-validation of a
+    linear discriminant on 100 cases of 30 features, 95 % intervals of the accuracy held its expectation in 74 %
+    (percentile bootstrap), 90 % (Student) and 97 % (this one) of 1,500 runs; see the test of coverage.
+
+    What lies outside 0 and 1, where no metric can be, is cut off; that changes no coverage. Equal values give an
+    interval of width 0: they say nothing of the spread.
+
+    Args:
+        values: [n_folds], the metric of each fold.
+        test_share: test slides per slide that was trained on.
+        confidence: of the interval.
+
+    Returns:
+        Low and high; NaN for fewer than two folds.
+    """
+    if len(values) < 2:
+        return np.nan, np.nan
+    error = values.std(ddof=1) * np.sqrt(1 / len(values) + test_share)
+    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
+    return max(float(values.mean() - reach), 0.0), min(float(values.mean() + reach), 1.0)
 
 
 def describe_test_sets(predictions: pd.DataFrame) -> str:
@@ -107,15 +145,6 @@ def _pooled_intervals(
         point = metric(probabilities, labels, np.ones((1, len(part))))[0]
         found[name] = {"pooled": float(point), "slide_low": low, "slide_high": high}
     return found
-
-
-def _fold_interval(
-    values: np.ndarray, n_bootstrap: int, confidence: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    if len(values) < 2:
-        return np.nan, np.nan
-    means = values[rng.integers(len(values), size=(n_bootstrap, len(values)))].mean(axis=1)
-    return _percentiles(means, confidence)
 
 
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -186,7 +186,7 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
 
 @styled
 def plot_summary(summary: pd.DataFrame) -> Figure:
-    """Draws, for each metric, every method's mean over folds and its value on all slides pooled, with 95 % intervals.
+    """Draws, for each metric, every method's mean over folds and its value on all slides pooled, with their intervals.
 
     Args:
         summary: of summarize_cv: method, metric, mean, fold_low, fold_high, pooled, slide_low, slide_high.

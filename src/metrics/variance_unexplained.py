@@ -45,6 +45,16 @@ class FractionOfVarianceUnexplained(Metric):
         self.errors += (exact - reconstruction).square().sum()
 
     def compute(self) -> Tensor:
-        """Returns FVU, float64; NaN without rows or when all rows are equal."""
+        """Returns FVU, float64; NaN without rows or when all rows are equal: then it is undefined.
+
+        Raises:
+            ValueError: when an activation or a reconstruction was infinite or NaN, which a NaN would hide.
+        """
+        if not bool(self.errors.isfinite()):
+            raise ValueError(
+                f"Expected finite activations and reconstructions, got a squared error of {float(self.errors)} over "
+                f"{int(self.n_rows)} rows: the SAE diverged in training, or activations are far larger than those "
+                "that it was trained on. Look at the features, and at train.lr and train.max_grad_norm."
+            )
         total = (self.squares - self.sums.square() / self.n_rows).sum()
         return self.errors / total if total > 0 else torch.full_like(self.errors, torch.nan)

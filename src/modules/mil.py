@@ -1,6 +1,6 @@
 """Trains a multiple-instance model on bags of patches."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.data.bags import BagBatch
 from src.models.mil.base import MILModel
+from src.modules.divergence import MIL_REMEDY, first_not_finite, require_finite_state
 
 
 class BagPrediction(NamedTuple):
@@ -22,7 +23,8 @@ class BagPrediction(NamedTuple):
 class MILModule(lightning.LightningModule):
     """Minimises the cross-entropy of bag labels with Adam; weight decay is Adam's L2 term, as in CLAM and sae-1n.
 
-    Nothing is logged by step: a bag's step is shorter than its logging.
+    Nothing is logged by step: a bag's step is shorter than its logging. Once an epoch losses are looked at: one that is
+    not finite is an error, as are weights that are not when they are to be saved.
 
     Args:
         model: the model.
@@ -37,6 +39,8 @@ class MILModule(lightning.LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.name = name
+        self._train_losses: list[Tensor] = []
+        self._val_losses: list[Tensor] = []
 
     @property
     def monitored(self) -> str:
@@ -49,11 +53,41 @@ class MILModule(lightning.LightningModule):
 
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Returns the mean cross-entropy of a batch of bags."""
-        return self._loss(batch)
+        loss = self._loss(batch)
+        self._train_losses.append(loss.detach())
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Refuses to go on where the epoch's training diverged, before what it left is chosen by validation."""
+        self._refuse_divergence()
+
+    def on_train_epoch_end(self) -> None:
+        """Refuses to go on where the epoch's training diverged, also without validation slides."""
+        self._refuse_divergence()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to save what is not finite.
+
+        Raises:
+            ValueError: when a weight or a moment of the optimizer is infinite or NaN.
+        """
+        where = f"weights of {self.name} after epoch {self.current_epoch + 1}, step {self.global_step}"
+        require_finite_state(checkpoint, where, MIL_REMEDY)
 
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Logs the mean cross-entropy over all validation bags at the end of the epoch."""
-        self.log(self.monitored, self._loss(batch), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        loss = self._loss(batch)
+        self._val_losses.append(loss)
+        self.log(self.monitored, loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuses a validation loss that is not finite: EarlyStopping would end training without a word."""
+        if first_not_finite(self._val_losses) is not None:
+            raise ValueError(
+                f"Expected finite validation losses of {self.name}, got others after epoch {self.current_epoch + 1}, "
+                f"step {self.global_step}: training diverged. {MIL_REMEDY}"
+            )
+        self._val_losses.clear()
 
     def predict_step(self, batch: BagBatch, batch_idx: int) -> list[BagPrediction]:  # noqa: ARG002
         """Returns the predictions for a batch of bags, on the CPU and without padding."""
@@ -63,6 +97,16 @@ class MILModule(lightning.LightningModule):
         if output.attention is not None:
             attention = [row[mask].cpu() for row, mask in zip(output.attention, batch.mask, strict=True)]
         return [BagPrediction(*one) for one in zip(batch.slide_ids, probabilities, attention, strict=True)]
+
+    def _refuse_divergence(self) -> None:
+        position = first_not_finite(self._train_losses)
+        if position is not None:
+            step = self.global_step - len(self._train_losses) + position + 1
+            raise ValueError(
+                f"Expected finite losses of {self.name}, got {float(self._train_losses[position])} in epoch "
+                f"{self.current_epoch + 1} at step {step}: training diverged. {MIL_REMEDY}"
+            )
+        self._train_losses.clear()
 
     def _loss(self, batch: BagBatch) -> Tensor:
         return F.cross_entropy(self.model(batch.bags, batch.mask).logits, batch.labels)

@@ -12,6 +12,7 @@ from src.metrics.latent_counts import L0, DeadFraction
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.models.saes.step import SAEStep, TrainingProgress
+from src.modules.divergence import SAE_REMEDY, describe_extreme, first_not_finite, require_finite_state
 from src.ops.processes import all_sum_gradients_, gather_rows
 from src.ops.schedules import learning_rate_factor
 
@@ -27,6 +28,9 @@ class SAEModule(lightning.LightningModule):
 
     All state that training moves is in parameters, buffers, the optimizer and `global_step`, so a run resumed from a
     checkpoint at the end of a block ends with the weights of an uninterrupted one.
+
+    Training that leaves the finite numbers is an error: losses are looked at once a block, the whole state before it is
+    saved and after it is loaded, so that the last checkpoint is one to go on from.
 
     Args:
         sae: the SAE to train.
@@ -105,15 +109,44 @@ class SAEModule(lightning.LightningModule):
         """Makes one optimizer step per batch of the block and logs the means of what they gave.
 
         A batch is [<= batch_size, d_in], or image blocks [n_images, n_tokens, d_in].
+
+        Raises:
+            ValueError: when a loss is infinite or NaN.
         """
+        n_steps_before = self.global_step
         if self.global_step == 0:
             self.sae.initialize_from_(gather_rows(block[0]))
         sums: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
         for batch in block:
-            for name, value in self._optimize(batch).items():
+            step = self._optimize(batch)
+            losses.append(step["loss"])
+            for name, value in step.items():
                 sums[name] = sums[name] + value if name in sums else value
+        if (position := first_not_finite(losses)) is not None:
+            raise ValueError(
+                f"Expected finite losses, got {float(losses[position])} at optimizer step "
+                f"{n_steps_before + position + 1}: training diverged. {describe_extreme(block[position])} {SAE_REMEDY} "
+                "Checkpoints are from before."
+            )
         self.log("step", float(self.global_step))
         self.log_dict({f"train/{name}": total / len(block) for name, total in sums.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to save what is not finite: the last checkpoint stays.
+
+        Raises:
+            ValueError: when a weight, a statistic or a moment of the optimizer is infinite or NaN.
+        """
+        require_finite_state(checkpoint, f"weights after optimizer step {self.global_step}")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on from what is not finite.
+
+        Raises:
+            ValueError: when a weight, a statistic or a moment of the optimizer is infinite or NaN.
+        """
+        require_finite_state(checkpoint, "weights in the checkpoint to resume from", "Start over with overwrite=true.")
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics anew, in memory that no other process holds: what a process is started with is shared."""

@@ -19,6 +19,7 @@ from src.metrics.redundancy import NearestAtoms, nearest_atoms
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
 from src.progress import track
+from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.tasks.upstream_sae import open_upstream_sae
@@ -79,7 +80,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_l0(rundir, metrics)
     sample = fold.store.gather(_choose(rows, evaluation.n_pre_latent_rows, cfg.seed))
     _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_enc.device))
-    _write_page(rundir, results, evaluation, len(sample))
+    doubts = describe_doubts([(None, results)], expected_l0(cfg))
+    for doubt in doubts:
+        _LOGGER.warning("%s", doubt)
+    _write_page(rundir, results, evaluation, len(sample), doubts)
     return results
 
 
@@ -153,14 +157,17 @@ def _write_pre_latents(rundir: RunDir, sae: SAE, activations: Tensor) -> None:
     save_figure(plot_pre_latents(edges, n, n_active, threshold), rundir.plot("pre_latents"))
 
 
-def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, n_pre_latent_rows: int) -> None:
+def _write_page(
+    rundir: RunDir, results: dict[str, float], evaluation: Any, n_pre_latent_rows: int, doubts: list[str]
+) -> None:
     split = evaluation.split
     n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), results[f"{split}/n_fitted_slides"]
     paragraphs = [
+        *doubts,
         f"{n_tokens:,} patches of {results[f'{split}/n_slides']} {split} slides. Errors are of activations as the "
         "SAE's input statistics standardise them; raw_explained_variance is of those on disk. A neuron is dead when it "
         f"fired on none of these patches, almost dead below {evaluation.almost_dead_below:g} of them (the dead "
-        f"included), dense above {evaluation.dense_above:g}."
+        f"included), dense above {evaluation.dense_above:g}.",
     ]
     if math.isnan(n_fitted):
         paragraphs.insert(0, "The SAE was imported: it is not known whether it was fitted on these slides.")

@@ -8,12 +8,14 @@ from typing import Any
 
 from src import config, provenance
 from src.files import write_atomically
+from src.report.doubts import describe_doubts, expected_l0
 from src.report.headline import build_headline
 from src.report.html import Report, RunPage, render_report
 from src.report.page import PageFigure, read_page
 from src.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
+_MEASURE_SAES = ("train_sae", "evaluate_sae", "encode")
 # They report on others and have no page of their own.
 _WITHOUT_PAGE = frozenset({"report", "pipeline"})
 
@@ -31,7 +33,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         if run.page_path.is_file()
     ]
     missing = list(_missing(cfg, runs))
-    warnings = list(_warnings(cfg, pages))
+    warnings = [*_warnings(cfg, pages), *_doubts(cfg, runs)]
     report = Report(
         title=cfg.name,
         facts=_facts(cfg, pages),
@@ -144,6 +146,13 @@ def _warnings(cfg: Any, pages: list[RunPage]) -> Iterator[str]:
         yield f"The runs were made with {len(commits)} different commits of the code; see Provenance."
     if any(page.manifest["git"]["dirty"] for page in pages):
         yield "Some runs were made with changes to the code that are in no commit."
+
+
+def _doubts(cfg: Any, runs: list[tuple[str, int | None, RunDir]]) -> list[str]:
+    measured = [
+        (fold, run.read_results()) for task, fold, run in runs if task in _MEASURE_SAES and run.results_path.is_file()
+    ]
+    return describe_doubts(measured, expected_l0(cfg))
 
 
 def _provenance(pages: list[RunPage]) -> list[tuple[str, list[str]]]:

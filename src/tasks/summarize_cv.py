@@ -36,13 +36,14 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     predictions = pd.concat([_read(run).assign(fold=fold) for fold, run in runs.items()], ignore_index=True)
     folds = fold_metrics(predictions)
     folds.to_csv(rundir.table("folds"), index=False)
-    summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed)
+    n_train = [len(run.read_fitted_on()) for run in runs.values()]
+    summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed, n_train)
     summary.to_csv(rundir.table("summary"), index=False)
     remarks = [describe_test_sets(predictions), *_missing(cfg, sorted(runs)), *_undefined(folds)]
     for remark in remarks:
         _LOGGER.info("%s", remark)
     _LOGGER.info("Test slides, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
-    _write_page(rundir, summary, remarks, len(runs))
+    _write_page(rundir, summary, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
     keys = "test/" + summary["method"] + "_" + summary["metric"]
     return {"n_folds": len(runs)} | {str(key): float(mean) for key, mean in zip(keys, summary["mean"], strict=True)}
 
@@ -71,6 +72,13 @@ def _undefined(folds: pd.DataFrame) -> list[str]:
     ]
 
 
+def _describe_intervals(confidence: float) -> str:
+    return (
+        f"Intervals of {confidence:.0%}. Over folds: Nadeau and Bengio's corrected resampled t interval (2003), which "
+        "allows for train sets that overlap, cut off at 0 and 1. Over slides: a percentile bootstrap of whole cases."
+    )
+
+
 def _as_text(summary: pd.DataFrame, confidence: float) -> str:
     """Returns the summary as a table for people: a line a method, a column a metric."""
     shown = summary.assign(
@@ -88,13 +96,14 @@ def _as_text(summary: pd.DataFrame, confidence: float) -> str:
 
 def _write_page(rundir: RunDir, summary: pd.DataFrame, remarks: list[str], n_folds: int) -> None:
     save_figure(plot_summary(summary), rundir.plot("summary"))
+    caption = "Test slides: mean over folds with the t interval, and all slides pooled with the bootstrap interval."
     rundir.write_page(
         Page(
             title="Cross-validation",
             order=_PAGE_ORDER,
             paragraphs=tuple(remarks),
             numbers={"n_folds": n_folds},
-            figures=(PageFigure(rundir.plot("summary"), "Test slides: mean over folds, and all slides pooled."),),
+            figures=(PageFigure(rundir.plot("summary"), caption),),
             tables=(PageTable(rundir.table("summary"), "Every method and metric with both intervals.", 60),),
         )
     )

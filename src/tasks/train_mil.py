@@ -21,7 +21,7 @@ from src.analysis.slide_metrics import METRICS
 from src.data.bag_datamodule import BagDataModule
 from src.data.bags import BagReader, activation_bags, latent_bags
 from src.data.fold import FoldData, open_fold
-from src.data.scaled_bags import scaled_bags
+from src.data.scaled_bags import scaled_bags, scaled_latents
 from src.files import write_atomically
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
@@ -100,12 +100,11 @@ class _Inputs:
     def read(self, name: str) -> BagReader:
         """Returns the reader of an input's bags."""
         if name == "activations":
-            reader = activation_bags(self._fold.store, self._fold.standardizer)
-        elif name == "latents":
-            reader = latent_bags(self.latents())
+            reader, scaled = activation_bags(self._fold.store, self._fold.standardizer), scaled_bags
         else:
-            reader = latent_bags(self.latents(), self.best_neurons(self._cfg.mil.n_top_neurons))
-        return scaled_bags(reader, self._fold.split.train) if self._cfg.mil.scale_inputs else reader
+            neuron_ids = None if name == "latents" else self.best_neurons(self._cfg.mil.n_top_neurons)
+            reader, scaled = latent_bags(self.latents(), neuron_ids), scaled_latents
+        return scaled(reader, self._fold.split.train) if self._cfg.mil.scale_inputs else reader
 
     def latents(self) -> LatentStore:
         """Returns the fold's latents."""
@@ -162,7 +161,13 @@ def _train_and_predict(
     loaders = [loader for loader in (data.val_dataloader(), data.test_dataloader()) if loader]
     batches = [batch for loader in loaders for batch in trainer.predict(module, loader)]  # pyright: ignore
     _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, _loss(best))
-    return [prediction for batch in batches for prediction in batch]  # pyright: ignore
+    predictions: list[BagPrediction] = [prediction for batch in batches for prediction in batch]  # pyright: ignore
+    if spoilt := [one.slide_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
+        raise ValueError(
+            f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
+            f"in all): their features are far larger than those of the train slides. Look at them."
+        )
+    return predictions
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import lightning
 import numpy as np
 import pandas as pd
 import torch
@@ -23,8 +24,10 @@ from src.data.row_source import RowSource
 from src.data.streamed_fold import StreamedFold
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
+from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
+from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.rundir import RunDir
 from src.stores.sae import save_sae
@@ -92,7 +95,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     trainer = make_trainer(
         cfg,
         rundir,
-        [_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
+        [*_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
         max_epochs=train.epochs,
         check_val_every_n_epoch=every_n_epochs,
         num_sanity_val_steps=0,
@@ -104,13 +107,19 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     sae = module.sae.eval().cpu()
     if train.calibrate_threshold and sae.threshold_l0 is not None:
         _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
+    require_finite_state({"state_dict": sae.state_dict()}, f"weights after optimizer step {trainer.global_step}")
     save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"))
     # The numbers are those of what was exported, not of the last epoch's threshold.
     (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
     results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": trainer.global_step, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
-    _write_page(cfg, rundir, fold, results)
+    if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
+        results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
+    doubts = describe_doubts([(None, results)], expected_l0(cfg))
+    for doubt in doubts:
+        _LOGGER.warning("%s", doubt)
+    _write_page(cfg, rundir, fold, results, doubts)
     return results
 
 
@@ -148,19 +157,21 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
     )
 
 
-def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> ModelCheckpoint:
-    """Keeps the last state, to resume, and with validation slides the best one by explained variance."""
-    return ModelCheckpoint(
+def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> list[lightning.Callback]:
+    """Keeps the last state, to resume, and with validation slides the best one by explained variance.
+
+    Two callbacks: `save_last` of one that keeps the best writes the last state only when it is also the best so far,
+    and never without a monitor. The best one comes first, so that the last state knows of it.
+    """
+    keep = partial(
+        ModelCheckpoint,
         dirpath=rundir.checkpoints_dir,
-        filename="best",
-        save_last=True,
         every_n_epochs=every_n_epochs,
         enable_version_counter=False,
         save_on_train_epoch_end=not has_validation,
-        monitor="val/explained_variance" if has_validation else None,
-        mode="max",
-        save_top_k=int(has_validation),
     )
+    best = [keep(filename="best", monitor="val/explained_variance", mode="max")] if has_validation else []
+    return [*best, keep(filename="last")]
 
 
 def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
@@ -171,6 +182,14 @@ def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
         batches = (sae.pre_latents(batch) for batch in _in_order(data.train_rows, data.n_workers))
         sae.threshold.copy_(calibrate_threshold(batches, k, n_rows))
     _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
+
+
+def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
+    """Returns the largest deviation of a feature over the median one of those that vary, on a sample of train rows."""
+    rows = fold.store.row_ids(fold.split.train)
+    sample = np.random.default_rng(seed).choice(rows, min(len(rows), _BATCH_ROWS), replace=False)
+    deviation = fold.store.gather(np.sort(sample)).astype(np.float64).std(axis=0)
+    return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
 
 
 def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
@@ -195,7 +214,7 @@ def _metadata(cfg: Any) -> dict[str, Any]:
     }
 
 
-def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float]) -> None:
+def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float], doubts: list[str]) -> None:
     curves = pd.read_csv(rundir.metrics_path)
     save_figure(plot_training_curves(curves), rundir.plot("curves"))
     rundir.write_page(
@@ -203,10 +222,11 @@ def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, fl
             title="Sparse autoencoder",
             order=_PAGE_ORDER,
             paragraphs=[
+                *doubts,
                 f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
                 f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
                 f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance "
-                "is about the mean, over the whole validation set."
+                "is about the mean, over the whole validation set.",
             ],
             numbers={key: value for key, value in results.items() if key.startswith("val/")},
             figures=[

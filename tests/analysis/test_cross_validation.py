@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
+from src.analysis.cross_validation import describe_test_sets, fold_interval, fold_metrics, summarize
 
 
 def predict(n_folds=5, n_cases=20, slides_per_case=1, seed=0, signal=1.0, shared=False):
@@ -33,7 +35,9 @@ def test_mean_and_spread_are_those_of_the_folds():
     assert summary["sd"] == pytest.approx(np.std(areas, ddof=1))
     assert summary["pooled"] == pytest.approx(roc_auc_score(predictions["label"] == "yes", predictions["prob_yes"]))
     assert (summary["n_folds"], summary["n_slides"]) == (5, 100)
-    assert min(areas) <= summary["fold_low"] < summary["mean"] < summary["fold_high"] <= max(areas)
+    reach = stats.t.ppf(0.975, 4) * np.std(areas, ddof=1) * np.sqrt(1 / 5 + 1 / 4)  # equal folds: 20 of 80 slides
+    assert summary["fold_low"] == pytest.approx(np.mean(areas) - reach)
+    assert summary["fold_high"] == pytest.approx(min(np.mean(areas) + reach, 1))
     assert summary["slide_low"] < summary["pooled"] < summary["slide_high"]
 
 
@@ -55,6 +59,43 @@ def test_interval_holds_the_truth_as_often_as_it_says():
         summary = row(summarize(predictions, n_bootstrap=200, seed=seed), "accuracy")
         held += summary["slide_low"] <= 0.8 <= summary["slide_high"]
     assert 88 <= held <= 99  # of 100
+
+
+def test_fold_interval_without_overlap_is_students():
+    values = np.array([0.5, 0.55, 0.6, 0.52])
+    student = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
+    assert fold_interval(values, test_share=0, confidence=0.9) == pytest.approx(student)
+
+
+def test_fold_interval_stays_where_metrics_are():
+    assert fold_interval(np.array([0.9, 1.0]), 1.0) == (0.0, 1.0)
+    assert fold_interval(np.array([1.0, 1.0, 1.0]), 0.5) == (1.0, 1.0)
+
+
+def test_fold_interval_widens_with_the_test_slides_per_train_slide():
+    predictions = predict()
+    few, many = (row(summarize(predictions, 10, n_train=[n] * 5), "accuracy") for n in (400, 40))
+    assert many["fold_high"] - many["fold_low"] > few["fold_high"] - few["fold_low"]
+
+
+@pytest.mark.slow
+def test_fold_interval_holds_the_truth_as_often_as_it_says():
+    """The expected accuracy of a linear discriminant in five-fold cross-validation of 100 cases with 30 features."""
+    rng, labels = np.random.default_rng(0), np.arange(100) % 2
+    folds = []
+    for _ in range(400):
+        features = rng.normal(size=(100, 30)) + 1.5 * labels[:, None] * (np.arange(30) == 0)
+        order, accuracies = rng.permutation(100), []
+        for test in np.array_split(order, 5):
+            train = np.setdiff1d(order, test)
+            model = LinearDiscriminantAnalysis().fit(features[train], labels[train])
+            accuracies.append(model.score(features[test], labels[test]))
+        folds.append(np.array(accuracies))
+    truth = np.mean(folds)
+    held = [low <= truth <= high for low, high in (fold_interval(values, 1 / 4) for values in folds)]
+    student = [low <= truth <= high for low, high in (fold_interval(values, 0) for values in folds)]
+    assert 0.93 <= np.mean(held) <= 0.99
+    assert np.mean(student) < 0.93  # what the correction is for
 
 
 def test_fold_of_one_class_has_no_auroc_and_is_not_counted():

@@ -40,3 +40,11 @@ def test_is_undefined_without_variance():
 def test_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"shape \(3, 2\), got \(2, 2\)"):
         FractionOfVarianceUnexplained(2).update(torch.ones(3, 2), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_not_finite_is_an_error_and_not_undefined(value):
+    metric = FractionOfVarianceUnexplained(2)
+    metric.update(torch.randn(4, 2), torch.tensor([[0.0, 0.0]] * 3 + [[0.0, value]]))
+    with pytest.raises(ValueError, match="finite activations and reconstructions, got a squared error of"):
+        metric.compute()

@@ -132,6 +132,14 @@ def test_errors_and_log_lines_of_the_processes_come_back(tmp_path, caplog):
     assert "about to fail" in caplog.messages
 
 
+@pytest.mark.slow
+def test_diverging_training_of_several_processes_is_one_error(tmp_path):
+    module = SAEModule(build("batch_topk"), lr=1e300, max_grad_norm=None)  # in float64
+    with pytest.raises(ValueError, match=r"finite losses, got .* at optimizer step 2: training diverged"):
+        _trainer(tmp_path, 2).fit(module, SharedData(4))
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
+
+
 @pytest.mark.parametrize(
     ("accelerator", "devices", "expected"),
     [("cpu", 2, 2), ("cpu", "2", 2), ("cpu", "auto", 1), ("auto", [0, 3], 2), ("gpu", "0,1,5", 3), ("auto", 1, 1)],

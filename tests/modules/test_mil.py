@@ -28,12 +28,12 @@ def planted_bags(n_slides=60, seed=0):
     return bags, labels, places
 
 
-def fit(folder, model, batch_size=1, max_epochs=15):
+def fit(folder, model, batch_size=1, max_epochs=15, lr=1e-3):
     bags, labels, places = planted_bags()
     ids = tuple(bags)
     split = FoldSplit(0, ids[:30], ids[30:44], ids[44:])
     data = BagDataModule(bags.__getitem__, split, labels, seed=0, batch_size=batch_size)
-    module = MILModule(model, lr=1e-3, name="here")
+    module = MILModule(model, lr=lr, name="here")
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
@@ -77,3 +77,25 @@ def test_validation_loss_is_the_mean_over_slides(tmp_path):
         outputs = [module.model(bags[i][None], torch.ones(1, len(bags[i]), dtype=torch.bool)).logits for i in ids]
     expected = F.cross_entropy(torch.cat(outputs), torch.tensor([labels[i] for i in ids]))
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_diverging_training_is_an_error_that_names_method_and_step(tmp_path):
+    with pytest.raises(ValueError, match=r"finite losses of here, got nan in epoch 1 at step 2: .*mil\.lr"):
+        fit(tmp_path, MaxMIL(8, 2), lr=1e30)
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    module = MILModule(MaxMIL(8, 2), name="here")
+    module.on_save_checkpoint({"state_dict": module.state_dict()})
+    with torch.no_grad():
+        module.model.classifier.bias[0] = torch.inf
+    with pytest.raises(ValueError, match=r"finite weights of here after epoch 1, step 0, got .* in model\.classifier"):
+        module.on_save_checkpoint({"state_dict": module.state_dict()})
+
+
+def test_validation_that_is_not_finite_is_an_error_and_no_early_stop(tmp_path, monkeypatch):
+    bags, labels, _ = planted_bags()
+    bags["35"][0, 0] = torch.inf  # as what overflows in the model
+    monkeypatch.setitem(globals(), "planted_bags", lambda: (bags, labels, {}))
+    with pytest.raises(ValueError, match="finite validation losses of here, got others after epoch 1"):
+        fit(tmp_path, MaxMIL(8, 2))

@@ -61,6 +61,10 @@ def _fit(folder, module, block_size=4, max_epochs=2, ckpt_path=None, **options):
     return trainer
 
 
+def _loader(batches):
+    return DataLoader(batches, batch_size=None)
+
+
 def _assert_equal_states(one, other):
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
@@ -331,3 +335,54 @@ def test_mixed_precision_trains_like_full_precision(tmp_path, preset):
         trainer = _fit(tmp_path, SAEModule(sae, total_steps=4 * N_STEPS), max_epochs=4, precision=precision)
         losses.append(float(trainer.callback_metrics["train/loss"]))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, None])
+@pytest.mark.parametrize("block_size", [1, 5])
+def test_diverging_training_is_an_error_that_names_the_step(tmp_path, block_size, max_grad_norm):
+    batches = _batches()
+    batches[6][3, 2] = 3e38  # finite; its square is not
+    module = SAEModule(_sae(), max_grad_norm=max_grad_norm)
+    with pytest.raises(ValueError, match=r"got inf at optimizer step 7: .*3e\+38, in feature 2 of 8.*train\.lr"):
+        _trainer(tmp_path, 1, limit_val_batches=0).fit(module, _loader(_blocks(batches, block_size)), _loader([]))
+
+
+@pytest.mark.parametrize("block_size", [1, 5])
+def test_learning_rate_that_is_far_too_high_is_an_error(tmp_path, block_size):
+    module = SAEModule(_sae(), lr=1e30, max_grad_norm=None)
+    with pytest.raises(ValueError, match="finite losses, got nan at optimizer step 2: training diverged"):
+        _fit(tmp_path, module, block_size=block_size)
+
+
+class _Spoilt(SAEModule):
+    """Its weights are lost in the last step of the second epoch, where no loss shows it."""
+
+    def _optimize(self, batch):
+        metrics = super()._optimize(batch)
+        if self.global_step == 2 * N_STEPS:
+            with torch.no_grad():
+                self.sae.b_dec[1] = torch.nan
+        return metrics
+
+
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_the_last_finite_checkpoint_stays(tmp_path, has_validation):
+    checkpoints = ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=not has_validation)
+    options = {"enable_checkpointing": True, "num_sanity_val_steps": 0, "limit_val_batches": 1.0 * has_validation}
+    trainer = _trainer(tmp_path, 3, callbacks=[checkpoints], **options)
+    message = "squared error of nan" if has_validation else "finite weights after optimizer step 24, got .* sae.b_dec"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(_Spoilt(_sae()), _loader(_blocks(_batches(), 5)), _loader(_batches(seed=3)))
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == N_STEPS
+    assert all(bool(value.isfinite().all()) for value in kept["state_dict"].values())
+
+
+def test_does_not_resume_from_weights_that_are_not_finite(tmp_path):
+    trainer = _fit(tmp_path, SAEModule(_sae()), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    spoilt = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    spoilt["state_dict"]["sae.W_dec"][0, 0] = torch.inf
+    torch.save(spoilt, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"finite weights in the checkpoint to resume from.*overwrite=true"):
+        _fit(tmp_path, SAEModule(_sae()), max_epochs=2, ckpt_path=tmp_path / "last.ckpt")

@@ -108,3 +108,14 @@ def test_report_is_out_of_date_when_a_run_is_made_again(tmp_path, cfg):
     sae = _finish(tmp_path, "train_sae", page=Page("SAE", 1))
     assert report.inputs(cfg, _rundir(tmp_path, "report")) == [sae.manifest_path, sae.page_path]
     assert json.loads(sae.page_path.read_text())["title"] == "SAE"
+
+
+def test_reader_is_warned_of_saes_that_fail_on_held_out_items(tmp_path, cfg):
+    cfg.sae.k = 8
+    for fold in (0, 1):
+        rundir = _finish(tmp_path, "encode", fold, page=Page("Latents", 1))
+        rundir.write_json(rundir.results_path, {"test/explained_variance": -0.5 - fold, "test/l0": 30.0 * fold})
+    assert report.run(cfg, _rundir(tmp_path, "report"))["n_warnings"] == 2
+    text = _rundir(tmp_path, "report").report_path.read_text()
+    assert "variance on test items is down to -1.5 (folds 0, 1)" in text
+    assert "L0 on test items is up to 30 (fold 1)" in text
