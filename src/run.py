@@ -1,16 +1,20 @@
 """The command: `python -m src.run exp=<preset> task=<task> [key=value ...]`, one run in one directory."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from src import config
+from src.interrupts import Interrupted, describe, interruptible
 from src.run_lock import LiveRunError
 from src.runner import execute
 
@@ -25,21 +29,48 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
 
 
+# What a user can mend: a sentence and no stack.
+_MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
+
+
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
         results = execute(cfg, config.hydra_overrides())
-    except (ValueError, OSError, LiveRunError) as error:
-        # In a sweep Hydra itself reports the failed job; alone, a user's mistake needs a sentence and no stack.
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+    except _MISTAKES as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs first
             raise
-        _LOGGER.error("%s", error)
-        sys.exit(1)
+        _fail(error)
     except SystemExit as stop:  # Lightning answers SIGTERM with a code that says all is well
+        if isinstance(stop, Interrupted):
+            raise
         sys.exit(stop.code or 128 + signal.SIGTERM)
     return results[cfg.optimize] if cfg.optimize else None
 
 
+def start() -> None:
+    """Runs the command; also what Hydra meets before the run, or in a sweep, is a sentence where a user can mend it."""
+    wants_stack = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    with interruptible():
+        try:
+            main()
+        except Interrupted as interruption:
+            _LOGGER.warning("%s", describe(interruption, sys.argv[1:]))
+            raise
+        except _MISTAKES as error:
+            if wants_stack:
+                raise
+            _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    has_own_text = isinstance(error, OSError) and error.filename is None and error.strerror
+    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
+    _LOGGER.error("%s%s", error.strerror if has_own_text else error, cause)
+    sys.exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    start()

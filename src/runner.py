@@ -12,8 +12,10 @@ from typing import Any
 import lightning
 
 from src import config, provenance
-from src.files import digest_file, write_atomically
+from src.files import digest_file, remove_leftovers, write_atomically, write_even_when_full
+from src.interrupts import status_of
 from src.lockstep import current_job
+from src.log_file import LogFile
 from src.run_lock import lock_run
 from src.rundir import RunDir
 
@@ -47,6 +49,7 @@ def execute(
     with lock_run(rundir.lock_path):
         if cfg.overwrite or rundir.is_finished:
             _clear(rundir)
+        remove_leftovers(rundir.path, recursive=True)
         with _logging_to(rundir):
             return _run_task(cfg, rundir, overrides, function or config.task_function(cfg.task._target_))
 
@@ -110,11 +113,11 @@ def _run_task(
     try:
         results = function(cfg, rundir)
     except BaseException as error:
-        manifest |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
+        manifest |= {"status": status_of(error), "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
         try:
+            write_even_when_full(rundir.manifest_path, json.dumps(manifest, indent=2) + "\n")
             with open(rundir.log_path, "a") as log:  # the screen shows the message alone
                 log.write(traceback.format_exc())
-            rundir.write_json(rundir.manifest_path, manifest)
         except OSError as second:  # on a full disk: what the user must see is the first error
             _LOGGER.warning("The failure could not be noted in %s: %s", rundir.path, second)
         raise
@@ -169,7 +172,7 @@ def _clear(rundir: RunDir) -> None:
 
 @contextmanager
 def _logging_to(rundir: RunDir) -> Iterator[None]:
-    handler = logging.FileHandler(rundir.log_path)
+    handler = LogFile(rundir.log_path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     # Of several runs side by side in one process, each logs what is its own.
     if (job := current_job()) is not None:
