@@ -1,5 +1,6 @@
 """The command: `python -m src.run exp=<preset> task=<task> [key=value ...]`, one run in one directory."""
 
+import errno
 import logging
 import os
 import signal
@@ -29,6 +30,8 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
 
 
+# Of a folder for runs: read-only, or a file in its place.
+_NO_PLACE = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 # What a user can mend: a sentence and no stack.
 _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
 
@@ -66,9 +69,14 @@ def start() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    has_own_text = isinstance(error, OSError) and error.filename is None and error.strerror
-    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
-    _LOGGER.error("%s%s", error.strerror if has_own_text else error, cause)
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in _NO_PLACE and error.filename is not None:
+        text = f"Expected to be able to write {error.filename}, got: {error.strerror}. Give e.g. paths.runs=<folder>."
+    elif isinstance(error, OSError) and error.filename is None and error.strerror:
+        text = error.strerror  # ours, without a number in front
+    elif isinstance(error, HydraException) and error.__cause__ is not None:
+        text += f"\n{error.__cause__}"
+    _LOGGER.error("%s", text)
     sys.exit(1)
 
 

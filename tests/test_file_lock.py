@@ -46,8 +46,9 @@ def test_a_lock_taken_over_meanwhile_is_not_removed(tmp_path):
 
 def test_a_zombie_holds_nothing(tmp_path):
     path = tmp_path / ".lock"
-    hold = f"import time; from src.file_lock import hold_lock; from pathlib import Path\nwith hold_lock(Path({str(path)!r})): time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", hold])
+    hold = f"with hold_lock(Path({str(path)!r})): time.sleep(600)"
+    imports = "import time; from pathlib import Path; from src.file_lock import hold_lock"
+    process = subprocess.Popen([sys.executable, "-c", f"{imports}\n{hold}"])
     while not path.exists():
         time.sleep(0.01)
     with pytest.raises(LockHeldError, match=f"process {process.pid}"), hold_lock(path):

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from src.files import digest_array, is_leftover, remove_leftovers, write_atomically
+from src.files import digest_array, is_leftover, remove_leftovers, write_atomically, write_even_when_full
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
@@ -58,10 +59,16 @@ def test_digest_is_of_values_and_shape_not_of_layout():
     ],
 )
 def test_a_full_disk_is_one_kind_of_error_whatever_the_writer_raises(tmp_path, error):
-    message = r"file\.pt: No space left on device: it needs at least 3 kB, and .*B .*free"
-    with pytest.raises(OSError, match=message) as told, write_atomically(tmp_path / "file.pt") as temporary:
-        temporary.write_bytes(bytes(3000))
-        raise error
+
+    def write():
+        with write_atomically(tmp_path / "file.pt") as temporary:
+            temporary.write_bytes(bytes(3000))
+            raise error
+
+    with pytest.raises(
+        OSError, match=r"file\.pt: No space left on device: it needs at least 3 kB, and .*B .*free"
+    ) as told:
+        write()
     assert told.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
@@ -157,3 +164,19 @@ def test_small_files_and_durable_ones_are_on_the_disk_before_they_have_their_nam
         with write_atomically(tmp_path / "file", durable=durable) as temporary:
             temporary.write_bytes(bytes(n_bytes))
         assert done == ([str(temporary), "renamed", str(tmp_path)] if n_syncs else ["renamed"])
+
+
+def test_a_small_text_is_written_over_the_old_one_where_the_disk_is_full(small_disk):
+    path = small_disk / "manifest.json"
+    path.write_text('{"status": "running"}')
+    with open(small_disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+    with pytest.raises(OSError, match="No space left"), write_atomically(path) as temporary:
+        temporary.write_text("{}")
+    write_even_when_full(path, '{"status": "failed", "error": "full"}')
+    assert path.read_text() == '{"status": "failed", "error": "full"}'
+    write_even_when_full(path, "{}")
+    assert path.read_text() == "{}"
+    with pytest.raises(OSError, match="No space left"):
+        write_even_when_full(small_disk / "new.json", "{}")

@@ -47,7 +47,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when there are no patch files, or a slide of one is missing.
     """
     patches_dir, features_dir = Path(cfg.dataset.patches_dir), Path(cfg.dataset.features_dir)
-    patch_files = sorted((patches_dir / "patches").glob("*.h5"))
+    patch_files = sorted((patches_dir / "patches").glob("[!.]*.h5"))
     if not patch_files:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
     backbone = open_backbone(cfg)

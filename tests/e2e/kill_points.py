@@ -18,7 +18,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.utils._pytree import tree_flatten_with_path
 
 from src import config
 from src.runner import execute
@@ -73,7 +75,9 @@ class Workplace:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code != (0 if kill_at is None else -signal.SIGKILL):
-            raise RuntimeError(f"{overrides[-1]} ended with {code}, kill at {kill_at}:\n{self._log.read_text()[-4000:]}")
+            raise RuntimeError(
+                f"{overrides[-1]} ended with {code}, kill at {kill_at}:\n{self._log.read_text()[-4000:]}"
+            )
         return count.value
 
     def _count_operations(self, count: "ctypes.c_long", kill_at: int | None) -> None:
@@ -105,14 +109,22 @@ class Workplace:
         sys.addaudithook(hook)
 
     def contents(self) -> dict[str, str]:
-        """Returns a digest of every file; of manifests and logs, of what two runs have in common."""
+        """Returns a digest of every file; of manifests, of what two runs have in common.
+
+        Logs are left out, and the locks of dead processes, which hold nothing.
+        """
         found = {}
         for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.name != "run.log":
+            if path.is_file() and path.name not in ("run.log", ".lock"):
                 content = path.read_bytes()
                 if path.name == "manifest.json":
                     manifest = json.loads(content)
                     content = json.dumps({key: manifest[key] for key in manifest if key not in _OF_THE_START}).encode()
+                elif path.suffix == ".ckpt":  # equal values, that a resumed run pickles in another order
+                    leaves, structure = tree_flatten_with_path(torch.load(path, weights_only=False))
+                    values = [leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf for _, leaf in leaves]
+                    parts = [value.tobytes() if isinstance(value, np.ndarray) else repr(value) for value in values]
+                    content = repr((structure, parts)).encode()
                 found[str(path.relative_to(self.path))] = hashlib.blake2b(content).hexdigest()
         return found
 

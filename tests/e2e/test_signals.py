@@ -46,8 +46,10 @@ def tile(slides: Path, name: str) -> tuple[list[str], Path]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_workers_of_tile_end_with_it(slides, number):
     typed, patches = tile(slides, number.name)
-    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    wait_for(lambda: list(patches.glob("patches/*.h5")))
+    process = subprocess.Popen(
+        typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for(lambda: list(patches.glob("patches/[!.]*.h5")))
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     if number == signal.SIGINT:
@@ -72,7 +74,7 @@ def test_workers_of_tile_end_with_it(slides, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(tmp_path, number):
     workplace = make_feature_folder(tmp_path / "features").parent
-    many = ("train.epochs=240", "train.n_validations=120")
+    many = ("train.epochs=100", "train.n_validations=50")
     run(workplace, "task=splits")
     typed = command(workplace, *many, "overwrite=true")
     process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -95,7 +97,7 @@ def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(
 def test_an_interrupted_sweep_of_runs_ends_as_one(tmp_path):
     workplace = make_feature_folder(tmp_path / "features").parent
     run(workplace, "task=splits")
-    typed = command(workplace, "train.epochs=240", "train.n_validations=120", "sae.k=4,8", multirun=True)
+    typed = command(workplace, "train.epochs=100", "train.n_validations=50", "sae.k=4,8", multirun=True)
     process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: list(workplace.rglob("last.ckpt")))
     process.terminate()
