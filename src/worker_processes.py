@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys

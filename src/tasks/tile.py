@@ -71,6 +71,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             holds patches of other settings.
     """
     if cfg.dataset.get("generator") is not None:
+        remove_leftovers(Path(cfg.dataset.dir), recursive=True)  # half a slide is none
         config.instantiate(cfg.dataset.generator, out_dir=cfg.dataset.dir)
     slides = list_slides(cfg.dataset.slides_dir)
     out_dir = Path(cfg.dataset.patches_dir)

@@ -120,8 +120,12 @@ class Workplace:
                 if path.name == "manifest.json":
                     manifest = json.loads(content)
                     content = json.dumps({key: manifest[key] for key in manifest if key not in _OF_THE_START}).encode()
-                elif path.suffix == ".ckpt":  # equal values, that a resumed run pickles in another order
-                    leaves, structure = tree_flatten_with_path(torch.load(path, weights_only=False))
+                elif path.suffix == ".ckpt":
+                    # Equal values, that a resumed run pickles in another order. Started after the last epoch, Lightning
+                    # saves once more, with its own counters one epoch on.
+                    saved = torch.load(path, weights_only=False)
+                    saved = {key: saved[key] for key in saved if key not in ("loops", "callbacks", "epoch")}
+                    leaves, structure = tree_flatten_with_path(saved)
                     values = [leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf for _, leaf in leaves]
                     parts = [value.tobytes() if isinstance(value, np.ndarray) else repr(value) for value in values]
                     content = repr((structure, parts)).encode()

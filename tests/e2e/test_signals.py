@@ -74,7 +74,7 @@ def test_workers_of_tile_end_with_it(slides, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(tmp_path, number):
     workplace = make_feature_folder(tmp_path / "features").parent
-    many = ("train.epochs=100", "train.n_validations=50")
+    many = ("train.epochs=30", "train.n_validations=15")
     run(workplace, "task=splits")
     typed = command(workplace, *many, "overwrite=true")
     process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -97,7 +97,7 @@ def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(
 def test_an_interrupted_sweep_of_runs_ends_as_one(tmp_path):
     workplace = make_feature_folder(tmp_path / "features").parent
     run(workplace, "task=splits")
-    typed = command(workplace, "train.epochs=100", "train.n_validations=50", "sae.k=4,8", multirun=True)
+    typed = command(workplace, "train.epochs=30", "train.n_validations=15", "sae.k=4,8", multirun=True)
     process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: list(workplace.rglob("last.ckpt")))
     process.terminate()
