@@ -33,6 +33,10 @@ class Holder:
         return f"process {self.pid} on {self.host} (SLURM job {self.slurm_job}) since {since}"
 
 
+# What a lock file says that cannot be read: a power cut, or someone's hand, has emptied it, and its holder is gone.
+_UNREADABLE = Holder("unknown host", 0, "", None, 0.0)
+
+
 class LockHeldError(RuntimeError):
     """A living process holds the lock; `holder` is None when it took the lock this very moment."""
 
@@ -94,7 +98,10 @@ def _acquire(path: Path, me: Holder) -> None:
     for _ in range(2):
         # The full file is made aside and linked into place: a reader never sees an empty lock.
         aside = _aside(path)
-        aside.write_text(json.dumps(asdict(me)))
+        with open(aside, "w") as file:
+            file.write(json.dumps(asdict(me)))
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(aside, path)
             _remove_old_asides(path)
@@ -105,7 +112,10 @@ def _acquire(path: Path, me: Holder) -> None:
                 continue  # released meanwhile
             if _is_alive(holder, path):
                 raise LockHeldError(path, holder) from None
-            _LOGGER.warning("The process that held %s (%s on %s) is gone.", path, holder.pid, holder.host)
+            if holder == _UNREADABLE:
+                _LOGGER.warning("Expected %s to name the process that holds it, got no such text; taking it.", path)
+            else:
+                _LOGGER.warning("The process that held %s (%s on %s) is gone.", path, holder.pid, holder.host)
             _remove_stale(path, holder)
         finally:
             aside.unlink(missing_ok=True)
@@ -139,13 +149,18 @@ def _aside(path: Path) -> Path:
 
 
 def _read_holder(path: Path) -> Holder | None:
+    """Returns who holds a lock, None when nobody does."""
     try:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):  # locks are linked into place whole: no living process is about to write it
+        return _UNREADABLE
 
 
 def _is_alive(holder: Holder, path: Path) -> bool:
+    if holder == _UNREADABLE:
+        return False
     if holder.host == platform.node():
         return _process_start(holder.pid) == holder.process_started != ""
     try:
@@ -155,10 +170,15 @@ def _is_alive(holder: Holder, path: Path) -> bool:
 
 
 def _process_start(pid: int) -> str:
-    """Returns the start time of a process in clock ticks, `""` when there is none: ids are used again, this is not."""
+    """Returns the start time of a process in clock ticks, `""` when there is none: ids are used again, this is not.
+
+    A zombie, which has ended and whose parent has not asked for its exit code yet, is none.
+    """
     try:
-        # The fields after the name, which may itself hold spaces and brackets; the 22nd of all is the start time.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # The fields after the name, which may itself hold spaces and brackets: the 3rd of all is the state, the 22nd
+        # the start time.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
         pass
     if Path("/proc/self/stat").exists():

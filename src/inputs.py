@@ -111,6 +111,11 @@ def read_inputs(path: Path) -> list[Input]:
             ) from error
 
 
+def digest_inputs(inputs: Iterable[Input]) -> str:
+    """Returns the digest of what was read, wherever and however old it is."""
+    return digest_text("\n".join(sorted(f"{one.what}|{one.name}|{one.digest}" for one in inputs)))
+
+
 def compare_inputs(recorded: Sequence[Input], current: Sequence[Input]) -> tuple[list[str], list[str]]:
     """Compares what a run read with what is there now.
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from src import config
 from src.data.current_inputs import CurrentInputs
-from src.files import digest_file
-from src.inputs import RUN, Input, compare_inputs
+from src.inputs import RUN, Input, compare_inputs, digest_inputs
 from src.provenance import SCHEMA_VERSION
 from src.run_outputs import Output, changed_outputs
 from src.rundir import RunDir, run_input
@@ -158,8 +157,7 @@ class Lineage:
             return
         for difference in config.differences(run.config_path, self._cfg, task, run.fold):
             yield f"its settings differ: {difference}"
-        listed = digest_file(run.inputs_path) if run.inputs_path.is_file() else None
-        if is_finished and listed != manifest["inputs"]:
+        if is_finished and digest_inputs(run.recorded()) != manifest["inputs"]:
             yield "its inputs.csv was changed after it had ended"
             return
         yield from self._changed_inputs(run)

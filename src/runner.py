@@ -15,9 +15,12 @@ from typing import Any
 import lightning
 
 from src import config, provenance
-from src.files import digest_file, write_atomically
+from src.files import digest_file, remove_leftovers, write_atomically, write_even_when_full
+from src.inputs import digest_inputs
+from src.interrupts import status_of
 from src.lineage import Lineage, Stale
 from src.lockstep import current_job
+from src.log_file import LogFile
 from src.run_lock import lock_run
 from src.run_outputs import describe_outputs, digest_outputs
 from src.rundir import RunDir
@@ -62,6 +65,7 @@ def execute(
         config.require_data(cfg)
         if begin is _Begin.ANEW:
             _clear(rundir)
+        remove_leftovers(rundir.path, recursive=True)
         rundir.is_begun = True
         with _logging_to(rundir):
             if begin is _Begin.AGAIN and rundir.manifest_path.is_file():
@@ -174,11 +178,11 @@ def _run_task(
     try:
         results = function(cfg, rundir)
     except BaseException as error:
-        manifest |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
+        manifest |= {"status": status_of(error), "error": f"{type(error).__name__}: {error}", "ended": provenance.now()}
         try:
+            write_even_when_full(rundir.manifest_path, json.dumps(manifest, indent=2) + "\n")
             with open(rundir.log_path, "a") as log:  # the screen shows the message alone
                 log.write(traceback.format_exc())
-            rundir.write_json(rundir.manifest_path, manifest)
         except OSError as second:  # on a full disk: what the user must see is the first error
             _LOGGER.warning("The failure could not be noted in %s: %s", rundir.path, second)
         raise
@@ -191,7 +195,7 @@ def _run_task(
     manifest |= {
         "status": "completed",
         "ended": provenance.now(),
-        "inputs": digest_file(rundir.inputs_path) if rundir.inputs_path.is_file() else None,
+        "inputs": digest_inputs(rundir.recorded()),
         "upstream": upstream,
         "ancestors": _ancestors(upstream),
         "written": _written(cfg),
@@ -240,7 +244,7 @@ def _clear(rundir: RunDir) -> None:
 
 @contextmanager
 def _logging_to(rundir: RunDir) -> Iterator[None]:
-    handler = logging.FileHandler(rundir.log_path)
+    handler = LogFile(rundir.log_path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     # Of several runs side by side in one process, each logs what is its own.
     if (job := current_job()) is not None:

@@ -1,10 +1,13 @@
 """Checkpoints that a kill cannot leave half written."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_leaves
 
 from src.files import write_atomically
 
@@ -29,5 +32,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError(f"Expected no storage options, got {storage_options!r}.")
-        with write_atomically(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        tensors = {leaf.data_ptr(): leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor)}
+        n_bytes = sum(tensors.values())
+        # Given a path, torch.save would note its random name inside: equal checkpoints have equal bytes.
+        with write_atomically(Path(path), n_bytes, durable=True) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint.
+
+        Raises:
+            ValueError: when the file is no whole checkpoint: what to do about it.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            if is_zipfile(path):  # whole, and something else is wrong
+                raise
+            raise ValueError(
+                f"Expected {path} to be a whole checkpoint, got {Path(path).stat().st_size} bytes that are none. "
+                "Delete it, or give overwrite=true: the training starts over."
+            ) from error
+
+
+def describe_checkpoint(path: Path) -> str:
+    """Says how far a checkpoint got, for a user; an empty text when there is none. Reads no tensors."""
+    if not path.is_file():
+        return ""
+    step = torch.load(path, map_location="cpu", mmap=True, weights_only=False)["global_step"]
+    return f"the checkpoint of step {step} ({path})"

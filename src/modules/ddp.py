@@ -14,6 +14,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from src.worker_processes import end_with_parent, kill_workers
+
 
 def n_devices(accelerator: str, devices: int | str | Sequence[int]) -> int:
     """Returns how many devices `trainer.accelerator` and `trainer.devices` ask for, in Lightning's forms."""
@@ -89,6 +91,9 @@ class _Launcher(_MultiProcessingLauncher):
             if self._errors.empty():
                 raise
             raise self._errors.get() from error
+        except (KeyboardInterrupt, SystemExit):
+            kill_workers()  # which Python would wait for at its end
+            raise
         finally:
             listener.stop()
             del self._records, self._errors
@@ -96,6 +101,7 @@ class _Launcher(_MultiProcessingLauncher):
                 os.environ.pop("MASTER_PORT", None)
 
     def _wrapping_function(self, process_idx: int, *args: Any, **kwargs: Any) -> None:
+        end_with_parent()
         root = logging.getLogger()
         root.handlers = [logging.handlers.QueueHandler(self._records)]
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a line per process and start

@@ -61,12 +61,12 @@ class MetricsCsv(Logger):
         """Writes the file, whole or not at all."""
         if not self._has_news:  # another process may have written since
             return
+        self._has_news = False  # where the disk is full, the end of the training does not try it again
         columns = list(dict.fromkeys(key for row in self._rows.values() for key in row))
         with write_atomically(self._path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(row for _, row in sorted(self._rows.items()))
-        self._has_news = False
 
     @rank_zero_only
     def finalize(self, status: str) -> None:  # noqa: ARG002 - Lightning's signature

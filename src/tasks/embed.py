@@ -14,7 +14,8 @@ from src.data.current_inputs import CurrentInputs
 from src.data.patch_embedder import PatchEmbedder, read_patches
 from src.data.patching import read_patch_file
 from src.data.slides import find_slide
-from src.files import write_atomically
+from src.files import remove_leftovers, write_atomically
+from src.interrupts import keeping
 from src.models.backbones.base import Backbone
 from src.progress import track
 from src.report.page import Page, PageTable
@@ -48,7 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when there are no patch files, or a slide of one is missing.
     """
     patches_dir, features_dir = Path(cfg.dataset.patches_dir), Path(cfg.dataset.features_dir)
-    patch_files = sorted((patches_dir / "patches").glob("*.h5"))
+    patch_files = sorted((patches_dir / "patches").glob("[!.]*.h5"))
     if not patch_files:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
     inputs = CurrentInputs(cfg).read("weights", "slides cut", "patches all")
@@ -57,16 +58,19 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     slides = {Path(one.name).stem: one.digest for one in inputs if one.what == "slides cut"}
     backbone = open_backbone(cfg)
     embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
-    rows = []
-    for path in track(patch_files, "Embedding slides"):
-        coords, size_level0, side = read_patch_file(path)
-        h5_path = features_dir / "h5_files" / path.name
-        made_of = {"weights": weights, "slide": slides.get(path.stem, "")}
-        if cfg.overwrite or not _is_done(h5_path, coords, backbone, made_of, rundir.replaces):
-            slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
-            features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
-            _write_features(features_dir, path.stem, features, coords, size_level0, backbone, made_of)
-        rows.append((path.stem, len(coords)))
+    for folder in ("h5_files", "pt_files"):
+        remove_leftovers(features_dir / folder)
+    rows: list[tuple[str, int]] = []
+    with keeping(lambda: f"{len(rows)} of {len(patch_files)} slides embedded" if rows and not cfg.overwrite else ""):
+        for path in track(patch_files, "Embedding slides"):
+            coords, size_level0, side = read_patch_file(path)
+            h5_path = features_dir / "h5_files" / path.name
+            made_of = {"weights": weights, "slide": slides.get(path.stem, "")}
+            if cfg.overwrite or not _is_done(h5_path, coords, backbone, made_of, rundir.replaces):
+                slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
+                features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
+                _write_features(features_dir, path.stem, features, coords, size_level0, backbone, made_of)
+            rows.append((path.stem, len(coords)))
     table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
     table.to_csv(rundir.table("embedded"), index=False)
     results: dict[str, float] = {
@@ -131,9 +135,12 @@ def _write_features(
     made_of: Mapping[str, str],
 ) -> None:
     """Writes the pt file and then the h5 file, which is the sign that the slide is done."""
-    with write_atomically(folder / "pt_files" / f"{slide_id}.pt") as temporary:
-        torch.save(torch.from_numpy(features), temporary)
-    with write_atomically(folder / "h5_files" / f"{slide_id}.h5") as temporary, h5py.File(temporary, "w") as file:
+    n_bytes = features.nbytes + coords.nbytes
+    pt_path, h5_path = folder / "pt_files" / f"{slide_id}.pt", folder / "h5_files" / f"{slide_id}.h5"
+    # Given a path, torch.save would note its random name inside: equal features have equal bytes.
+    with write_atomically(pt_path, n_bytes) as temporary, open(temporary, "wb") as opened:
+        torch.save(torch.from_numpy(features), opened)
+    with write_atomically(h5_path, n_bytes) as temporary, h5py.File(temporary, "w") as file:
         rows = min(_CHUNK_ROWS, len(features))
         file.create_dataset("features", data=features, chunks=(rows, features.shape[1]), maxshape=(None, backbone.d_in))
         file.create_dataset("coords", data=coords.astype(np.int32), chunks=(rows, 2), maxshape=(None, 2))

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from src import config
+from src.interrupts import keeping
 from src.run_lock import LiveRunError
 from src.rundir import RunDir
 from src.runner import execute
@@ -26,7 +27,15 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     overrides = [override for override in config.hydra_overrides() if not override.startswith("task=")]
     skipped: dict[str, list[str]] = {}
-    for step in cfg.task.steps:
+    done: list[str] = []
+    with keeping(lambda: f"the finished steps {', '.join(done)}" if done else ""):
+        _run_steps(cfg.task.steps, overrides, skipped, done)
+    rundir.write_json(rundir.path / "skipped.json", skipped)
+    return {"n_steps": len(done), "n_skipped": len(skipped)}
+
+
+def _run_steps(steps: list[str], overrides: list[str], skipped: dict[str, list[str]], done: list[str]) -> None:
+    for step in steps:
         typed = [*overrides, f"task={step}"]
         composed = config.compose(typed)
         if reasons := _missing_inputs(composed):
@@ -35,9 +44,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             continue
         started = time.monotonic()
         _execute(composed, typed)
+        done.append(step)
         _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
-    rundir.write_json(rundir.path / "skipped.json", skipped)
-    return {"n_steps": len(cfg.task.steps) - len(skipped), "n_skipped": len(skipped)}
 
 
 def inputs(cfg: Any, _: RunDir) -> list[Any]:

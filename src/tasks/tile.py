@@ -2,7 +2,6 @@
 
 import json
 import logging
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from src.data.patching import find_patches, plan_grid, read_patch_file, read_set
 from src.data.slide_images import SlideImages
 from src.data.slides import list_slides, open_slide
 from src.data.tissue import find_tissue
-from src.files import write_atomically
+from src.files import remove_leftovers, write_atomically
+from src.interrupts import keeping
 from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
+from src.worker_processes import worker_pool
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 10
@@ -71,6 +72,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             holds patches of other settings.
     """
     if cfg.dataset.get("generator") is not None:
+        remove_leftovers(Path(cfg.dataset.dir), recursive=True)  # half a slide is none
         config.instantiate(cfg.dataset.generator, out_dir=cfg.dataset.dir)
     slides = list_slides(cfg.dataset.slides_dir)
     rundir.record(*CurrentInputs(cfg).read("generator", "slides all"))
@@ -78,7 +80,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     tile = cfg.tile
     tiling = _Tiling(tile.patch_size, tile.patch_level, tile.step, tile.mpp, tile.min_tissue, tile.saturation_threshold)
     jobs = [(path, out_dir, tiling, cfg.overwrite) for path in slides.values()]
-    with ProcessPoolExecutor(max_workers=tile.n_workers) as pool:
+    for folder in (out_dir, out_dir / "patches", out_dir / "masks"):
+        remove_leftovers(folder)
+    with keeping(lambda: _describe_kept(cfg, slides)), worker_pool(tile.n_workers) as pool:
         counts = dict(zip(slides, track(pool.map(_tile_slide, jobs), "Cutting slides", len(jobs)), strict=True))
     failed = {slide_id: count for slide_id, count in counts.items() if isinstance(count, str)}
     for slide_id, reason in failed.items():
@@ -98,10 +102,20 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
+def _describe_kept(cfg: Any, slides: dict[str, Path]) -> str:
+    """Says how many slides a next start finds cut; with `overwrite` it cuts all again."""
+    n_done = sum(_patch_path(Path(cfg.dataset.patches_dir), slide_id).is_file() for slide_id in slides)
+    return f"{n_done} of {len(slides)} slides cut" if n_done and not cfg.overwrite else ""
+
+
+def _patch_path(out_dir: Path, slide_id: str) -> Path:
+    return out_dir / "patches" / f"{slide_id}.h5"
+
+
 def _tile_slide(job: tuple[Path, Path, _Tiling, bool]) -> int | str:
     """Returns the number of patches of a slide, or why there are none."""
     path, out_dir, tiling, overwrite = job
-    patch_path = out_dir / "patches" / f"{path.stem}.h5"
+    patch_path = _patch_path(out_dir, path.stem)
     if patch_path.is_file() and not overwrite:
         return _count(patch_path, tiling)
     try:
@@ -159,7 +173,7 @@ def _write_page(
     drawn = [cut[index] for index in np.linspace(0, len(cut) - 1, min(_N_DRAWN, len(cut))).astype(int)]
     panels = []
     for slide_id in drawn:
-        coords, size_level0, _ = read_patch_file(out_dir / "patches" / f"{slide_id}.h5")
+        coords, size_level0, _ = read_patch_file(_patch_path(out_dir, slide_id))
         with open_slide(slides[slide_id]) as slide:
             thumbnail = SlideImages(slide).thumbnail(_THUMBNAIL_SIDE)
             scale = thumbnail.shape[1] / slide.dimensions[0]

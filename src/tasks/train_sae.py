@@ -22,8 +22,10 @@ from src.data.fold import FoldData, open_fold
 from src.data.prefetch import prefetch
 from src.data.row_source import RowSource
 from src.data.streamed_fold import StreamedFold
+from src.interrupts import keeping
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
+from src.modules.atomic_checkpoints import describe_checkpoint
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
@@ -88,8 +90,6 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     rundir.write_fitted_on(fold.fitted("train"))
     train = cfg.train
     last = rundir.checkpoints_dir / "last.ckpt"
-    for unfinished in rundir.checkpoints_dir.glob(".*.ckpt"):  # left by a kill in the middle of a save
-        unfinished.unlink()
     module = _build_module(cfg, fold, data, is_resumed=last.is_file())
     every_n_epochs = max(1, train.epochs // train.n_validations)
     trainer = make_trainer(
@@ -101,7 +101,8 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+    with keeping(lambda: describe_checkpoint(last)):
+        trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
     sae = module.sae.eval().cpu()

@@ -12,6 +12,7 @@ from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_frontier
 from src.data.shared_blocks import SharedBlocks
 from src.files import write_atomically
+from src.interrupts import keeping
 from src.lockstep import Lockstep
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
@@ -65,7 +66,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     ]
     _LOGGER.info("Training %d SAEs on one stream.", len(jobs))
     try:
-        outcomes = lockstep.run(jobs)
+        with keeping(lambda: "what the other SAEs had saved"):
+            outcomes = lockstep.run(jobs)
     finally:
         shared.close()
         stream.teardown("fit")

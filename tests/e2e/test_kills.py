@@ -60,7 +60,7 @@ def test_a_terminated_sweep_says_so_and_goes_on(tmp_path):
         process.wait()
     assert process.returncode == 128 + signal.SIGTERM
     manifests = [path for path in workplace.rglob("manifest.json") if path.parent.name.startswith("train_sae")]
-    assert [json.loads(path.read_text())["status"] for path in manifests] == ["failed"] * 4
+    assert [json.loads(path.read_text())["status"] for path in manifests] == ["interrupted"] * 4
     run(workplace, *sweep)
     assert [json.loads(path.read_text())["status"] for path in manifests] == ["completed"] * 4
     assert len(list(workplace.rglob("sae_weights.safetensors"))) == 3

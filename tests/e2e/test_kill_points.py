@@ -1,0 +1,63 @@
+"""Every task, killed at its file operations and started again, leaves what an uninterrupted run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("openslide")
+
+# Kills of each task, in the order of the pipeline: between the first and the last file operation, evenly spread.
+TASKS = {
+    "tile": 5,
+    "embed": 5,
+    "splits": 5,
+    "train_sae": 6,
+    "evaluate_sae": 4,
+    "encode": 5,
+    "select_neurons": 5,
+    "train_mil": 5,
+    "localize": 5,
+    "summarize_cv": 5,
+    "report": 5,
+}
+MODULES = ("lightning.pytorch", "matplotlib.pyplot", "openslide", "skimage", "sklearn.linear_model", "tifffile", "timm")
+MINIATURE = (
+    *("exp=quickstart_small", "dataset.generator.n_slides=12", "dataset.generator.n_cases=12"),
+    *("dataset.generator.size=256", "tile.patch_size=64", "tile.n_workers=2", "backbone.image_size=32"),
+    *("splits.n_folds=3", "train.epochs=4", "train.n_validations=4", "train.batch_size=32", "train.block_size=2"),
+    *("sae.expansion=1", "sae.k=4", "mil.max_epochs=1", "mil.methods=[max_activations,attention_latents,neuron]"),
+    *("trainer=cpu", "dataset.on_bad_file=skip"),
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "work").mkdir()
+    overrides = [*MINIATURE, f"paths.data={folder / 'work' / 'data'}", f"paths.runs={folder / 'work' / 'runs'}"]
+    modules = [*MODULES, *(f"src.tasks.{task}" for task in TASKS)]
+    plan = {"folder": str(folder), "overrides": overrides, "modules": modules, "tasks": TASKS}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.kill_points", str(folder / "plan.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_and_started_again_ends_as_if_nothing_had_happened(found, task):
+    assert len(found[task]["differing"]) == TASKS[task], "there are fewer operations than kills"
+    assert {kill_at: names for kill_at, names in found[task]["differing"].items() if names} == {}
+
+
+def test_there_are_as_many_kills_as_promised():
+    assert sum(TASKS.values()) >= 50
