@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 import traceback
@@ -162,9 +163,10 @@ def _gone(cfg: Any, manifest: dict[str, Any]) -> list[Path]:
 
 
 def gathered(cfg: Any, rundir: RunDir) -> dict[str, str]:
-    """Returns what a task that gathers other runs would read now: paths and digests."""
+    """Returns what a task that gathers other runs would read now: paths below the folder of runs, and digests."""
     module, _, _ = cfg.task._target_.rpartition(".")
-    return {str(path): digest_file(path) for path in config.task_function(f"{module}.inputs")(cfg, rundir)}
+    paths = config.task_function(f"{module}.inputs")(cfg, rundir)
+    return {os.path.relpath(path, cfg.paths.runs): digest_file(path) for path in paths}
 
 
 def _run_task(
