@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.files import digest_text
 from src.modules.ddp import n_devices
+from src.records import class_name
 from src.run_paths import TaskSpec, result_values, run_path
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -89,10 +90,20 @@ def resolve(cfg: DictConfig) -> DictConfig:
         ValueError: from `validate`, with every error of the configuration at once.
     """
     validate(cfg)
-    plain = OmegaConf.create(OmegaConf.to_container(_without_hydra(cfg), resolve=True))
+    values: Any = OmegaConf.to_container(_without_hydra(cfg), resolve=True)
+    _name_classes(values["dataset"])
+    plain = OmegaConf.create(values)
     OmegaConf.set_readonly(plain, True)
     OmegaConf.set_struct(plain, True)
     return plain  # pyright: ignore[reportReturnType]
+
+
+def _name_classes(dataset: dict[str, Any]) -> None:
+    """Makes texts of labels such as 0 and 1, which YAML and the command line take for numbers."""
+    if dataset.get("class_names") is not None:
+        dataset["class_names"] = [class_name(name, "dataset.class_names") for name in dataset["class_names"]]
+    if dataset.get("positive_class") is not None:
+        dataset["positive_class"] = class_name(dataset["positive_class"], "dataset.positive_class")
 
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:

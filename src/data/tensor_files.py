@@ -1,6 +1,7 @@
 """One array of activations for many images, as a .npy or .pt file, with optional labels and ids in files beside it."""
 
 import csv
+import io
 import json
 import pickle
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
+from src.csv_tables import read_text, refuse_blanks
 from src.data.h5_files import FeatureFileError
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".svs", ".npy"})
@@ -63,7 +65,7 @@ def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read, or holds another number of entries.
+        ValueError: when it cannot be read, holds another number of entries, or one is empty or has blanks around it.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,6 +75,7 @@ def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
         entries = entries[1:]
     if len(entries) != n_images:
         raise ValueError(f"Expected {what} of {n_images} images in {path}, one each, got {len(entries)}.")
+    refuse_blanks(entries, what, path)
     return entries
 
 
@@ -112,6 +115,7 @@ def _map_pt(path: Path) -> torch.Tensor:
 
 
 def _read_list(path: Path) -> Sequence[object]:
+    text = "" if path.suffix in (".npy", ".pt") else read_text(path)
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False).reshape(-1).tolist()
@@ -119,8 +123,7 @@ def _read_list(path: Path) -> Sequence[object]:
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content.reshape(-1).tolist() if isinstance(content, torch.Tensor) else list(content)
         if path.suffix == ".json":
-            return list(json.loads(path.read_text()))
-        with open(path, newline="") as file:
-            return [row[0] for row in csv.reader(file) if row] if path.suffix == ".csv" else file.read().splitlines()
-    except (ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            return list(json.loads(text))
+        return [row[0] for row in csv.reader(io.StringIO(text)) if row] if path.suffix == ".csv" else text.splitlines()
+    except (ValueError, TypeError, EOFError, RuntimeError, csv.Error, pickle.UnpicklingError) as error:
         raise ValueError(f"Expected a list in {path} (.npy, .pt, .json, .txt or .csv), got {error}.") from error
