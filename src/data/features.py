@@ -11,7 +11,7 @@ import numpy as np
 
 from src.data.feature_files import Bag, Placement, placement_of_pt, read_bag, read_dtype, read_shape
 from src.data.feature_source import FeatureSource, open_h5_source
-from src.data.h5_files import FeatureFileError, open_h5
+from src.data.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
 from src.data.patch_size import patch_size_level0
 from src.progress import track
 
@@ -191,8 +191,11 @@ class FeatureFolder:
             return None
         for path in (self.patches_dir / "patches" / f"{slide_id}.h5", self.patches_dir / f"{slide_id}.h5"):
             if path.is_file():
-                with open_h5(path) as file:
-                    return patch_size_level0(file["coords"].attrs)
+                with open_h5(path, RECUT) as file:
+                    coords = find_dataset(file, "coords", path, RECUT)
+                    if coords is None:
+                        raise FeatureFileError(f"Expected a dataset coords in {path}, got {sorted(file)}. {RECUT}")
+                    return patch_size_level0(coords.attrs)
         return None
 
     def _placement_without_h5(self, path: Path) -> Placement:

@@ -12,6 +12,7 @@ import torch
 
 from src.csv_tables import read_text, refuse_blanks
 from src.data.h5_files import FeatureFileError
+from src.data.pt_files import map_tensor
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".svs", ".npy"})
 
@@ -34,7 +35,7 @@ class TensorFile:
                 f"Expected a .npy or .pt file of activations at {self.path}, found no such file. "
                 "Give dataset.tensors.<part>=<file>."
             )
-        self._tensor = _map_npy(self.path) if self.path.suffix == ".npy" else _map_pt(self.path)
+        self._tensor = _map_npy(self.path) if self.path.suffix == ".npy" else map_tensor(self.path, "Write it again.")
         shape = tuple(self._tensor.shape)
         if len(shape) not in (2, 3) or 0 in shape:
             raise FeatureFileError(
@@ -99,19 +100,9 @@ def image_ids(entries: list[str], source: str | Path) -> list[str]:
 def _map_npy(path: Path) -> torch.Tensor:
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: torch takes no read-only arrays, and nothing is written
-    except (ValueError, EOFError, OSError) as error:
+        return torch.from_numpy(array)
+    except (ValueError, TypeError, EOFError, OSError) as error:
         raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. Write it again.") from error
-    return torch.from_numpy(array)
-
-
-def _map_pt(path: Path) -> torch.Tensor:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise FeatureFileError(f"Expected a readable .pt file at {path}, got {error}. Write it again.") from error
-    if not isinstance(content, torch.Tensor):
-        raise FeatureFileError(f"Expected one tensor in {path}, got {type(content).__name__}. Save the tensor alone.")
-    return content
 
 
 def _read_list(path: Path) -> Sequence[object]:

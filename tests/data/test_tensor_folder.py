@@ -93,7 +93,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(FeatureFileError, match=r"Expected a readable \.pt file at .*cut\.pt"):
         TensorFolder({"train": tmp_path / "cut.pt"})
     torch.save({"a": torch.zeros(2)}, tmp_path / "dict.pt")
-    with pytest.raises(FeatureFileError, match=r"Expected one tensor in .*dict\.pt, got dict"):
+    with pytest.raises(FeatureFileError, match=r"Expected one dense tensor in .*dict\.pt, got dict"):
         TensorFolder({"train": tmp_path / "dict.pt"})
     with pytest.raises(FeatureFileError, match=re.escape("got (5,)")):
         TensorFolder({"train": _save(tmp_path / "flat.npy", ROWS[:, 0])})
