@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 _CHUNK_BYTES = 1 << 20
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; renames it on success, removes it on failure.
 
     A reader sees the old file or the new one, never half of it, also after a kill. The temporary name keeps the
-    suffix, because some writers choose the format by it.
+    suffix, because some writers choose the format by it; `remove_leftovers` knows it.
 
     Args:
         path: the file to write; its folder is made when missing.
@@ -31,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f"{_PARTIAL}{path.suffix}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -48,6 +49,23 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(error.errno, message) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, recursive: bool = False) -> None:
+    """Removes what `write_atomically` leaves behind when its process is killed.
+
+    Args:
+        folder: where nobody writes meanwhile, one's own run directory under its lock; may be missing.
+        recursive: whether to look in its subfolders too.
+    """
+    for path in folder.rglob(".*") if recursive else folder.glob(".*"):
+        if is_leftover(path) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file has a name that `write_atomically` gives while it writes."""
+    return path.name.startswith(".") and (path.stem.endswith(_PARTIAL) or path.name.endswith(_PARTIAL))
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -83,3 +101,11 @@ def digest_array(array: np.ndarray) -> str:
 def digest_text(text: str, length: int = 32) -> str:
     """Returns the first `length` hex digits of the blake2b digest of a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
+
+
+def list_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Returns what of a folder matches, sorted, without names that start with a dot.
+
+    Those are nobody's slides, features or images: unfinished files of a writer, or what a system keeps of its own.
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from src.files import digest_array, write_atomically
+from src.files import digest_array, list_files, remove_leftovers, write_atomically
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
@@ -38,3 +38,21 @@ def test_digest_is_of_values_and_shape_not_of_layout():
     changed = array.copy()
     changed[2, 3] += 1
     assert digest_array(array) != digest_array(changed)
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    for name in (".lock", ".hidden.tif", "a.partial.h5"):
+        (tmp_path / name).touch()
+    with write_atomically(tmp_path / "slide.1.tif") as temporary:
+        temporary.with_name(temporary.name.replace(".partial", "x.partial")).touch()  # what a kill leaves
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "missing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.tif", ".lock", "a.partial.h5", "slide.1.tif"]
+
+
+def test_names_that_start_with_a_dot_are_not_listed(tmp_path):
+    for name in ("b.h5", "a.h5", ".a.h5", "a.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_files(tmp_path)] == ["a.h5", "a.pt", "b.h5"]
+    assert [path.name for path in list_files(tmp_path, "*.h5")] == ["a.h5", "b.h5"]
+    assert list_files(tmp_path / "missing") == []

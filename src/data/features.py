@@ -13,6 +13,7 @@ from src.data.feature_files import Bag, Placement, placement_of_pt, read_bag, re
 from src.data.feature_source import FeatureSource, open_h5_source
 from src.data.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
 from src.data.patch_size import patch_size_level0
+from src.files import list_files
 from src.progress import track
 
 __all__ = ["Bag", "FeatureFileError", "FeatureFolder"]
@@ -238,11 +239,9 @@ def _list_feature_files(path: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     # Later entries win: h5 over pt.
     for folder, suffix in ((path, ".pt"), (path / "pt_files", ".pt"), (path, ".h5"), (path / "h5_files", ".h5")):
-        # Names that start with a dot are unfinished files of a writer.
-        found = [file for file in sorted(folder.glob(f"*{suffix}")) if not file.name.startswith(".")]
-        files.update({file.name.removesuffix(suffix): file for file in found})
+        files.update({file.name.removesuffix(suffix): file for file in list_files(folder, f"*{suffix}")})
     if not files:
-        held = sorted(entry.name for entry in path.iterdir())[:8]
+        held = [entry.name for entry in list_files(path)][:8]
         raise FileNotFoundError(
             f"Expected h5_files/*.h5, pt_files/*.pt, *.h5 or *.pt in {path}, got {held or 'an empty folder'}. "
             "Give dataset.features_dir=<folder of features>, or extract features with task=embed."

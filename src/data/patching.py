@@ -143,7 +143,8 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
         if dataset is None or dataset.ndim != 2 or dataset.shape[1] != 2:
             found = sorted(file) if dataset is None else dataset.shape
             raise FeatureFileError(f"Expected a dataset coords [n_patches, 2] in {path}, got {found}. {RECUT}")
-        coords, attributes = np.asarray(dataset), dict(dataset.attrs)
+        coords = np.asarray(dataset)
+        attributes: dict[str, Any] = dict(dataset.attrs)
     edge = patch_size_level0(attributes)
     if edge is None:
         raise ValueError(

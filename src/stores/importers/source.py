@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from src.files import list_files
 from src.stores.safe_pickle import load_checkpoint
 
 _KNOWN_WEIGHTS = (
@@ -125,11 +126,11 @@ class Source:
             raise FileNotFoundError(f"Expected a checkpoint's file or folder at {self.path}, found nothing.")
         found = [self.path / name for name in _KNOWN_WEIGHTS if (self.path / name).is_file()]
         if not found:
-            found = [path for path in sorted(self.path.iterdir()) if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
+            found = [path for path in list_files(self.path) if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
         if not found:
             raise FileNotFoundError(
                 f"Expected weights ({', '.join(_KNOWN_WEIGHTS)}, or one file {' '.join(_WEIGHT_SUFFIXES)}) in "
-                f"{self.path}, found {sorted(path.name for path in self.path.iterdir())}: name the file."
+                f"{self.path}, found {[path.name for path in list_files(self.path)]}: name the file."
             )
         if len(found) > 1:
             raise ValueError(
