@@ -31,10 +31,11 @@ class ActivationDataModule(L.LightningDataModule):
     """Train and validation activations of one fold.
 
     Training yields blocks: lists of `block_size` float32 tensors [<= batch_size, d_in], so that one training step of
-    Lightning makes many optimizer steps. Every epoch visits each train row once, in an order seeded by (seed, epoch);
+    Lightning makes many optimizer steps. Every epoch visits each train row once, in an order that the rows and (seed,
+    epoch) decide (`windowed_order`), wherever the rows lie;
     the last block may hold fewer batches and its last batch fewer rows. The position is part of Lightning's checkpoint,
-    and a resumed run goes on at the next row that was not trained on, also with another number of workers or processes
-    or another block size.
+    and a resumed run goes on at the next row that was not trained on, also with another residency, another number of
+    workers or processes or another block size.
 
     Of several processes (Lightning's world size), each gets its piece of every batch (`block_batches`); `batch_size`
     is that of all together.
@@ -48,14 +49,13 @@ class ActivationDataModule(L.LightningDataModule):
         batch_size: rows of a batch, or images with batch_unit `images`.
         block_size: batches of a block.
         seed: of the permutations.
-        residency: where train rows lie, of `src.data.residency.RESIDENCIES`. `gpu` and `ram` hold them, and permute all
-            of them; `mmap` and `stream` read window by window, from the map or from whatever the source does, and
-            shuffle by blocks (`EpochOrder`). `auto` chooses by size and free memory. A run that resumes
-            keeps the order it began with.
+        residency: where train rows lie, of `src.data.residency.RESIDENCIES`: `gpu` and `ram` hold them, `mmap` and
+            `stream` read them window by window, from the map or from whatever the source does. `auto` chooses by size
+            and free memory. All visit rows in one order.
         n_workers: threads that read ahead, by two blocks; 0 reads when a block is asked for.
         batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
         n_tokens: rows an image.
-        window_bytes: that `mmap` and `stream` mix; with workers, two windows are held.
+        window_bytes: rows of more than this are mixed by windows of so much; `mmap` and `stream` hold two of them.
 
     Raises:
         ValueError: when a size is below 1, there is no train row, a residency or unit is
@@ -153,7 +153,10 @@ class ActivationDataModule(L.LightningDataModule):
         return self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up a position in training, and the order it is a position in, where rows can be fed in it."""
+        """Takes up a position in training, and the order it is a position in, where rows can be fed in it.
+
+        That is another order than this run's where an earlier version, or other window_bytes, began the run.
+        """
         loader = self._train_loader
         if state_dict.get("order") == "windows" or not isinstance(self._feed, WindowFeed):
             loader.order = replace(loader.order, chunk=state_dict.get("chunk"), window=state_dict.get("window"))
@@ -166,14 +169,9 @@ class ActivationDataModule(L.LightningDataModule):
                 f"Expected at least as many train {'rows' if self.n_tokens is None else 'images'} as processes, got "
                 f"{self.n_items} and {self._rank_of[1]}: use fewer processes (trainer.devices)."
             )
-        is_windowed = isinstance(self._feed, WindowFeed)
-        order = (
-            windowed_order(self._items, self.seed, self.window_bytes)
-            if is_windowed
-            else EpochOrder(self.n_items, self.seed)
-        )
+        _ = self._feed  # a wrong residency is told before the first batch, and by all processes together
         return EpochLoader(
-            order,
+            windowed_order(self._items, self.seed, self.window_bytes),
             self.batch_size,
             self.read_blocks if self._shared is None else self._read_shared,
             block_size=self.block_size,

@@ -12,7 +12,9 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 
 
 def list_slides(slides_dir: str | Path) -> dict[str, Path]:
-    """Returns the slides of a folder by slide id, the file name without suffix, sorted; names that start with a dot are none.
+    """Returns the slides of a folder by slide id, the file name without suffix, sorted.
+
+    Names that start with a dot are no slides.
 
     Raises:
         FileNotFoundError: when the folder does not exist or holds no slide.
