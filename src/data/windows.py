@@ -58,9 +58,9 @@ class WindowFeed:
 
         An order of all rows, not one of windows, is taken for one window: all of them are read into memory.
         """
-        if not isinstance(positions, WindowedPermutation):
-            positions = OneWindow(np.asarray(positions[: len(positions)]), _chunk_rows(self._source))
-        with closing(self._gather(positions, blocks)) as gathered:
+        is_windowed = isinstance(positions, WindowedPermutation)
+        order = positions if is_windowed else OneWindow(np.asarray(positions[:]), _chunk_rows(self._source))
+        with closing(self._gather(order, blocks)) as gathered:
             tasks = (partial(next, gathered) for _ in blocks)
             yield from prefetch(tasks, min(1, self._n_workers), BLOCKS_AHEAD)
 
