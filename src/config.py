@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def folder_name(folder: str | None) -> str:
     """Returns a run name for a folder: its name and six hex digits of its resolved path."""
     if not folder:
         return "unnamed"
-    path = Path(folder).expanduser().resolve()
-    return f"{path.name}_{digest_text(str(path), 6)}"
+    path = os.path.realpath(Path(folder).expanduser())  # Path.resolve raises on links that lead to themselves
+    return f"{os.path.basename(path)}_{digest_text(path, 6)}"
 
 
 def task_spec(task: str) -> TaskSpec:

@@ -23,6 +23,8 @@ from src.data.windows import WINDOW_BYTES, WindowFeed, windowed_order
 _LOGGER = logging.getLogger(__name__)
 BATCH_UNITS = ("rows", "images")
 _N_ENTROPY_BATCHES = 16
+# Of a block, unless a single batch is larger: one is trained on, one is made and BLOCKS_AHEAD wait.
+_MOST_BLOCK_BYTES = 128 << 20
 
 Block = list[torch.Tensor]
 
@@ -47,7 +49,7 @@ class ActivationDataModule(L.LightningDataModule):
             computed when they are read (`src.data.backbone_rows.BackboneRows`).
         val_rows: to validate on; may be none.
         batch_size: rows of a batch, or images with batch_unit `images`.
-        block_size: batches of a block.
+        block_size: batches of a block; fewer where they would take more than 128 MiB.
         seed: of the permutations.
         residency: where train rows lie, of `src.data.residency.RESIDENCIES`: `gpu` and `ram` hold them, `mmap` and
             `stream` read them window by window, from the map or from whatever the source does. `auto` chooses by size
@@ -85,7 +87,7 @@ class ActivationDataModule(L.LightningDataModule):
             raise ValueError(
                 f"Expected train.batch_unit rows, or images with train.n_tokens, got {batch_unit} and {n_tokens}."
             )
-        self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
         self.window_bytes = window_bytes
         self._shared: SharedBlocks[Block] | None = None
@@ -93,6 +95,8 @@ class ActivationDataModule(L.LightningDataModule):
         if not self.train_rows.n_rows:
             raise ValueError("Expected train slides with rows, got none.")
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
+        batch_bytes = batch_size * self._items.d_in * 4
+        self.block_size = min(block_size, max(1, _MOST_BLOCK_BYTES // batch_bytes))
         choose_residency(residency, 0, 0, 0)  # refuses a name that is none
 
     @property

@@ -25,7 +25,7 @@ from src.tasks.upstream_sae import open_upstream_sae
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
 # Of the dense pre-latents of a piece, or its float64 copies for the variance; several of that size are alive at once.
-_PIECE_BYTES = 64 << 20
+_PIECE_BYTES = 16 << 20
 _FEWEST_ROWS = 64
 
 
