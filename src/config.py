@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.files import digest_text
 from src.modules.ddp import n_devices
+from src.records import class_name
 from src.run_paths import TaskSpec, result_values, run_path
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -50,8 +52,8 @@ def folder_name(folder: str | None) -> str:
     """Returns a run name for a folder: its name and six hex digits of its resolved path."""
     if not folder:
         return "unnamed"
-    path = Path(folder).expanduser().resolve()
-    return f"{path.name}_{digest_text(str(path), 6)}"
+    path = os.path.realpath(Path(folder).expanduser())  # Path.resolve raises on links that lead to themselves
+    return f"{os.path.basename(path)}_{digest_text(path, 6)}"
 
 
 @functools.cache
@@ -107,10 +109,20 @@ def resolve(cfg: DictConfig) -> DictConfig:
         ValueError: from `validate`, with every error of the configuration at once.
     """
     validate(cfg)
-    plain = OmegaConf.create(OmegaConf.to_container(_without_hydra(cfg), resolve=True))
+    values: Any = OmegaConf.to_container(_without_hydra(cfg), resolve=True)
+    _name_classes(values["dataset"])
+    plain = OmegaConf.create(values)
     OmegaConf.set_readonly(plain, True)
     OmegaConf.set_struct(plain, True)
     return plain  # pyright: ignore[reportReturnType]
+
+
+def _name_classes(dataset: dict[str, Any]) -> None:
+    """Makes texts of labels such as 0 and 1, which YAML and the command line take for numbers."""
+    if dataset.get("class_names") is not None:
+        dataset["class_names"] = [class_name(name, "dataset.class_names") for name in dataset["class_names"]]
+    if dataset.get("positive_class") is not None:
+        dataset["positive_class"] = class_name(dataset["positive_class"], "dataset.positive_class")
 
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:

@@ -212,3 +212,11 @@ def digest_array(array: np.ndarray) -> str:
 def digest_text(text: str, length: int = 32) -> str:
     """Returns the first `length` hex digits of the blake2b digest of a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
+
+
+def list_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Returns what of a folder matches, sorted, without names that start with a dot.
+
+    Those are nobody's slides, features or images: unfinished files of a writer, or what a system keeps of its own.
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from src.csv_tables import read_table, refuse_blanks, some
 
 PARTS = ("train", "val", "test")
 # Bags of fewer patches may coincide by chance (coarse features, blank images); equal larger ones are copies.
@@ -57,16 +60,19 @@ class FittedSlide:
 def read_slides(metadata_csv: str | Path, class_names: Sequence[str] | None = None) -> list[Slide]:
     """Reads a CLAM-style dataset csv with columns case_id, slide_id, label; every id stays a string.
 
+    A slide without a case_id is an error, not a case of its own: its patient may have other slides in the file.
+
     Args:
         metadata_csv: the csv; further columns are ignored.
-        class_names: the labels that may occur; any when None.
+        class_names: the labels that may occur, as `class_name` takes them; any when None.
 
     Returns:
         The slides in the order of the file.
 
     Raises:
         FileNotFoundError: when the csv does not exist.
-        ValueError: when a column or a label is missing, an id occurs twice, or a label is not a known class.
+        ValueError: when the file is no csv in UTF-8, a column or a label is missing, an id or label is empty or has
+            blanks around it, an id occurs twice, or a label is not a known class.
     """
     path = Path(metadata_csv)
     if not path.is_file():
@@ -74,29 +80,47 @@ def read_slides(metadata_csv: str | Path, class_names: Sequence[str] | None = No
             f"Expected a csv with columns case_id, slide_id, label at {path}, found no such file. "
             "Give dataset.metadata_csv=<csv>."
         )
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path)
     if missing := [column for column in ("case_id", "slide_id", "label") if column not in table.columns]:
         raise ValueError(
             f"Expected the columns case_id, slide_id, label in {path}, got {list(table.columns)}: add {missing}."
         )
     if unlabelled := table.loc[table["label"].str.strip() == "", "slide_id"].tolist():
         raise ValueError(
-            f"Expected a label for every slide in {path}, got none for {_some(unlabelled)}: "
+            f"Expected a label for every slide in {path}, got none for {some(unlabelled)}: "
             "fill the label or remove the row."
         )
+    for column in ("slide_id", "case_id", "label"):
+        refuse_blanks(table[column], column, path)
     if twice := table.loc[table["slide_id"].duplicated(), "slide_id"].tolist():
         raise ValueError(
-            f"Expected every slide_id once in {path}, got {_some(twice)} more than once: remove the others."
+            f"Expected every slide_id once in {path}, got {some(twice)} more than once: remove the others."
         )
     if class_names is not None:
-        unknown = sorted(set(table["label"]) - set(class_names))
-        if unknown:
+        names = [class_name(name, "dataset.class_names") for name in class_names]
+        if unknown := sorted(set(table["label"]) - set(names)):
             raise ValueError(
-                f"Expected labels among {list(class_names)} in {path}, got {unknown}: "
-                "correct the csv or dataset.class_names."
+                f"Expected labels among {names} in {path}, got {unknown}: correct the csv or dataset.class_names."
             )
     rows = zip(table["slide_id"], table["case_id"], table["label"], strict=True)
     return [Slide(str(slide_id), str(case_id), str(label)) for slide_id, case_id, label in rows]
+
+
+def class_name(value: Any, key: str) -> str:
+    """Returns a class name as the csv spells it, where YAML or the command line made a whole number of it.
+
+    Args:
+        value: a text, or the whole number of labels such as 0 and 1.
+        key: where it was given, for messages.
+
+    Raises:
+        ValueError: when it is neither: `true` or 1.0 may be spelled in several ways.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"Expected a text in {key}, got {value!r}: put the label in quotes, as the csv spells it.")
 
 
 def order_classes(labels: Iterable[str], positive_class: str | None) -> tuple[str, ...]:
@@ -111,8 +135,13 @@ def order_classes(labels: Iterable[str], positive_class: str | None) -> tuple[st
     names = sorted(set(labels))
     if len(names) < 2:
         raise ValueError(f"Expected at least two classes among the labels, got {names}.")
-    if positive_class is not None and positive_class not in names:
-        raise ValueError(f"Expected dataset.positive_class to be one of {names}, got {positive_class!r}.")
+    if positive_class is not None:
+        positive_class = class_name(positive_class, "dataset.positive_class")
+        if positive_class not in names:
+            raise ValueError(
+                f"Expected dataset.positive_class to be one of {names}, got {positive_class!r}: spell it as the csv "
+                "does, a number with leading zeros in quotes."
+            )
     if len(names) == 2:
         if positive_class is None:
             raise ValueError(
@@ -131,27 +160,23 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
 
     Raises:
         FileNotFoundError: when neither file exists, naming both and the command that makes them.
-        ValueError: when the columns are not those, or a slide is in two parts.
+        ValueError: when the file is no csv in UTF-8, the columns are not those, an id has blanks around it, or a slide
+            is in two parts.
     """
     path = find_split(splits_dir, fold)
-    if path.name == f"splits_{fold}.csv":
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        _expect_parts(table, path)
-        parts = {part: tuple(value for value in table[part] if value) if part in table else () for part in PARTS}
-    else:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=0)
-        _expect_parts(table, path)
-        parts = {
-            part: tuple(str(index) for index in table.index[table[part].str.lower() == "true"])
-            if part in table.columns
-            else ()
-            for part in PARTS
-        }
+    table = read_table(path)
+    if missing := {"train", "test"} - set(table.columns):
+        raise ValueError(
+            f"Expected columns train, val, test in {path}, got {list(table.columns)}: missing {sorted(missing)}."
+        )
+    members = _flagged_slides if path.name.endswith("_bool.csv") else _listed_slides
+    parts = {part: members(table, part, path) if part in table else () for part in PARTS}
     split = FoldSplit(fold, **parts)
     everything = pd.Series(split.slide_ids("train+val+test"), dtype=object)
+    refuse_blanks(everything, "slide ids", path)
     if both := everything[everything.duplicated()].tolist():
         raise ValueError(
-            f"Expected each slide in one part of fold {fold} in {splits_dir}, got {_some(both)} in several."
+            f"Expected each slide in one part of fold {fold} in {splits_dir}, got {some(both)} in several."
         )
     return split
 
@@ -193,7 +218,7 @@ def check_split(
     case_of = {slide.slide_id: slide.case_id for slide in slides}
     if unknown := [slide_id for slide_id in split.slide_ids("train+val+test") if slide_id not in case_of]:
         raise ValueError(
-            f"Expected every slide of fold {split.fold} in {source}, got {_some(unknown)} that it does not list: "
+            f"Expected every slide of fold {split.fold} in {source}, got {some(unknown)} that it does not list: "
             "add the rows or correct the split."
         )
     for part in needed:
@@ -248,13 +273,12 @@ def refuse_leakage(fitted: Iterable[FittedSlide], held_out: Iterable[FittedSlide
     return twins
 
 
-def _expect_parts(table: pd.DataFrame, path: Path) -> None:
-    if missing := {"train", "test"} - set(table.columns):
-        raise ValueError(
-            f"Expected columns train, val, test in {path}, got {list(table.columns)}: missing {sorted(missing)}."
-        )
+def _listed_slides(table: pd.DataFrame, part: str, _: Path) -> tuple[str, ...]:
+    return tuple(value for value in table[part] if value)
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _flagged_slides(table: pd.DataFrame, part: str, path: Path) -> tuple[str, ...]:
+    flags = table[part].str.lower()
+    if unknown := sorted(set(flags) - {"true", "false"}):
+        raise ValueError(f"Expected True or False in column {part} of {path}, got {some(unknown)}.")
+    return tuple(table.iloc[:, 0][flags == "true"])

@@ -1,5 +1,6 @@
 """Where a run lives: the same command gives the same directory, other results another one."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ def _canonical(value: str) -> str:
 
 def _folder_safe(value: str) -> str:
     if "/" in value:
-        return digest_text(str(Path(value.strip("'\"")).expanduser().resolve()), _DIGEST_LENGTH)
+        # Not Path.resolve, which raises on links that lead to themselves: the task says what is wrong with the path.
+        return digest_text(os.path.realpath(Path(value.strip("'\"")).expanduser()), _DIGEST_LENGTH)
     # Characters that shells or file systems treat specially are spelled by their code, so that no two values meet.
     return re.sub(r"[^\w.+-]", lambda match: f"%{ord(match.group()):x}", value)

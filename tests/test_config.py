@@ -129,3 +129,11 @@ def test_a_sweep_in_one_process_starts_no_processes(overrides, mode, is_refused,
     monkeypatch.setattr(HydraConfig.instance(), "cfg", started)
     complaint = errors_of(["exp=quickstart", "trainer=cpu", *overrides])
     assert ("without -m, or give cluster=slurm" in complaint) == is_refused, complaint
+
+
+def test_labels_that_yaml_takes_for_numbers_are_texts():
+    typed = ["task=convert", "dataset=features", "dataset.positive_class=1", "dataset.class_names=[0,1]"]
+    dataset = config.resolve(config.compose(typed)).dataset
+    assert (dataset.positive_class, list(dataset.class_names)) == ("1", ["0", "1"])
+    with pytest.raises(ValueError, match=r"text in dataset\.positive_class, got True: put the label in quotes"):
+        config.resolve(config.compose(["task=convert", "dataset=features", "dataset.positive_class=true"]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from src.files import digest_array, is_leftover, remove_leftovers, write_atomically, write_even_when_full
+from src.files import digest_array, is_leftover, list_files, remove_leftovers, write_atomically, write_even_when_full
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
@@ -180,3 +180,11 @@ def test_a_small_text_is_written_over_the_old_one_where_the_disk_is_full(small_d
     assert path.read_text() == "{}"
     with pytest.raises(OSError, match="No space left"):
         write_even_when_full(small_disk / "new.json", "{}")
+
+
+def test_names_that_start_with_a_dot_are_not_listed(tmp_path):
+    for name in ("b.h5", "a.h5", ".a.h5", "a.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_files(tmp_path)] == ["a.h5", "a.pt", "b.h5"]
+    assert [path.name for path in list_files(tmp_path, "*.h5")] == ["a.h5", "b.h5"]
+    assert list_files(tmp_path / "missing") == []

@@ -36,6 +36,66 @@ def test_bad_csv_is_named(tmp_path, text, message):
         read_slides(write(tmp_path / "d.csv", text), ["normal", "tumor"])
 
 
+NO_BREAK = "\u00a0"
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", NO_BREAK, "\u2003", "\u200b"])
+@pytest.mark.parametrize(
+    ("row", "column"), [("p{},s,neg", "case_id"), ("p,{}s,neg", "slide_id"), ("p,s,neg{}", "label")]
+)
+def test_blanks_around_ids_and_labels_are_listed(tmp_path, row, column, blank):
+    path = write(tmp_path / "d.csv", "case_id,slide_id,label\np,s0,neg\n" + row.format(blank) + "\n")
+    with pytest.raises(ValueError, match=rf"{column} without blanks .*d\.csv, got '.+': correct") as caught:
+        read_slides(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_slides_without_a_case_are_no_case_together(tmp_path):
+    path = write(tmp_path / "d.csv", "case_id,slide_id,label\n,s1,a\n,s2,b\n")
+    with pytest.raises(ValueError, match=r"Expected case_id .* none empty, in .*d\.csv, got ''"):
+        read_slides(path)
+
+
+def test_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    (tmp_path / "d.csv").write_text("case_id,slide_id,label\na,s1,x\n", encoding="utf-8-sig")
+    assert read_slides(tmp_path / "d.csv") == [Slide("s1", "a", "x")]
+    (tmp_path / "splits_0.csv").write_text("train,val,test\na,b,c\n", encoding="utf-8-sig")
+    assert read_split(tmp_path, 0) == FoldSplit(0, ("a",), ("b",), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("case_id,slide_id,label\na,s1,x\n".encode("utf-16"), r"UTF-8 in .*\.csv, got UTF-16: save it again"),
+        ("case_id,slide_id,label\na,s1,x\n".encode("utf-16-le"), r"UTF-8 in .*\.csv, got bytes of zero"),
+        ("train,val,test\nm\u00fcller,b,c\n".encode("latin-1"), r"UTF-8 in .*\.csv, got other bytes at byte 16"),
+        (b"", r"csv with a header at .*\.csv, got an empty file"),
+        (b"\n\n", r"csv with a header at .*\.csv, got an empty file"),
+        (b"train,val,test\na,b,c\nd,e,f,g\n", r"3 values in every line of .*\.csv.* got 4 in line 3"),
+        (b"case_id,slide_id,label\na,s1\n", r"3 values in every line of .*\.csv.* got 2 in line 2"),
+        (b"train,val,train\na,b,c\n", r"each column once in .*\.csv, got \['train'\]"),
+    ],
+)
+def test_file_that_is_no_good_csv_is_named_in_one_sentence(tmp_path, content, message):
+    path = tmp_path / "splits_0.csv"
+    path.write_bytes(content)
+    for read in (lambda: read_slides(path), lambda: read_split(tmp_path, 0)):
+        with pytest.raises(ValueError, match=message) as caught:
+            read()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_labels_that_yaml_takes_for_numbers(tmp_path):
+    path = write(tmp_path / "d.csv", "case_id,slide_id,label\na,s1,0\nb,s2,1\n")
+    assert [slide.label for slide in read_slides(path, [0, 1])] == ["0", "1"]  # pyright: ignore
+    assert order_classes(["0", "1"], 0) == ("1", "0")  # pyright: ignore
+    for ambiguous in (True, 1.0, None):
+        with pytest.raises(ValueError, match=r"text in dataset\.class_names, got .*: put the label in quotes"):
+            read_slides(path, ["0", ambiguous])  # pyright: ignore
+    with pytest.raises(ValueError, match=r"one of \['00', '01'\], got '1': .* leading zeros in quotes"):
+        order_classes(["00", "01"], 1)  # pyright: ignore
+
+
 def test_missing_csv_says_which_key_gives_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv.*dataset\.metadata_csv"):
         read_slides(tmp_path / "none.csv")
@@ -79,6 +139,25 @@ def test_split_errors(tmp_path):
         read_split(tmp_path, 1)
     with pytest.raises(ValueError, match="got 'dev'"):
         FoldSplit(0, (), (), ()).slide_ids("train+dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("splits_0.csv", "train,val,test\na ,,a\n"),
+        ("splits_0_bool.csv", "slide_id,train,val,test\na,False,False,True\na ,True,False,False\n"),
+    ],
+)
+def test_blanks_around_slide_ids_of_a_split_are_listed(tmp_path, name, text):
+    write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=rf"slide ids without blanks .*{name}, got 'a '"):
+        read_split(tmp_path, 0)
+
+
+def test_flag_that_is_neither_true_nor_false_drops_no_slide(tmp_path):
+    write(tmp_path / "splits_0_bool.csv", "slide_id,train,val,test\na,1,False,False\nb,False,False,True\n")
+    with pytest.raises(ValueError, match=r"True or False in column train of .*, got '1'"):
+        read_split(tmp_path, 0)
 
 
 def test_split_must_agree_with_the_slides():

@@ -8,8 +8,8 @@ import lightning
 class SlideMixing(lightning.Callback):
     """Logs `data/slide_entropy` at the end of each epoch; see `src.data.activations.ActivationDataModule`.
 
-    1 is what a permutation of all rows gives. Where rows are read by window (train.residency=mmap or stream), less says
-    that the window is too small for the order in which slides lie in the store.
+    1 is what a permutation of all rows gives. Where they are more than a window, less says that the window is too small
+    for the order in which slides lie in the store.
     """
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

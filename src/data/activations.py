@@ -23,6 +23,8 @@ from src.data.windows import WINDOW_BYTES, WindowFeed, windowed_order
 _LOGGER = logging.getLogger(__name__)
 BATCH_UNITS = ("rows", "images")
 _N_ENTROPY_BATCHES = 16
+# Of a block, unless a single batch is larger: one is trained on, one is made and BLOCKS_AHEAD wait.
+_MOST_BLOCK_BYTES = 128 << 20
 
 Block = list[torch.Tensor]
 
@@ -31,10 +33,11 @@ class ActivationDataModule(L.LightningDataModule):
     """Train and validation activations of one fold.
 
     Training yields blocks: lists of `block_size` float32 tensors [<= batch_size, d_in], so that one training step of
-    Lightning makes many optimizer steps. Every epoch visits each train row once, in an order seeded by (seed, epoch);
+    Lightning makes many optimizer steps. Every epoch visits each train row once, in an order that the rows and (seed,
+    epoch) decide (`windowed_order`), wherever the rows lie;
     the last block may hold fewer batches and its last batch fewer rows. The position is part of Lightning's checkpoint,
-    and a resumed run goes on at the next row that was not trained on, also with another number of workers or processes
-    or another block size.
+    and a resumed run goes on at the next row that was not trained on, also with another residency, another number of
+    workers or processes or another block size.
 
     Of several processes (Lightning's world size), each gets its piece of every batch (`block_batches`); `batch_size`
     is that of all together.
@@ -46,16 +49,15 @@ class ActivationDataModule(L.LightningDataModule):
             computed when they are read (`src.data.backbone_rows.BackboneRows`).
         val_rows: to validate on; may be none.
         batch_size: rows of a batch, or images with batch_unit `images`.
-        block_size: batches of a block.
+        block_size: batches of a block; fewer where they would take more than 128 MiB.
         seed: of the permutations.
-        residency: where train rows lie, of `src.data.residency.RESIDENCIES`. `gpu` and `ram` hold them, and permute all
-            of them; `mmap` and `stream` read window by window, from the map or from whatever the source does, and
-            shuffle by blocks (`EpochOrder`). `auto` chooses by size and free memory. A run that resumes
-            keeps the order it began with.
+        residency: where train rows lie, of `src.data.residency.RESIDENCIES`: `gpu` and `ram` hold them, `mmap` and
+            `stream` read them window by window, from the map or from whatever the source does. `auto` chooses by size
+            and free memory. All visit rows in one order.
         n_workers: threads that read ahead, by two blocks; 0 reads when a block is asked for.
         batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
         n_tokens: rows an image.
-        window_bytes: that `mmap` and `stream` mix; with workers, two windows are held.
+        window_bytes: rows of more than this are mixed by windows of so much; `mmap` and `stream` hold two of them.
 
     Raises:
         ValueError: when a size is below 1, there is no train row, a residency or unit is
@@ -85,7 +87,7 @@ class ActivationDataModule(L.LightningDataModule):
             raise ValueError(
                 f"Expected train.batch_unit rows, or images with train.n_tokens, got {batch_unit} and {n_tokens}."
             )
-        self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
         self.window_bytes = window_bytes
         self._shared: SharedBlocks[Block] | None = None
@@ -93,6 +95,8 @@ class ActivationDataModule(L.LightningDataModule):
         if not self.train_rows.n_rows:
             raise ValueError("Expected train slides with rows, got none.")
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
+        batch_bytes = batch_size * self._items.d_in * 4
+        self.block_size = min(block_size, max(1, _MOST_BLOCK_BYTES // batch_bytes))
         choose_residency(residency, 0, 0, 0)  # refuses a name that is none
 
     @property
@@ -153,7 +157,10 @@ class ActivationDataModule(L.LightningDataModule):
         return self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up a position in training, and the order it is a position in, where rows can be fed in it."""
+        """Takes up a position in training, and the order it is a position in, where rows can be fed in it.
+
+        That is another order than this run's where an earlier version, or other window_bytes, began the run.
+        """
         loader = self._train_loader
         if state_dict.get("order") == "windows" or not isinstance(self._feed, WindowFeed):
             loader.order = replace(loader.order, chunk=state_dict.get("chunk"), window=state_dict.get("window"))
@@ -166,14 +173,9 @@ class ActivationDataModule(L.LightningDataModule):
                 f"Expected at least as many train {'rows' if self.n_tokens is None else 'images'} as processes, got "
                 f"{self.n_items} and {self._rank_of[1]}: use fewer processes (trainer.devices)."
             )
-        is_windowed = isinstance(self._feed, WindowFeed)
-        order = (
-            windowed_order(self._items, self.seed, self.window_bytes)
-            if is_windowed
-            else EpochOrder(self.n_items, self.seed)
-        )
+        _ = self._feed  # a wrong residency is told before the first batch, and by all processes together
         return EpochLoader(
-            order,
+            windowed_order(self._items, self.seed, self.window_bytes),
             self.batch_size,
             self.read_blocks if self._shared is None else self._read_shared,
             block_size=self.block_size,

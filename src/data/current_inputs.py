@@ -13,7 +13,7 @@ from src.data.fold_table import FoldTable, read_fold
 from src.data.packed_index import digest_coords
 from src.data.patching import read_patch_file
 from src.data.slides import find_slide, list_slides
-from src.files import digest_text
+from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
 from src.records import find_split, read_slides
 
@@ -141,7 +141,7 @@ class CurrentInputs:
         if parts != "all":
             paths = [folder / f"{slide_id}.h5" for slide_id in self._slide_ids(parts)]
             return [path for path in paths if path.is_file()]
-        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+        return list_files(folder, "*.h5")
 
 
 def _files(what: str, _: str, recorded: Sequence[Input]) -> list[Input]:

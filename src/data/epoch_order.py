@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,9 +86,41 @@ class Window:
         """Its items in the order of the spans: [n] int64."""
         return np.concatenate([np.arange(start, stop) for start, stop in self.spans])
 
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Its items in the order of the epoch: [n] int64."""
+        return self.items[self.permutation]
+
+
+@dataclass(frozen=True)
+class OneWindow:
+    """An order of all items, as one window.
+
+    Attributes:
+        permutation: [n] int64.
+        chunk: items a span.
+    """
+
+    permutation: np.ndarray
+    chunk: int
+
+    def windows(self, start: int, stop: int) -> Iterator[Window]:
+        """Yields the window, as `WindowedPermutation.windows` does."""
+        if start < stop:
+            n = self.window_size
+            spans = [(first, min(first + self.chunk, n)) for first in range(0, n, self.chunk)]
+            yield Window(0, spans, self.permutation)
+
+    @property
+    def window_size(self) -> int:
+        """The number of items."""
+        return len(self.permutation)
+
 
 class WindowedPermutation:
     """The block-shuffled order of one epoch; holds the permutation of the chunks, and makes the rest when asked.
+
+    The window that was made last is kept, for batches are asked for one after the other.
 
     Args:
         n_items: the number of items.
@@ -103,6 +136,7 @@ class WindowedPermutation:
         self._chunks = self._permutation(0, -(-n_items // chunk))
         self._missing = len(self._chunks) * chunk - n_items
         self._place_of_last = int(np.argmax(self._chunks))
+        self._last_made: tuple[int, Window] | None = None
 
     def __len__(self) -> int:
         return self._n_items
@@ -111,8 +145,7 @@ class WindowedPermutation:
         start, stop, _ = places.indices(len(self))
         parts = [np.empty(0, dtype=np.int64)]
         for window in self.windows(start, stop):
-            within = window.permutation[max(start - window.start, 0) : max(stop - window.start, 0)]
-            parts.append(window.items[within])
+            parts.append(window.order[max(start - window.start, 0) : max(stop - window.start, 0)])
         return np.concatenate(parts)
 
     def windows(self, start: int, stop: int) -> Iterator[Window]:
@@ -142,10 +175,15 @@ class WindowedPermutation:
         return n_chunks * self._chunk - self._missing * (self._place_of_last < n_chunks)
 
     def _make(self, number: int) -> Window:
+        kept = self._last_made  # read once: threads ask side by side, and all make the same
+        if kept is not None and kept[0] == number:
+            return kept[1]
         start, stop = self._start_of(number), self._start_of(number + 1)
         chunks = np.sort(self._chunks[number * self._window : (number + 1) * self._window])
         spans = [(int(c) * self._chunk, min((int(c) + 1) * self._chunk, self._n_items)) for c in chunks]
-        return Window(start, spans, self._permutation(1 + number, stop - start))
+        window = Window(start, spans, self._permutation(1 + number, stop - start))
+        self._last_made = number, window
+        return window
 
     def _permutation(self, part: int, n: int) -> np.ndarray:
         return _generator(np.random.SeedSequence((self._seed, self._epoch), spawn_key=(part,))).permutation(n)

@@ -1,6 +1,5 @@
 """One feature file of any system, recognised by its content, as a bag of float32 patch vectors."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import h5py
 import numpy as np
 import torch
 
-from src.data.h5_files import REMEDY, FeatureFileError, open_h5
+from src.data.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5
 from src.data.patch_size import patch_size_level0
+from src.data.pt_files import map_tensor
 
 FEATURE_KEYS = ("features", "feats")
 """CLAM and TRIDENT write `features`, STAMP writes `feats`."""
@@ -49,7 +49,7 @@ def read_shape(path: Path) -> tuple[int, int]:
         FeatureFileError: when the file is damaged, holds no features, or no patches.
     """
     if path.suffix == ".pt":
-        return check_shape(tuple(_load_tensor(path).shape), path)
+        return check_shape(tuple(map_tensor(path, REMEDY).shape), path)
     with open_h5(path) as file:
         return check_shape(find_features(file, path).shape, path)
 
@@ -65,7 +65,7 @@ def read_bag(path: Path, slide_id: str) -> Bag:
         FeatureFileError: as `read_shape`; also when coords do not match, or a value is not finite.
     """
     if path.suffix == ".pt":
-        tensor = _load_tensor(path)
+        tensor = map_tensor(path, REMEDY)
         check_shape(tuple(tensor.shape), path)
         features = tensor.to(torch.float32).numpy()
         place = placement_of_pt(path)
@@ -84,7 +84,7 @@ def read_dtype(path: Path) -> np.dtype:
     Raises:
         FeatureFileError: when the file is damaged.
     """
-    is_half = path.suffix == ".pt" and _load_tensor(path).dtype == torch.float16
+    is_half = path.suffix == ".pt" and map_tensor(path, REMEDY).dtype == torch.float16
     return np.dtype(np.float16 if is_half else np.float32)
 
 
@@ -92,10 +92,10 @@ def find_features(file: h5py.File, path: Path) -> h5py.Dataset:
     """Returns the dataset of features.
 
     Raises:
-        FeatureFileError: when there is none.
+        FeatureFileError: when there is none, or not all of it lies in the file, see `find_dataset`.
     """
     for key in FEATURE_KEYS:
-        if isinstance(dataset := file.get(key), h5py.Dataset):
+        if (dataset := find_dataset(file, key, path)) is not None:
             return dataset
     raise FeatureFileError(f"Expected a dataset {' or '.join(FEATURE_KEYS)} in {path}, got {sorted(file)}. {REMEDY}")
 
@@ -104,10 +104,11 @@ def read_placement(file: h5py.File, n_patches: int, path: Path) -> Placement:
     """Reads the coords of an h5 file, and the patch size from its attributes and theirs.
 
     Raises:
-        FeatureFileError: when coords do not match the number of patches, or are beyond 2^31 pixels.
+        FeatureFileError: when coords do not match the number of patches, are beyond 2^31 pixels, or do not lie in the
+            file, see `find_dataset`.
     """
-    dataset = file.get("coords")
-    if not isinstance(dataset, h5py.Dataset):
+    dataset = find_dataset(file, "coords", path)
+    if dataset is None:
         return Placement(None, patch_size_level0(file.attrs), f"{path.name} has no dataset coords")
     _check_coords(dataset, n_patches, path)
     size = patch_size_level0({**file.attrs, **dataset.attrs})
@@ -133,24 +134,6 @@ def _check_coords(dataset: h5py.Dataset, n_patches: int, path: Path) -> None:
         raise FeatureFileError(
             f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
         )
-
-
-def _load_tensor(path: Path) -> torch.Tensor:
-    """Maps the tensor of a pt file; one written before torch 1.6 cannot be mapped and is read whole."""
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise FeatureFileError(f"Expected a readable pt file at {path}, got {error}. {REMEDY}") from error
-    if not isinstance(content, torch.Tensor):
-        raise FeatureFileError(
-            f"Expected one tensor [n_patches, d_in] in {path}, got {type(content).__name__}. {REMEDY}"
-        )
-    return content
 
 
 def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:

@@ -65,11 +65,11 @@ def _plain_runs(dataset: h5py.Dataset, dtype: np.dtype) -> list[_Run] | None:
     Plain are values that are stored as the machine holds them: no filter, all chunks there and as wide as the data.
     """
     created = dataset.id.get_create_plist()
-    if dataset.dtype != dtype.newbyteorder("<") or created.get_nfilters() or created.get_external_count():
+    if dataset.dtype != dtype.newbyteorder("<") or created.get_nfilters():
         return None
     n_rows, d_in = dataset.shape
     if dataset.chunks is None:
-        offset = None if dataset.is_virtual else dataset.id.get_offset()
+        offset = dataset.id.get_offset()
         return None if offset is None else [_Run(0, n_rows, offset)]
     chunk_rows, chunk_width = dataset.chunks
     chunks: list[h5py.h5d.StoreInfo] = []

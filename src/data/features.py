@@ -11,8 +11,9 @@ import numpy as np
 
 from src.data.feature_files import Bag, Placement, placement_of_pt, read_bag, read_dtype, read_shape
 from src.data.feature_source import FeatureSource, open_h5_source
-from src.data.h5_files import FeatureFileError, open_h5
+from src.data.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
 from src.data.patch_size import patch_size_level0
+from src.files import list_files
 from src.progress import track
 
 __all__ = ["Bag", "FeatureFileError", "FeatureFolder"]
@@ -191,8 +192,11 @@ class FeatureFolder:
             return None
         for path in (self.patches_dir / "patches" / f"{slide_id}.h5", self.patches_dir / f"{slide_id}.h5"):
             if path.is_file():
-                with open_h5(path) as file:
-                    return patch_size_level0(file["coords"].attrs)
+                with open_h5(path, RECUT) as file:
+                    coords = find_dataset(file, "coords", path, RECUT)
+                    if coords is None:
+                        raise FeatureFileError(f"Expected a dataset coords in {path}, got {sorted(file)}. {RECUT}")
+                    return patch_size_level0(coords.attrs)
         return None
 
     def _placement_without_h5(self, path: Path) -> Placement:
@@ -235,11 +239,9 @@ def _list_feature_files(path: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     # Later entries win: h5 over pt.
     for folder, suffix in ((path, ".pt"), (path / "pt_files", ".pt"), (path, ".h5"), (path / "h5_files", ".h5")):
-        # Names that start with a dot are unfinished files of a writer.
-        found = [file for file in sorted(folder.glob(f"*{suffix}")) if not file.name.startswith(".")]
-        files.update({file.name.removesuffix(suffix): file for file in found})
+        files.update({file.name.removesuffix(suffix): file for file in list_files(folder, f"*{suffix}")})
     if not files:
-        held = sorted(entry.name for entry in path.iterdir())[:8]
+        held = [entry.name for entry in list_files(path)][:8]
         raise FileNotFoundError(
             f"Expected h5_files/*.h5, pt_files/*.pt, *.h5 or *.pt in {path}, got {held or 'an empty folder'}. "
             "Give dataset.features_dir=<folder of features>, or extract features with task=embed."

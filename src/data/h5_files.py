@@ -1,6 +1,7 @@
 """Opening other systems' h5 files, with errors that say what to do."""
 
 import errno
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,11 @@ import h5py
 
 _LOCK_REFUSED = (errno.EAGAIN, errno.ENOLCK)
 REMEDY = "Extract the slide again (task=embed), or leave it out with dataset.on_bad_file=skip."
+RECUT = "Make the file again with task=tile."
+
+# Compressed features shrink by 1.1 to 20 times, hardly more where most are zero. Deflate reaches 1032, for zeros alone.
+_MOST_EXPANSION = 250
+_HARMLESS_BYTES = 64 << 20
 
 
 class FeatureFileError(ValueError):
@@ -16,13 +22,15 @@ class FeatureFileError(ValueError):
 
 
 @contextmanager
-def open_h5(path: Path) -> Iterator[h5py.File]:
+def open_h5(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
     """Opens an h5 file for one read; a handle is never kept, so none crosses a fork.
 
     Raises:
         FeatureFileError: when HDF5 cannot read the file, or a part of it that is read while it is open.
         OSError: when a network file system refuses the lock, which is no fault of the file.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise FeatureFileError(f"Expected an HDF5 file at {path}, got no regular file. {remedy}")
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -33,4 +41,56 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
                 f"Expected HDF5 to lock {path} for reading, got {error}. Network file systems often refuse locks: "
                 "set the environment variable HDF5_USE_FILE_LOCKING=FALSE and start again."
             ) from error
-        raise FeatureFileError(f"Expected a readable HDF5 file at {path}, got {error}. {REMEDY}") from error
+        raise FeatureFileError(f"Expected a readable HDF5 file at {path}, got {error}. {remedy}") from error
+
+
+def find_dataset(file: h5py.File, name: str, path: Path, remedy: str = REMEDY) -> h5py.Dataset | None:
+    """Returns a dataset of numbers whose values all lie in this file; None when the file has no dataset of that name.
+
+    Nothing is read but headers and the list of chunks, and nothing is allocated for the values.
+
+    Raises:
+        FeatureFileError: when the values would come from other files (links, external storage, virtual datasets), are
+            no numbers, or the file lacks some: HDF5 makes up what was never written, of any size.
+    """
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise _elsewhere(name, path, "a link to another file")
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if dataset.file.filename != file.filename:
+        raise _elsewhere(name, path, "a link to another file")
+    created = dataset.id.get_create_plist()
+    if created.get_external_count():
+        raise _elsewhere(name, path, "storage in other files")
+    if dataset.is_virtual:
+        raise _elsewhere(name, path, "a virtual dataset")
+    if dataset.dtype.kind not in "iuf":
+        raise FeatureFileError(f"Expected numbers as {name} in {path}, got {dataset.dtype}. {remedy}")
+    if not _is_whole(dataset, created.get_nfilters() > 0):
+        raise FeatureFileError(
+            f"Expected {_declared(dataset):,} bytes of {name} in {path}, as its shape {dataset.shape} says, got "
+            f"{dataset.id.get_storage_size():,} in the file: not all of it was written. {remedy}"
+        )
+    return dataset
+
+
+def _declared(dataset: h5py.Dataset) -> int:
+    return (dataset.size or 0) * dataset.dtype.itemsize
+
+
+def _is_whole(dataset: h5py.Dataset, is_filtered: bool) -> bool:
+    """Whether the file holds as much as the shape promises, as far as that shows without reading."""
+    declared, stored = _declared(dataset), dataset.id.get_storage_size()
+    if dataset.chunks is None or not dataset.size:
+        return stored >= declared
+    n_chunks = math.prod(-(-size // edge) for size, edge in zip(dataset.shape, dataset.chunks, strict=True))
+    most = max(_HARMLESS_BYTES, _MOST_EXPANSION * stored) if is_filtered else stored
+    return dataset.id.get_num_chunks() == n_chunks and declared <= most
+
+
+def _elsewhere(name: str, path: Path, found: str) -> FeatureFileError:
+    return FeatureFileError(
+        f"Expected the values of {name} in {path} itself, got {found}, which is not followed. Copy them into the file, "
+        "or leave the slide out with dataset.on_bad_file=skip."
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from src.data.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
 from src.data.patch_size import patch_size_level0
 from src.files import write_atomically
 
@@ -132,13 +133,18 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
 
     Raises:
         FileNotFoundError: when there is no such file.
+        FeatureFileError: when the file is damaged, or holds no coords.
         ValueError: when the file does not state the edge.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"Expected a patch file at {path}, found none. Make it with task=tile.")
-    with h5py.File(path, "r") as file:
-        dataset: Any = file["coords"]
-        coords, attributes = np.asarray(dataset), dict(dataset.attrs)
+    with open_h5(path, RECUT) as file:
+        dataset = find_dataset(file, "coords", path, RECUT)
+        if dataset is None or dataset.ndim != 2 or dataset.shape[1] != 2:
+            found = sorted(file) if dataset is None else dataset.shape
+            raise FeatureFileError(f"Expected a dataset coords [n_patches, 2] in {path}, got {found}. {RECUT}")
+        coords = np.asarray(dataset)
+        attributes: dict[str, Any] = dict(dataset.attrs)
     edge = patch_size_level0(attributes)
     if edge is None:
         raise ValueError(
@@ -150,5 +156,5 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
 
 def read_settings(path: Path) -> str:
     """Returns what a slide was cut with; empty when the file does not say, as CLAM's do not."""
-    with h5py.File(path, "r") as file:
+    with open_h5(path, RECUT) as file:
         return str(file.attrs.get("settings", ""))

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.files import list_files
+
 # What OpenSlide reads by suffix; formats that are folders or need companions are named by their main file.
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 
@@ -12,13 +14,15 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 def list_slides(slides_dir: str | Path) -> dict[str, Path]:
     """Returns the slides of a folder by slide id, the file name without suffix, sorted.
 
+    Names that start with a dot are no slides.
+
     Raises:
         FileNotFoundError: when the folder does not exist or holds no slide.
         ValueError: when two files have one id.
     """
     folder = Path(slides_dir)
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+    for path in list_files(folder):
         if path.suffix.lower() in SUFFIXES:
             if path.stem in found:
                 raise ValueError(
@@ -40,7 +44,7 @@ def find_slide(slides_dir: str | Path, slide_id: str) -> Path:
     """
     for suffix in SUFFIXES:
         path = Path(slides_dir) / f"{slide_id}{suffix}"
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             return path
     raise FileNotFoundError(
         f"Expected slide {slide_id!r} in {slides_dir} with one of the suffixes {', '.join(SUFFIXES)}, found none."

@@ -12,7 +12,7 @@ import numpy as np
 from src.data.annotations import Polygon, write_asap_xml
 from src.data.slide_writer import write_slide
 from src.data.synthetic_drawing import MICRONS_PER_PIXEL, draw_slide
-from src.files import write_atomically
+from src.files import list_files, remove_leftovers, write_atomically
 from src.progress import track
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ def generate_slides(
 
     Writes `slides/<slide_id>.tif`, `annotations/<slide_id>.xml` of positive slides (ASAP XML, level-0 pixels), and last
     `dataset.csv` (case_id, slide_id, label: normal or tumor). Every file appears whole; a second call draws only slides
-    that are not there.
+    that are not there, and removes what a killed one left half written.
 
     Args:
-        out_dir: the folder.
+        out_dir: the folder; nobody else may be drawing there.
         n_slides: how many slides.
         n_cases: how many cases they come from; every second case has tumour, in all of its slides.
         size: mean edge of a slide in level-0 pixels.
@@ -55,6 +55,8 @@ def generate_slides(
     out_dir = Path(out_dir)
     planned = plan_slides(n_slides, n_cases, seed)
     _claim(out_dir, {"version": _VERSION, "n_slides": n_slides, "n_cases": n_cases, "size": size, "seed": seed})
+    for folder in (out_dir, out_dir / "slides", out_dir / "annotations"):
+        remove_leftovers(folder)
 
     def draw(slide: PlannedSlide) -> None:
         path = out_dir / "slides" / f"{slide.slide_id}.tif"
@@ -99,7 +101,7 @@ def _claim(out_dir: Path, settings: dict[str, int]) -> None:
     """Notes in the folder what is drawn there, and refuses a folder that holds something else."""
     path = out_dir / "generator.json"
     if not path.is_file():
-        if (out_dir / "slides").is_dir() and any((out_dir / "slides").iterdir()):
+        if list_files(out_dir / "slides"):
             raise ValueError(f"Expected {out_dir} to be empty or drawn by this generator, got other slides in it.")
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")

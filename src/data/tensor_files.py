@@ -1,6 +1,7 @@
 """One array of activations for many images, as a .npy or .pt file, with optional labels and ids in files beside it."""
 
 import csv
+import io
 import json
 import pickle
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
+from src.csv_tables import read_text, refuse_blanks
 from src.data.h5_files import FeatureFileError
+from src.data.pt_files import map_tensor
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".svs", ".npy"})
 
@@ -32,7 +35,7 @@ class TensorFile:
                 f"Expected a .npy or .pt file of activations at {self.path}, found no such file. "
                 "Give dataset.tensors.<part>=<file>."
             )
-        self._tensor = _map_npy(self.path) if self.path.suffix == ".npy" else _map_pt(self.path)
+        self._tensor = _map_npy(self.path) if self.path.suffix == ".npy" else map_tensor(self.path, "Write it again.")
         shape = tuple(self._tensor.shape)
         if len(shape) not in (2, 3) or 0 in shape:
             raise FeatureFileError(
@@ -63,7 +66,7 @@ def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read, or holds another number of entries.
+        ValueError: when it cannot be read, holds another number of entries, or one is empty or has blanks around it.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,6 +76,7 @@ def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
         entries = entries[1:]
     if len(entries) != n_images:
         raise ValueError(f"Expected {what} of {n_images} images in {path}, one each, got {len(entries)}.")
+    refuse_blanks(entries, what, path)
     return entries
 
 
@@ -96,22 +100,13 @@ def image_ids(entries: list[str], source: str | Path) -> list[str]:
 def _map_npy(path: Path) -> torch.Tensor:
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: torch takes no read-only arrays, and nothing is written
-    except (ValueError, EOFError, OSError) as error:
+        return torch.from_numpy(array)
+    except (ValueError, TypeError, EOFError, OSError) as error:
         raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. Write it again.") from error
-    return torch.from_numpy(array)
-
-
-def _map_pt(path: Path) -> torch.Tensor:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise FeatureFileError(f"Expected a readable .pt file at {path}, got {error}. Write it again.") from error
-    if not isinstance(content, torch.Tensor):
-        raise FeatureFileError(f"Expected one tensor in {path}, got {type(content).__name__}. Save the tensor alone.")
-    return content
 
 
 def _read_list(path: Path) -> Sequence[object]:
+    text = "" if path.suffix in (".npy", ".pt") else read_text(path)
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False).reshape(-1).tolist()
@@ -119,8 +114,7 @@ def _read_list(path: Path) -> Sequence[object]:
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content.reshape(-1).tolist() if isinstance(content, torch.Tensor) else list(content)
         if path.suffix == ".json":
-            return list(json.loads(path.read_text()))
-        with open(path, newline="") as file:
-            return [row[0] for row in csv.reader(file) if row] if path.suffix == ".csv" else file.read().splitlines()
-    except (ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            return list(json.loads(text))
+        return [row[0] for row in csv.reader(io.StringIO(text)) if row] if path.suffix == ".csv" else text.splitlines()
+    except (ValueError, TypeError, EOFError, RuntimeError, csv.Error, pickle.UnpicklingError) as error:
         raise ValueError(f"Expected a list in {path} (.npy, .pt, .json, .txt or .csv), got {error}.") from error

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from src.data.epoch_order import EpochOrder, Positions, Span, Window, WindowedPermutation
+from src.data.epoch_order import EpochOrder, OneWindow, Positions, Span, Window, WindowedPermutation
 from src.data.prefetch import prefetch
 from src.data.row_source import RowSource
 from src.data.rows import BufferPool, take_rows
@@ -21,10 +21,20 @@ BLOCKS_AHEAD = 2
 
 
 def windowed_order(source: RowSource, seed: int, window_bytes: int = WINDOW_BYTES) -> EpochOrder:
-    """Returns an order with chunks of CHUNK_BYTES (at least a row) and windows of `window_bytes` (at least a chunk)."""
+    """Returns the order in which training visits rows, wherever they lie: the rows decide it, and never free memory.
+
+    Rows that one window holds are permuted all together. More are mixed by windows of `window_bytes` (at least a
+    chunk), made of chunks of CHUNK_BYTES (at least a row), so that they can be read from disk at its speed.
+    """
     row_bytes = source.d_in * source.dtype.itemsize
-    chunk = max(1, CHUNK_BYTES // row_bytes)
+    if source.n_rows * row_bytes <= window_bytes:
+        return EpochOrder(source.n_rows, seed)
+    chunk = _chunk_rows(source)
     return EpochOrder(source.n_rows, seed, chunk, max(1, window_bytes // (chunk * row_bytes)))
+
+
+def _chunk_rows(source: RowSource) -> int:
+    return max(1, CHUNK_BYTES // (source.d_in * source.dtype.itemsize))
 
 
 class WindowFeed:
@@ -46,20 +56,16 @@ class WindowFeed:
     def read(self, positions: Positions, blocks: Sequence[list[Span]]) -> Generator[list[torch.Tensor], None, None]:
         """Yields the blocks, as `RamFeed.read` does; `blocks` must ascend.
 
-        Raises:
-            ValueError: when the order is not one of windows.
+        An order of all rows, not one of windows, is taken for one window: all of them are read into memory.
         """
-        if not isinstance(positions, WindowedPermutation):
-            raise ValueError(
-                "Expected rows in an order of windows, got a permutation of all of them: only rows that are held in "
-                "memory can be fed in it. Give train.residency=ram or gpu."
-            )
-        with closing(self._gather(positions, blocks)) as gathered:
+        is_windowed = isinstance(positions, WindowedPermutation)
+        order = positions if is_windowed else OneWindow(np.asarray(positions[:]), _chunk_rows(self._source))
+        with closing(self._gather(order, blocks)) as gathered:
             tasks = (partial(next, gathered) for _ in blocks)
             yield from prefetch(tasks, min(1, self._n_workers), BLOCKS_AHEAD)
 
     def _gather(
-        self, order: WindowedPermutation, blocks: Sequence[list[Span]]
+        self, order: WindowedPermutation | OneWindow, blocks: Sequence[list[Span]]
     ) -> Generator[list[torch.Tensor], None, None]:
         with closing(self._load(order, blocks[0][0][0], blocks[-1][-1][1])) as windows:
             window, rows = None, np.empty(0)
@@ -78,7 +84,7 @@ class WindowFeed:
                 del out
 
     def _load(
-        self, order: WindowedPermutation, start: int, stop: int
+        self, order: WindowedPermutation | OneWindow, start: int, stop: int
     ) -> Generator[tuple[Window, np.ndarray], None, None]:
         n_pieces = max(1, self._n_workers)
 

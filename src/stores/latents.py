@@ -1,7 +1,11 @@
 """Sparse latents on disk: one h5 a slide, and an index that appears when all are written."""
 
-import io
+import errno
+import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src.files import write_atomically
+from src.files import list_files, remove_leftovers, write_atomically
 from src.ops.sparse_latents import SparseLatents
+from src.stores.latent_file import LatentPieces, SlideFacts, is_whole, read_pieces
 
 INDEX_COLUMNS = ("slide_id", "n_patches", "n_nonzero", "path", "digest")
+_ORIGIN_FILE = "made_by.json"
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -36,18 +43,75 @@ class LatentWriter:
     quarter, for 15 and 45 times the writing time (measured on random ids and values).
 
     The index is written last, so a store without one is unfinished, and one that is begun anew loses its index first.
+    Slides of an unfinished store that were made by the same SAE may be kept, see `keeps`; others are removed.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store; nobody else may be writing there.
         n_latents: the SAE's number of latents.
+        made_by: a digest of the SAE. Without one, nothing that lies there is kept.
     """
 
-    def __init__(self, path: str | Path, n_latents: int) -> None:
+    def __init__(self, path: str | Path, n_latents: int, made_by: str = "") -> None:
         self.path = Path(path)
         self.n_latents = n_latents
         self._records: dict[str, tuple[int, int, str, str]] = {}
-        (self.path / "h5_files").mkdir(parents=True, exist_ok=True)
+        folder = self.path / "h5_files"
+        folder.mkdir(parents=True, exist_ok=True)
         (self.path / "index.csv").unlink(missing_ok=True)
+        for place in (self.path, folder):
+            remove_leftovers(place)
+        origin = {"format": _FORMAT, "n_latents": n_latents, "sae": made_by}
+        if not made_by or _read_origin(self.path) != origin:
+            (self.path / _ORIGIN_FILE).unlink(missing_ok=True)
+            for file in list_files(folder):
+                file.unlink()
+            with write_atomically(self.path / _ORIGIN_FILE) as temporary:
+                temporary.write_text(json.dumps(origin) + "\n")
+
+    def keeps(self, slide_id: str, n_patches: int, facts: SlideFacts) -> bool:
+        """Whether the store holds the latents of a slide already, whole and of these activations; then keeps them."""
+        name = f"h5_files/{slide_id}.h5"
+        if not is_whole(self.path / name, self.n_latents, n_patches, facts):
+            return False
+        with h5py.File(self.path / name, "r") as file:
+            values: Any = file["values"]
+            self._records[slide_id] = (n_patches, len(values), name, facts.digest)
+        return True
+
+    def kept(self, slide_id: str, n_rows: int) -> Iterator[SparseLatents]:
+        """Yields the latents of a slide that is written or kept, `n_rows` rows at a time."""
+        return read_pieces(self.path / "h5_files" / f"{slide_id}.h5", n_rows)
+
+    @contextmanager
+    def slide(self, slide_id: str, facts: SlideFacts) -> Iterator[LatentPieces]:
+        """Takes the latents of a slide piece by piece, and writes them when the block ends, whole or not at all.
+
+        Raises:
+            ValueError: when latents or coords have another shape than the store's and each other's.
+            OSError: when the disk is full, saying what was needed; neither the file nor the index is left.
+        """
+        name = f"h5_files/{slide_id}.h5"
+        with closing(LatentPieces(self.path, self.n_latents)) as pieces:
+            try:
+                yield pieces
+                if facts.coords is not None and facts.coords.shape != (pieces.n_rows, 2):
+                    raise ValueError(
+                        f"Expected coords of shape ({pieces.n_rows}, 2) of slide {slide_id}, got {facts.coords.shape}."
+                    )
+                if shutil.disk_usage(self.path).free < pieces.n_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                with write_atomically(self.path / name) as temporary:
+                    pieces.save(temporary, facts)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                free = shutil.disk_usage(self.path).free
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror or error} The latents of slide {slide_id} need {pieces.n_bytes / 1e6:.1f} MB, "
+                    f"{free / 1e6:.1f} MB are free.",
+                ) from error
+            self._records[slide_id] = (pieces.n_rows, pieces.n_entries, name, facts.digest)
 
     def write(
         self,
@@ -67,27 +131,14 @@ class LatentWriter:
             digest: of the activations that were encoded.
 
         Raises:
-            ValueError: when latents or coords have another shape than the store's and each other's.
-            OSError: when the disk is full, saying what was needed; neither the file nor the index is left.
+            ValueError, OSError: as `slide`.
         """
-        n_patches, n_latents = latents.shape
-        if n_latents != self.n_latents:
-            raise ValueError(f"Expected {self.n_latents} latents for {self.path}, got {n_latents} of slide {slide_id}.")
-        if coords is not None and coords.shape != (n_patches, 2):
-            raise ValueError(f"Expected coords of shape ({n_patches}, 2) of slide {slide_id}, got {coords.shape}.")
-        name = f"h5_files/{slide_id}.h5"
-        content = _to_h5(latents, coords, patch_size_level0, digest)
-        try:
-            with write_atomically(self.path / name) as temporary:
-                temporary.write_bytes(content)
-        except OSError as error:
-            free = shutil.disk_usage(self.path).free
-            raise OSError(
-                error.errno,
-                f"{error.strerror or error} The latents of slide {slide_id} need {len(content) / 1e6:.1f} MB, "
-                f"{free / 1e6:.1f} MB are free.",
-            ) from error
-        self._records[slide_id] = (n_patches, len(latents.values), name, digest)
+        if latents.n_latents != self.n_latents:
+            raise ValueError(
+                f"Expected {self.n_latents} latents for {self.path}, got {latents.n_latents} of slide {slide_id}."
+            )
+        with self.slide(slide_id, SlideFacts(coords, patch_size_level0, digest)) as pieces:
+            pieces.append(latents)
 
     def finish(self) -> "LatentStore":
         """Writes the index, which makes the store readable, and returns the store.
@@ -98,6 +149,9 @@ class LatentWriter:
         if not self._records:
             raise ValueError(f"Expected latents of at least one slide in {self.path}, got none.")
         rows = [(slide_id, *record) for slide_id, record in sorted(self._records.items())]
+        for file in list_files(self.path / "h5_files"):
+            if file.name.removesuffix(".h5") not in self._records:  # of a slide that the data set no longer has
+                file.unlink()
         with write_atomically(self.path / "index.csv") as temporary:
             pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).to_csv(temporary, index=False)
         return LatentStore(self.path)
@@ -174,6 +228,10 @@ class LatentStore:
         size = attributes.get("patch_size_level0")
         return StoredLatents(latents, arrays.get("coords"), None if size is None else _integer(size))
 
+    def pieces(self, slide_id: str, n_rows: int) -> Iterator[SparseLatents]:
+        """Yields the latents of a slide, `n_rows` rows at a time, for slides of any size."""
+        return read_pieces(self._known(slide_id), n_rows)
+
     def _known(self, slide_id: str) -> Path:
         if slide_id not in self._file:
             raise ValueError(
@@ -187,17 +245,9 @@ def _integer(attribute: Any) -> int:
     return int(attribute)
 
 
-def _to_h5(latents: SparseLatents, coords: np.ndarray | None, patch_size_level0: int | None, digest: str) -> bytes:
-    """Returns the file in memory: written in one go, a full disk is one plain error and not HDF5's at closing."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file["row_offsets"] = latents.row_offsets.cpu().numpy()
-        file["neuron_ids"] = latents.neuron_ids.cpu().numpy().astype(np.min_scalar_type(latents.shape[1] - 1))
-        file["values"] = latents.values.detach().to(torch.float32).cpu().numpy()
-        if coords is not None:
-            file["coords"] = coords.astype(np.int32)
-        file.attrs["n_latents"] = latents.shape[1]
-        if patch_size_level0 is not None:
-            file.attrs["patch_size_level0"] = patch_size_level0
-        file.attrs["digest"] = digest
-    return buffer.getvalue()
+def _read_origin(path: Path) -> Any:
+    """Returns what the files of a store were made by; None when it does not say, or no longer."""
+    try:
+        return json.loads((path / _ORIGIN_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None

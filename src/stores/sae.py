@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.files import digest_file, write_atomically
+from src.files import digest_file, digest_text, write_atomically
 from src.fitted_on import FILE as FITTED_ON_FILE
 from src.fitted_on import write_fitted_on
 from src.models.saes.base import SAE
@@ -95,6 +95,11 @@ def load_sae(export_dir: str | Path) -> SAE:
     except RuntimeError as error:
         raise ValueError(f"Expected {export_dir / _STATE} to fit {_CONFIG} beside it, got {error}") from error
     return sae.eval()
+
+
+def digest_export(export_dir: str | Path) -> str:
+    """Returns a digest of what `load_sae` reads: another one where the SAE may be another."""
+    return digest_text("\n".join(digest_file(Path(export_dir) / name) for name in (_CONFIG, _STATE)))
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ def load_checkpoint(path: str | Path, content: bytes | None = None) -> Any:
         ValueError: when the file would call something else, or is not such a file; it names both.
     """
     path = Path(path)
-    if content is None and not path.is_file():
+    if content is None and not path.is_file():  # also of a pipe, which would be waited for
         raise FileNotFoundError(f"Expected a checkpoint at {path}, found no such file.")
     source: Any = str(path) if content is None else io.BytesIO(content)
     foreign: list[Any] = []

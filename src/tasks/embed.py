@@ -14,7 +14,7 @@ from src.data.current_inputs import CurrentInputs
 from src.data.patch_embedder import PatchEmbedder, read_patches
 from src.data.patching import read_patch_file
 from src.data.slides import find_slide
-from src.files import remove_leftovers, write_atomically
+from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.models.backbones.base import Backbone
 from src.progress import track
@@ -49,7 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when there are no patch files, or a slide of one is missing.
     """
     patches_dir, features_dir = Path(cfg.dataset.patches_dir), Path(cfg.dataset.features_dir)
-    patch_files = sorted((patches_dir / "patches").glob("[!.]*.h5"))
+    patch_files = list_files(patches_dir / "patches", "*.h5")
     if not patch_files:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
     inputs = CurrentInputs(cfg).read("weights", "slides cut", "patches all")

@@ -1,5 +1,6 @@
 """Encodes every slide of the dataset with the fold's SAE into the sparse latents store."""
 
+import logging
 from collections import defaultdict
 from typing import Any
 
@@ -16,14 +17,23 @@ from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.stores.dense_latents import export_dense
+from src.stores.latent_file import SlideFacts
 from src.stores.latents import LatentStore, LatentWriter
+from src.stores.sae import digest_export
 from src.tasks.upstream_sae import open_upstream_sae
 
+_LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
+# Of the dense pre-latents of a piece, or its float64 copies for the variance; several of that size are alive at once.
+_PIECE_BYTES = 16 << 20
+_FEWEST_ROWS = 64
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes the latents of every slide, and measures L0 and explained variance per part of the split.
+
+    Slides are read, encoded and written in pieces, so that memory does not grow with them. A start after a kill keeps
+    the slides that were encoded before and ends with the same files and numbers.
 
     Returns:
         `<split>/l0`, `<split>/explained_variance`, `<split>/fvu`, `n_slides` and `n_patches`.
@@ -36,14 +46,17 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     sae = open_upstream_sae(rundir, fold, "val+test")
     rundir.pass_on_fitted(rundir.upstream("train_sae"))
     parts = _Parts(fold, sae)
-    writer = LatentWriter(rundir.latents_dir(), sae.n_latents)
+    # A start after a kill keeps the slides that this very SAE has encoded.
+    made_by = digest_export(rundir.upstream("train_sae").export_dir)
+    writer = LatentWriter(rundir.latents_dir(), sae.n_latents, made_by)
+    n_kept = 0
     for slide_id in track(list(fold.slides), "Encoding slides"):
-        activations = torch.from_numpy(fold.store.rows(slide_id).copy())  # what is mapped cannot be written
-        latents = sae.encode(activations)
-        parts.update(slide_id, activations, latents)
         stated = fold.store.patch_size_level0(slide_id) or fold.folder.patch_size_of_patch_file(slide_id)
         size = stated or cfg.dataset.patch_size_level0
-        writer.write(slide_id, latents, fold.store.coords(slide_id), size, fold.store.digest(slide_id))
+        facts = SlideFacts(fold.store.coords(slide_id), size, fold.store.digest(slide_id))
+        n_kept += _encode_slide(slide_id, facts, fold, sae, writer, parts)
+    if n_kept:
+        _LOGGER.info("%d of %d slides had been encoded before; their latents were kept.", n_kept, len(fold.slides))
     store = writer.finish()
     if cfg.encode.dense_formats:
         export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
@@ -53,6 +66,31 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     }
     _write_page(rundir, store, parts, results)
     return results
+
+
+@torch.no_grad()
+def _encode_slide(
+    slide_id: str, facts: SlideFacts, fold: FoldData, sae: SAE, writer: LatentWriter, parts: "_Parts"
+) -> bool:
+    """Encodes a slide in pieces of bounded memory; returns whether its latents were there and are kept."""
+    ((first, stop),) = fold.store.row_ranges([slide_id])
+    step = max(_FEWEST_ROWS, _PIECE_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)))
+    # Copies: what is mapped cannot be written, as torch wants to be able to.
+    activations = (
+        torch.from_numpy(np.array(fold.store.read(start, min(start + step, stop)), dtype=np.float32))
+        for start in range(first, stop, step)
+    )
+    if writer.keeps(slide_id, stop - first, facts):
+        # What is measured is measured again, from what is stored: the same numbers as without the kill.
+        for rows, latents in zip(activations, writer.kept(slide_id, step), strict=True):
+            parts.update(slide_id, rows, latents)
+        return True
+    with writer.slide(slide_id, facts) as pieces:
+        for rows in activations:
+            latents = sae.encode(rows)
+            parts.update(slide_id, rows, latents)
+            pieces.append(latents)
+    return False
 
 
 class _Parts:
@@ -67,7 +105,7 @@ class _Parts:
 
     @torch.no_grad()
     def update(self, slide_id: str, activations: torch.Tensor, latents: Any) -> None:
-        """Adds a slide; the numbers of train slides are left out, decoding them tells nothing new."""
+        """Adds rows of a slide; the numbers of train slides are left out, decoding them tells nothing new."""
         self.n_active += torch.bincount(latents.neuron_ids, minlength=self._sae.n_latents)
         part = self._part_of.get(slide_id)
         if part is None:

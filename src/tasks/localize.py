@@ -186,7 +186,7 @@ def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
 
 
 def _read_ranking(path: Path, positive_class: str) -> pd.DataFrame:
-    table: Any = pd.read_csv(path)
+    table: Any = pd.read_csv(path, dtype={"class": str})
     return table[table["class"] == positive_class] if "class" in table else table
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from src.data import windows
+from src.data import activations, windows
 from src.data.activations import ActivationDataModule
 from src.data.epoch_order import epoch_order
+from src.data.resident_rows import DeviceFeed
 from src.data.rows import StoreRows
 from tests.data.stores import pack
 
@@ -52,8 +53,7 @@ def test_blocks(store, residency, n_workers):
         found = numbers(batch for block in blocks for batch in block)
         assert sorted(found) == list(range(N_TRAIN))
         assert found == loader.order.epoch(epoch)[:].tolist()
-        if residency in ("auto", "ram"):
-            assert found == epoch_order(N_TRAIN, 5, epoch).tolist()
+        assert found == epoch_order(N_TRAIN, 5, epoch).tolist()  # one window holds these few rows
 
 
 def test_block_size_does_not_change_the_batches(store):
@@ -182,10 +182,58 @@ def test_run_that_began_by_window_goes_on_so_in_memory(store, monkeypatch):
         assert [numbers(block) for block in resumed.train_dataloader()] == blocks[1:]
 
 
-def test_run_that_began_in_memory_is_not_continued_by_window(store):
-    state = make_data(store, residency="ram").state_dict()
-    with pytest.raises(ValueError, match="Expected a checkpoint made with order=windows, got permutation"):
-        make_data(store, residency="mmap").load_state_dict(state)
+def in_every_residency(store, monkeypatch, **kwargs):
+    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(activations, "DeviceFeed", lambda items, device: DeviceFeed(items, torch.device("cpu")))
+    monkeypatch.setattr(activations, "free_gpu", lambda device: 1 << 40)
+    return {name: make_data(store, residency=name, **kwargs) for name in ("gpu", "ram", "mmap", "stream")}
+
+
+@pytest.mark.parametrize("window_bytes", [64, 1 << 20])
+def test_where_rows_lie_changes_no_batch(store, monkeypatch, window_bytes):
+    made = in_every_residency(store, monkeypatch, window_bytes=window_bytes)
+    epochs = [[numbers(block) for _ in range(2) for block in data.train_dataloader()] for data in made.values()]
+    assert all(epoch == epochs[0] for epoch in epochs)
+    states = [data.state_dict() for data in made.values()]
+    assert all(state == states[0] for state in states)
+    assert states[0]["order"] == ("windows" if window_bytes == 64 else "permutation")
+
+
+@pytest.mark.parametrize("window_bytes", [64, 1 << 20])
+def test_run_goes_on_wherever_the_rows_lie_now(store, monkeypatch, window_bytes):
+    whole = in_every_residency(store, monkeypatch, window_bytes=window_bytes)["ram"]
+    blocks = [numbers(block) for block in whole.train_dataloader()]
+    for begun in in_every_residency(store, monkeypatch, window_bytes=window_bytes).values():
+        next(iter(begun.train_dataloader()))
+        state = begun.state_dict()
+        for resumed in in_every_residency(store, monkeypatch, window_bytes=window_bytes).values():
+            resumed.load_state_dict(state)
+            assert [numbers(block) for block in resumed.train_dataloader()] == blocks[1:]
+
+
+def test_free_memory_does_not_change_the_order(store, monkeypatch):
+    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    found = []
+    for free in (1 << 40, 1, None):
+        monkeypatch.setattr(activations, "free_ram", lambda _, free=free: free)
+        data = make_data(store, residency="auto", window_bytes=64)
+        found.append((type(data._feed).__name__, [numbers(block) for block in data.train_dataloader()]))
+    assert [name for name, _ in found] == ["RamFeed", "WindowFeed", "WindowFeed"]
+    assert found[0][1] == found[1][1] == found[2][1]
+
+
+def test_run_that_began_with_one_permutation_of_many_rows_goes_on_in_memory_only(store, monkeypatch):
+    """Earlier versions drew one permutation, however many rows there were, when they were held in memory."""
+    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    state = make_data(store, residency="ram", window_bytes=1 << 20).state_dict() | {"consumed": 6}
+    resumed = make_data(store, residency="ram", window_bytes=64)
+    resumed.load_state_dict(state)
+    assert (
+        list(chain(*(numbers(block) for block in resumed.train_dataloader())))
+        == epoch_order(N_TRAIN, 5, 0)[6:].tolist()
+    )
+    with pytest.raises(ValueError, match=r"made with order=windows, got permutation: .* overwrite=true"):
+        make_data(store, residency="mmap", window_bytes=64).load_state_dict(state)
 
 
 class Recorder(L.LightningModule):

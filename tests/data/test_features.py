@@ -180,9 +180,9 @@ def test_values_and_coords_are_checked(tmp_path, features, coords):
         folder.read("nan")
     with pytest.raises(FeatureFileError, match=r"coords of shape \(5, 2\).*coords\.h5, got \(4, 2\)"):
         folder.read("coords")
-    with pytest.raises(FeatureFileError, match=r"one tensor .* in .*dict\.pt, got dict"):
+    with pytest.raises(FeatureFileError, match=r"one dense tensor in .*dict\.pt, got dict"):
         folder.read("dict")
-    with pytest.raises(FeatureFileError, match=r"readable pt file at .*noise\.pt"):
+    with pytest.raises(FeatureFileError, match=r"readable \.pt file at .*noise\.pt"):
         folder.shape("noise")
 
 

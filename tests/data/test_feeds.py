@@ -114,9 +114,13 @@ def test_failure_to_read_reaches_the_consumer(kind, n_workers):
     assert not threads()
 
 
-def test_a_permutation_of_all_rows_is_not_read_by_window():
-    with pytest.raises(ValueError, match=r"Give train\.residency=ram or gpu"):
-        next(WindowFeed(NumberedRows(9)).read(EpochOrder(9, 0).epoch(0), [[(0, 9)]]))
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_permutation_of_all_rows_is_read_as_one_window(monkeypatch, n_workers):
+    monkeypatch.setattr(windows, "CHUNK_BYTES", 80)
+    source = NumberedRows(101)
+    order = EpochOrder(101, 0).epoch(1)
+    assert list(chain(*rows_of(WindowFeed(source, n_workers), order, 20, 10, 2))) == order[20:].tolist()
+    assert sorted(source.reads) == [(start, min(start + 10, 101)) for start in range(0, 101, 10)]
 
 
 def test_window_and_chunk_by_bytes(monkeypatch):
@@ -124,6 +128,8 @@ def test_window_and_chunk_by_bytes(monkeypatch):
     order = windowed_order(NumberedRows(1000, d_in=2), seed=1, window_bytes=640)
     assert (order.n_items, order.chunk, order.window) == (1000, 8, 10)
     assert windowed_order(NumberedRows(1000, d_in=2, dtype=np.float16), 1, 640).chunk == 16
+    assert windowed_order(NumberedRows(80, d_in=2), seed=1, window_bytes=640) == EpochOrder(80, 1)
+    assert windowed_order(NumberedRows(81, d_in=2), seed=1, window_bytes=640).window == 10
     wide = windowed_order(NumberedRows(10, d_in=1000), seed=1, window_bytes=640)
     assert (wide.chunk, wide.window) == (1, 1)
 

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from src.data.annotations import read_asap_xml
 from src.data.slide_writer import write_slide
-from src.data.slides import open_slide
+from src.data.slides import find_slide, list_slides, open_slide
 from src.data.synthetic_drawing import draw_slide
 from src.data.synthetic_slides import generate_slides, plan_slides
 from src.data.synthetic_tissue import TUMOR_SHARE, fill
@@ -83,6 +83,26 @@ def test_second_call_draws_only_what_is_missing(tmp_path):
     generate_slides(tmp_path, n_slides=2, n_cases=2, size=256, seed=0)
     assert kept.stat().st_mtime_ns == before
     assert gone.read_bytes() == drawn
+
+
+def test_what_a_killed_drawing_left_is_removed_and_listed_nowhere(tmp_path):
+    generate_slides(tmp_path, n_slides=2, n_cases=2, size=256)
+    leftovers = [tmp_path / "slides" / ".case_1_1.x1.partial.tif", tmp_path / "annotations" / ".a.x2.partial.xml"]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    assert list(list_slides(tmp_path / "slides")) == ["case_1_1", "case_2_1"]
+    generate_slides(tmp_path, n_slides=2, n_cases=2, size=256)
+    assert not any(path.exists() for path in leftovers)
+    (tmp_path / "slides" / ".DS_Store").touch()
+    with pytest.raises(FileNotFoundError, match=r"slide '\.case_1_1'"):
+        find_slide(tmp_path / "slides", ".case_1_1")
+
+
+def test_folder_with_nothing_but_a_leftover_is_empty(tmp_path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / ".x.partial.tif").touch()
+    generate_slides(tmp_path, n_slides=2, n_cases=2, size=256)
+    assert len(list_slides(tmp_path / "slides")) == 2
 
 
 def test_folder_of_other_settings_is_refused(tmp_path):

@@ -93,7 +93,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(FeatureFileError, match=r"Expected a readable \.pt file at .*cut\.pt"):
         TensorFolder({"train": tmp_path / "cut.pt"})
     torch.save({"a": torch.zeros(2)}, tmp_path / "dict.pt")
-    with pytest.raises(FeatureFileError, match=r"Expected one tensor in .*dict\.pt, got dict"):
+    with pytest.raises(FeatureFileError, match=r"Expected one dense tensor in .*dict\.pt, got dict"):
         TensorFolder({"train": tmp_path / "dict.pt"})
     with pytest.raises(FeatureFileError, match=re.escape("got (5,)")):
         TensorFolder({"train": _save(tmp_path / "flat.npy", ROWS[:, 0])})
@@ -126,3 +126,29 @@ def test_a_value_that_is_not_finite_names_the_image(tmp_path):
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", rows)})
     with pytest.raises(FeatureFileError, match=r"image 'all_0000003' \(entry 3 of .*x\.npy"):
         folder.read("all_0000003")
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npy"])
+def test_blanks_around_ids_and_labels_are_listed(tmp_path, suffix):
+    entries = ["a", "b", "a\u00a0", "c ", "d"]
+    path = tmp_path / f"entries{suffix}"
+    if suffix == ".npy":
+        np.save(path, np.array(entries))
+    else:
+        path.write_text(json.dumps(entries) if suffix == ".json" else "\n".join(entries) + "\n")
+    good = _save(tmp_path / "x.npy", ROWS)
+    for what in ("ids", "labels"):
+        with pytest.raises(ValueError, match=rf"{what} without blanks .*entries\{suffix}, got 'a\\xa0', 'c ': correct"):
+            TensorFolder({"all": good}, **{what: {"all": path}})
+
+
+def test_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8-sig")
+    folder = TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)}, {"all": tmp_path / "ids.txt"})
+    assert list(folder.paths) == ["a", "b", "c", "d", "e"]
+
+
+def test_ids_in_utf16_are_named(tmp_path):
+    (tmp_path / "ids.csv").write_text("a\nb\nc\nd\ne\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"Expected text in UTF-8 in .*ids\.csv, got UTF-16"):
+        TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)}, {"all": tmp_path / "ids.csv"})

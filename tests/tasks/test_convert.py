@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from src import config
 from src.report.page import read_page
 from src.runner import execute, open_rundir
+from src.stores.importers.settings import plain
 from src.stores.latents import LatentStore
 from src.stores.sae import load_sae
 from tests.stores.importers.foreign import D_IN, N_LATENTS, K, decoded, keep_top_k, linear, pre_latents, weights
@@ -153,3 +155,57 @@ def test_an_imported_sae_encodes(checkpoint, convert, tmp_path, caplog):
     assert f"Leakage cannot be ruled out for {rundir.path}: the SAE was imported from" in caplog.text
     assert LatentStore(encoded.latents_dir()).n_latents == N_LATENTS
     assert "train_sae" in encoded.read_manifest()["upstream"]
+
+
+def _nested(levels):
+    return "{" + '"a": {' * levels + "}" * levels + "}"
+
+
+@pytest.mark.parametrize("levels", [40, 600, 100_000])
+@pytest.mark.parametrize("name", ["config.json", "ae.pt"])
+def test_settings_without_end_are_refused(checkpoint, convert, levels, name):
+    folder, _ = checkpoint
+    (folder / name).write_text(_nested(levels) + "\n")  # as ae.pt, it begins as saev's files do, with a header
+    with pytest.raises(ValueError, match=rf"Expected .*JSON .*{name}.* of at most 32 levels, got more") as caught:
+        convert(f"convert.path={folder}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_pickled_settings_that_hold_themselves_are_refused():
+    loop = {}
+    loop["a"] = [loop]
+    with pytest.raises(ValueError, match="settings of at most 32 levels"):
+        plain(loop)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.symlink_to(path), "a link that leads nowhere"),
+        (lambda path: os.mkfifo(path), "what is neither"),
+        (lambda path: None, "nothing"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_in_a_sentence(tmp_path, convert, make, message):
+    make(tmp_path / "there")
+    with pytest.raises(FileNotFoundError, match=rf"file or folder at .*there, found {message}\."):
+        convert(f"convert.path={tmp_path / 'there'}")
+
+
+@pytest.mark.parametrize("name", ["ae.pt", "config.json"])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path), os.mkfifo])
+def test_a_file_of_a_checkpoint_that_is_none(checkpoint, convert, name, make):
+    folder, _ = checkpoint
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises((FileNotFoundError, ValueError), match=rf"Expected .*{folder.name}") as caught:
+        convert(f"convert.path={folder}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path), os.mkfifo])
+def test_activations_that_are_no_file(checkpoint, convert, tmp_path, make):
+    folder, _ = checkpoint
+    make(tmp_path / "x.npy")
+    with pytest.raises(FileNotFoundError, match=r"Expected activations .* at .*x\.npy"):
+        convert(f"convert.path={folder}", f"convert.activations={tmp_path / 'x.npy'}")

@@ -89,6 +89,19 @@ def test_finished_slides_are_not_made_again(embedded):
     }
 
 
+def test_what_killed_writers_left_is_no_slide_and_no_patch_file(embedded):
+    folder, *_ = embedded
+    slides = next(folder.glob("data/*/slides"))
+    leftovers = [slides / ".s1.x1.partial.tif", slides / ".hidden.svs"]
+    patches = next(folder.glob("data/*/patches_*/patches"))
+    for path in (*leftovers, patches / ".s1.x1.h5"):
+        path.write_bytes(b"half")
+    assert run(tile, folder)[0]["n_slides"] == 2
+    assert run(embed, folder)[0]["n_slides"] == 2
+    for path in (*leftovers, patches / ".s1.x1.h5"):
+        path.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("override", ["backbone.seed=1", "backbone.layer=1", "backbone.normalize_each=false"])
 def test_features_of_another_backbone_are_kept(embedded, override):
     folder, *_ = embedded

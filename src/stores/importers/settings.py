@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+DEEPEST = 32
+"""Levels of a configuration; a file may nest without end, or hold a list that holds itself."""
 _EXPLAINED_KEYS = ("explained_variance", "frac_variance_explained")
 
 ROW_SCALE_NOTE = (
@@ -27,12 +29,18 @@ def recorded_fvu(*records: Any) -> float | None:
     return None
 
 
-def plain(value: Any) -> Any:
-    """Returns a value of a foreign configuration as JSON can hold it."""
+def plain(value: Any, deepest: int = DEEPEST) -> Any:
+    """Returns a value of a foreign configuration as JSON can hold it.
+
+    Raises:
+        ValueError: when it is nested deeper than any configuration.
+    """
+    if not deepest:
+        raise ValueError(f"Expected settings of at most {DEEPEST} levels in the checkpoint, got more.")
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry, deepest - 1) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [plain(entry) for entry in value]
+        return [plain(entry, deepest - 1) for entry in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value) if isinstance(value, torch.dtype | torch.device) else f"<{type(value).__name__}>"

@@ -1,7 +1,7 @@
 """A foreign checkpoint on disk: its weights and what lies beside them, each read once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from src.files import list_files
+from src.stores.importers.settings import DEEPEST
 from src.stores.safe_pickle import load_checkpoint
 
 _KNOWN_WEIGHTS = (
@@ -22,6 +24,7 @@ _KNOWN_WEIGHTS = (
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # A header is one line of JSON; a file that begins with a brace and has none is no checkpoint of saev's.
 _LONGEST_HEADER = 1 << 20
+_TOO_DEEP = object()
 
 
 class Source:
@@ -53,11 +56,7 @@ class Source:
                 return None
             file.seek(0)
             line = file.readline(_LONGEST_HEADER)
-        try:
-            header = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"Expected a line of JSON at the start of {self.weights}, got {error}.") from error
-        return header
+        return _parse(line, f"a line of JSON at the start of {self.weights}")
 
     @cached_property
     def content(self) -> Any:
@@ -106,10 +105,7 @@ class Source:
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         self._note(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"Expected JSON in {path}, got {error}.") from error
+        content = _parse(path.read_bytes(), f"JSON in {path}")
         if not isinstance(content, dict):
             raise ValueError(f"Expected a JSON object in {path}, got {type(content).__name__}.")
         return content
@@ -122,17 +118,48 @@ class Source:
         if self.path.is_file():
             return self.path
         if not self.path.is_dir():
-            raise FileNotFoundError(f"Expected a checkpoint's file or folder at {self.path}, found nothing.")
+            raise FileNotFoundError(f"Expected a checkpoint's file or folder at {self.path}, found {_kind(self.path)}.")
         found = [self.path / name for name in _KNOWN_WEIGHTS if (self.path / name).is_file()]
         if not found:
-            found = [path for path in sorted(self.path.iterdir()) if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
+            found = [path for path in list_files(self.path) if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
         if not found:
             raise FileNotFoundError(
                 f"Expected weights ({', '.join(_KNOWN_WEIGHTS)}, or one file {' '.join(_WEIGHT_SUFFIXES)}) in "
-                f"{self.path}, found {sorted(path.name for path in self.path.iterdir())}: name the file."
+                f"{self.path}, found {[path.name for path in list_files(self.path)]}: name the file."
             )
         if len(found) > 1:
             raise ValueError(
                 f"Expected one file of weights in {self.path}, found {[path.name for path in found]}: name the file."
             )
         return found[0]
+
+
+def _parse(text: bytes, what: str) -> Any:
+    """Reads JSON that a program wrote: nested far deeper than any configuration, it would end in Python's own limits.
+
+    Raises:
+        ValueError: beginning with what was expected.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        content = _TOO_DEEP
+    except ValueError as error:
+        raise ValueError(f"Expected {what}, got {error}.") from error
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+    if level or content is _TOO_DEEP:
+        raise ValueError(f"Expected {what} of at most {DEEPEST} levels, got more: no program's settings are so deep.")
+    return content
+
+
+def _children(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _kind(path: Path) -> str:
+    """Says what lies at a path that is neither a file nor a folder."""
+    if path.is_symlink():
+        return "a link that leads nowhere"
+    return "what is neither" if path.exists() else "nothing"
