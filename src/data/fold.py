@@ -89,8 +89,8 @@ class FoldData:
         return [self._fitted(slide_id) for slide_id in self.split.slide_ids(parts)]
 
     def _fitted(self, slide_id: str) -> FittedSlide:
-        n_patches = len(self.store.rows(slide_id))
-        return FittedSlide(slide_id, self.slides[slide_id].case_id, self.store.digest(slide_id), n_patches)
+        ((start, stop),) = self.store.row_ranges([slide_id])
+        return FittedSlide(slide_id, self.slides[slide_id].case_id, self.store.digest(slide_id), stop - start)
 
     def _input(self, what: str) -> Input:
         kind, _, parts = what.partition(" ")

@@ -14,6 +14,7 @@ from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.progress import track
+from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
 from src.rundir import RunDir
 from src.stores.dense_latents import export_dense
@@ -64,7 +65,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         "n_slides": len(fold.slides),
         "n_patches": int(store.index["n_patches"].to_numpy().sum()),
     }
-    _write_page(rundir, store, parts, results)
+    doubts = describe_doubts([(None, results)], expected_l0(cfg))
+    for doubt in doubts:
+        _LOGGER.warning("%s", doubt)
+    _write_page(rundir, store, parts, results, doubts)
     return results
 
 
@@ -126,7 +130,9 @@ class _Parts:
         )
 
 
-def _write_page(rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float]) -> None:
+def _write_page(
+    rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float], doubts: list[str]
+) -> None:
     density = parts.n_active.numpy() / results["n_patches"]
     table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": parts.n_active})
     table.to_csv(rundir.table("density"), index=False)
@@ -139,7 +145,8 @@ def _write_page(rundir: RunDir, store: LatentStore, parts: _Parts, results: dict
             order=_PAGE_ORDER,
             paragraphs=[
                 f"{results['n_patches']:,} patches of {results['n_slides']} slides have {n_entries:,} latents that are "
-                f"not zero. {silent} of {store.n_latents} neurons are silent on all of them."
+                f"not zero. {silent} of {store.n_latents} neurons are silent on all of them.",
+                *doubts,
             ],
             numbers={key: value for key, value in results.items() if key.startswith("test/")},
             figures=[PageFigure(rundir.plot("density"), "Share of patches on which each neuron fires.")],
