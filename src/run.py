@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 
 from src import config
@@ -29,16 +30,22 @@ warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and i
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
-        results = execute(cfg, config.hydra_overrides())
+        return _optimized(execute(cfg, config.hydra_overrides()), cfg.optimize)
     except (ValueError, OSError, LiveRunError) as error:
-        # In a sweep Hydra itself reports the failed job; alone, a user's mistake needs a sentence and no stack.
+        # A user's mistake needs a sentence and no stack. In a sweep Hydra goes on with the other jobs, and prints what
+        # an exception of this kind says.
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
+            raise CompactHydraException(str(error)) from error
         _LOGGER.error("%s", error)
         sys.exit(1)
     except SystemExit as stop:  # Lightning answers SIGTERM with a code that says all is well
         sys.exit(stop.code or 128 + signal.SIGTERM)
-    return results[cfg.optimize] if cfg.optimize else None
+
+
+def _optimized(results: dict[str, float], key: str | None) -> float | None:
+    if key is not None and key not in results:
+        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
+    return None if key is None else results[key]
 
 
 if __name__ == "__main__":
