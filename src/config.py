@@ -205,7 +205,8 @@ def _unresolved(node: Any, key: str = "") -> Iterator[str]:
     """Yields an error for every reference to another key, or to the environment, that leads nowhere."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
-    for name in node if isinstance(node, DictConfig) else range(len(node)):
+    names: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
         inner = f"{key}.{name}" if key else str(name)
         try:
             child = None if OmegaConf.is_missing(node, name) else node[name]
