@@ -1,50 +1,42 @@
 """The only place, with run.py, that knows Hydra: composing, checking and instantiating configurations."""
 
 import functools
-import inspect
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from src.config_checks import Kinds, default_kinds, group_errors, value_errors
+from src.config_paths import missing_data, wrong_folders, wrong_sae_run
+from src.config_targets import target_errors
+from src.config_trial import trial_errors
 from src.files import digest_text
 from src.modules.ddp import n_devices
 from src.records import class_name
-from src.run_paths import TaskSpec, result_values, run_path
+from src.run_paths import TaskSpec, run_path
 
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-
-# What a task may need before it starts, and how a user comes by it.
-_REMEDIES = {
-    "slides_dir": "give dataset.slides_dir=<folder of slides>",
-    "annotations_dir": "give dataset.annotations_dir=<folder of ASAP XML files>",
-    "patches_dir": "make it with task=tile",
-    "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
-    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of tensors make it with "
-    "task=metadata",
-    "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
-}
 
 # The tasks that start a process for each of several trainer.devices.
 _STARTS_PROCESSES = ("train_sae", "pipeline")
+# Their files set keys of other groups.
+_GLOBAL_GROUPS = ("cluster", "exp", "local", "task")
 
 
 def register_resolvers() -> None:
     """Registers the resolvers that conf/ uses; safe to call twice."""
-    OmegaConf.register_new_resolver("loupe.run_dir", _resolve_run_dir, replace=True)
     OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
 
 
@@ -175,8 +167,20 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     """Builds the object that a config node names by `_target_`, with plain Python values.
 
     The one call of Hydra's instantiate, so that a later whitelist of targets is a one-line change.
+
+    Raises:
+        ValueError, OSError: the constructor's own; as a ValueError also whatever else it raises.
     """
-    return hydra_instantiate(node, _convert_="all", **kwargs)
+    try:
+        return hydra_instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError):
+            raise cause from None
+        raise ValueError(
+            f"Expected values that {node['_target_']} can be made of, got {type(cause or error).__name__}: "
+            f"{cause or error}"
+        ) from error
 
 
 def task_function(target: str) -> Any:
@@ -185,15 +189,21 @@ def task_function(target: str) -> Any:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Checks a whole configuration before any work: missing values, targets, arguments.
+    """Checks a whole configuration before any work: values, targets and their arguments.
 
     Raises:
         ValueError: listing all errors.
     """
-    errors = [f"{key}: expected a value, got none; give {key}=<value>" for key in sorted(OmegaConf.missing_keys(cfg))]
-    errors += [error for key, node in _targets(_without_hydra(cfg)) for error in _binding_errors(key, node)]
+    cfg = _without_hydra(cfg)
+    errors = list(_unresolved(cfg))
     if not errors:
-        errors += _processes_in_a_sweep(cfg)
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        errors += [f"{key}: expected a value, got none; give {key}=<value>" for key in missing]
+        plain = to_container(cfg)
+        errors += [*group_errors(plain, _groups()), *value_errors(plain, _default_kinds()), *target_errors(plain)]
+        if not errors:
+            errors += [*wrong_folders(plain["paths"]), *wrong_sae_run(plain["sae_run"])]
+            errors += [*_wrong_grid(cfg), *trial_errors(plain, instantiate), *_processes_in_a_sweep(cfg)]
     _raise(errors)
 
 
@@ -203,7 +213,7 @@ def require_data(cfg: DictConfig) -> None:
     Raises:
         ValueError: listing all that is missing.
     """
-    _raise(list(_missing_data(cfg)))
+    _raise(list(missing_data(to_container(cfg))))
 
 
 def _raise(errors: list[str]) -> None:
@@ -211,19 +221,46 @@ def _raise(errors: list[str]) -> None:
         raise ValueError("Expected a complete configuration, got:\n  " + "\n  ".join(errors))
 
 
-def _missing_data(cfg: DictConfig) -> Iterator[str]:
-    streams = cfg.train.residency == "stream" and "needs_to_stream" in cfg.task
-    needs = cfg.task.needs_to_stream if streams else cfg.task.get("needs", [])
-    for key in needs:
-        value = cfg.dataset.get(key)
-        if key == "features_dir" and cfg.dataset.get("tensors") is not None:
-            continue  # reading the tensors says which file is missing
-        if value is None or not Path(value).exists():
-            found = "no path" if value is None else f"nothing at {value}"
-            remedy = _REMEDIES[key]
-            if streams and key in ("patches_dir", "slides_dir"):
-                remedy += "; or train on feature files or tensors, with another train.residency than stream"
-            yield f"task={cfg.task.name} needs dataset.{key}: found {found}; {remedy}"
+@functools.cache
+def _groups() -> tuple[str, ...]:
+    """Returns the groups that every configuration has: those of conf/config.yaml that set keys of their own name."""
+    defaults: Any = OmegaConf.load(CONF_DIR / "config.yaml")["defaults"]  # pyright: ignore[reportArgumentType]
+    named = {str(group) for entry in defaults if not isinstance(entry, str) for group in entry}
+    return tuple(sorted(group for group in named if (CONF_DIR / group).is_dir() and group not in _GLOBAL_GROUPS))
+
+
+@functools.cache
+def _default_kinds() -> Kinds:
+    """Returns the kinds of the values that the files of all groups and conf/config.yaml give their keys."""
+    files = [("", CONF_DIR / "config.yaml")]
+    files += [(group, path) for group in _groups() for path in sorted((CONF_DIR / group).rglob("*.yaml"))]
+    nodes: list[tuple[str, Any]] = [(group, OmegaConf.to_container(OmegaConf.load(path))) for group, path in files]
+    for _, node in nodes:
+        for own in ("defaults", "hydra"):
+            node.pop(own, None)
+    return default_kinds(nodes)
+
+
+def _unresolved(node: Any, key: str = "") -> Iterator[str]:
+    """Yields an error for every reference to another key, or to the environment, that leads nowhere."""
+    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
+        return
+    names: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
+        inner = f"{key}.{name}" if key else str(name)
+        try:
+            child = None if OmegaConf.is_missing(node, name) else node[name]
+        except OmegaConfBaseException as error:
+            yield f"{inner}: expected references that lead somewhere, got {str(error).splitlines()[0]}"
+            continue
+        yield from _unresolved(child, inner)
+
+
+def _wrong_grid(cfg: DictConfig) -> Iterator[str]:
+    try:
+        expand_grid(cfg.sweep.grid)
+    except ValueError as error:
+        yield f"sweep.grid: {error}"
 
 
 def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
@@ -239,46 +276,6 @@ def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
         )
 
 
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yields every node that names a class or function, with its key; unresolved values are left as they are."""
-    if isinstance(node, DictConfig):
-        if node._is_none() or node._is_missing():
-            return
-        if "_target_" in node:
-            yield key, node  # pyright: ignore[reportReturnType]
-        for name in node:
-            if not OmegaConf.is_missing(node, name):
-                yield from _targets(node[name], f"{key}.{name}" if key else str(name))
-
-
-def _binding_errors(key: str, node: Mapping[str, Any]) -> Iterator[str]:
-    target = node["_target_"]
-    try:
-        callable_ = get_object(target)
-    except Exception as error:  # whatever the import raises is what the user must see
-        yield f"{key}: expected _target_ to name a class or function, got {target!r} ({error})"
-        return
-    if key == "task":
-        return
-    names = [str(name) for name in node if not (str(name).startswith("_") and str(name).endswith("_"))]
-    accepted = _accepted_arguments(callable_)
-    for name in names:
-        if accepted is not None and name not in accepted:
-            yield f"{key}.{name}: expected an argument of {target} ({', '.join(accepted)}), got {name!r}"
-
-
-def _accepted_arguments(callable_: Any) -> list[str] | None:
-    """Returns the names that a function or class takes, those it hands on to its bases included; None for any."""
-    accepted: list[str] = []
-    makers = [base.__init__ for base in callable_.__mro__] if inspect.isclass(callable_) else [callable_]
-    for maker in makers:
-        parameters = inspect.signature(maker).parameters.values()
-        accepted += [parameter.name for parameter in parameters if parameter.name != "self"]
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            return [name for name in dict.fromkeys(accepted) if name not in ("args", "kwargs", "options")]
-    return None
-
-
 def _without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore
 
@@ -286,59 +283,3 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 def _resolve_run_dir(*, _root_: DictConfig) -> str:
     # Absolute, so that Hydra does not join a sweep's directory in front of it.
     return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name).absolute())
-
-
-def differences(config_path: Path, cfg: DictConfig, task: str, fold: int | None = None) -> list[str]:
-    """Returns a line for every value that shapes a task's result and differs from the stored configuration's.
-
-    Values that the stored configuration does not have count as their defaults; paths are compared by what lies there,
-    elsewhere.
-
-    Args:
-        config_path: the stored configuration; nothing differs when there is none.
-        cfg: the configuration.
-        task: the task.
-        fold: another fold than the configuration's.
-
-    Raises:
-        ValueError: when the stored configuration is damaged.
-    """
-    stored = _read_stored(config_path)
-    if stored is None:
-        return []
-    spec = task_spec(task)
-    before, now = (result_values(values, spec.groups) for values in (stored, to_container(cfg)))
-    if spec.scope == "fold":
-        before["fold"], now["fold"] = stored.get("fold"), cfg.fold if fold is None else fold
-    return [
-        f"{key}: {value!r} there, {now.get(key)!r} here"
-        for key, value in sorted(before.items())
-        if now.get(key) != value
-    ]
-
-
-def other_folders(config_path: Path, cfg: DictConfig, keys: Sequence[str]) -> list[str]:
-    """Returns those keys of `dataset` that name other files or folders than in a stored configuration."""
-    stored = (_read_stored(config_path) if keys else None) or {}
-
-    def place(values: Any, key: str) -> Path | None:
-        value = values.get(key)
-        return None if value is None else Path(value).resolve()
-
-    return [key for key in keys if place(stored.get("dataset", {}), key) != place(cfg.dataset, key)]
-
-
-def _read_stored(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        # Resolved already, so plain YAML; OmegaConf takes ten times as long, and a start reads many.
-        stored: Any = yaml.load(path.read_text(), Loader=_YAML_LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        stored = error
-    if not isinstance(stored, dict) or not stored:
-        raise ValueError(
-            f"Expected the configuration of a run in {path}, got {stored!r}. It was cut short or edited: start the run "
-            "over with overwrite=true."
-        )
-    return stored

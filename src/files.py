@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -177,6 +179,28 @@ def _readable(n_bytes: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.3g} {unit}"
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: the file.
+        remedy: what to do when it cannot be read, for the message.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected {path}, found no such file. {remedy}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, got {error}. {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {path}, got {type(content).__name__}. {remedy}")
+    return content
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

@@ -12,6 +12,7 @@ from src.inputs import RUN, Input, compare_inputs, digest_inputs
 from src.provenance import SCHEMA_VERSION
 from src.run_outputs import Output, changed_outputs
 from src.rundir import RunDir, run_input
+from src.stored_config import differences, other_folders
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_SHOWN = 5
@@ -155,7 +156,7 @@ class Lineage:
             yield from changed_outputs(run.path, [Output(**output) for output in manifest["outputs"]])
         if self._is_explicit(task):
             return
-        for difference in config.differences(run.config_path, self._cfg, task, run.fold):
+        for difference in differences(run.config_path, self._cfg, task, run.fold):
             yield f"its settings differ: {difference}"
         if is_finished and digest_inputs(run.recorded()) != manifest["inputs"]:
             yield "its inputs.csv was changed after it had ended"
@@ -206,7 +207,7 @@ class Lineage:
 
     def _is_of_these_data(self, task: str, run: RunDir) -> bool:
         """Whether the run of a task on a whole data set wrote where this configuration reads."""
-        return not config.other_folders(run.config_path, self._cfg, config.task_spec(task).writes)
+        return not other_folders(run.config_path, self._cfg, config.task_spec(task).writes)
 
 
 def _changed(before: Sequence[Input], now: Sequence[Input]) -> list[Input]:

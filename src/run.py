@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,16 +40,23 @@ _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseExc
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
-        results = execute(cfg, config.hydra_overrides())
+        return _optimized(execute(cfg, config.hydra_overrides()), cfg.optimize)
     except _MISTAKES as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on with the other jobs first
-            raise
+        # A user's mistake needs a sentence and no stack. In a sweep Hydra goes on with the other jobs, and prints what
+        # an exception of this kind says.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise CompactHydraException(str(error)) from error
         _fail(error)
     except SystemExit as stop:  # Lightning answers SIGTERM with a code that says all is well
         if isinstance(stop, Interrupted):
             raise
         sys.exit(stop.code or 128 + signal.SIGTERM)
-    return results[cfg.optimize] if cfg.optimize else None
+
+
+def _optimized(results: dict[str, float], key: str | None) -> float | None:
+    if key is not None and key not in results:
+        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
+    return None if key is None else results[key]
 
 
 def start() -> None:

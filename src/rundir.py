@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.files import write_atomically
+from src.files import read_json_object, write_atomically
 from src.fitted_on import FILE as FITTED_ON_FILE
 from src.fitted_on import read_fitted_on, write_fitted_on
 from src.inputs import RUN, Input, read_inputs, write_inputs
@@ -15,6 +15,7 @@ from src.records import FittedSlide, refuse_leakage
 from src.report.page import Page, write_page
 
 _LOGGER = logging.getLogger(__name__)
+_START_OVER = "It was cut short or edited: start the run over with overwrite=true."
 _FOLD_DIR = re.compile(r"fold_(\d+)")
 
 
@@ -138,7 +139,7 @@ class RunDir:
         Raises:
             ValueError: when it is damaged.
         """
-        manifest = _read_json(self.manifest_path) if self.manifest_path.is_file() else None
+        manifest = read_json_object(self.manifest_path, _START_OVER) if self.manifest_path.is_file() else None
         if manifest is not None and not {"status", "schema_version"} <= manifest.keys():
             raise ValueError(
                 f"Expected the manifest of a run at {self.manifest_path}, got the keys {sorted(manifest)}. "
@@ -152,7 +153,7 @@ class RunDir:
         Raises:
             FileNotFoundError, ValueError: when the file is missing or damaged.
         """
-        return _read_json(self.results_path)
+        return read_json_object(self.results_path, _START_OVER)
 
     @property
     def is_finished(self) -> bool:
@@ -291,22 +292,7 @@ class RunDir:
         return path
 
 
-_START_OVER = "It was cut short or edited: start the run over with overwrite=true."
-
-
 def run_input(run: RunDir, name: str) -> Input:
     """Describes a finished run as an input; its digest is that of its results."""
     manifest = run.read_manifest() or {}
     return Input(RUN, name, str(run.path), 0, 0, str(manifest.get("digest", "")))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected {path}, found no such file. {_START_OVER}")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, got {error}. {_START_OVER}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object in {path}, got {type(content).__name__}. {_START_OVER}")
-    return content

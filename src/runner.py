@@ -25,6 +25,7 @@ from src.log_file import LogFile
 from src.run_lock import lock_run
 from src.run_outputs import describe_outputs, digest_outputs
 from src.rundir import RunDir
+from src.stored_config import differences
 
 _LOGGER = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -109,10 +110,10 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
     manifest = rundir.read_manifest()
     if manifest is None:
         return _Begin.AGAIN
-    if differences := config.differences(rundir.config_path, cfg, task):
+    if different := differences(rundir.config_path, cfg, task):
         raise ValueError(
             f"Expected {rundir.path} to hold a run of this configuration, got one that differs:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(different)
             + "\nGive another name=<name>, or overwrite=true to start over."
         )
     if gathers:

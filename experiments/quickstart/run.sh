@@ -2,3 +2,4 @@
 # From the repository root; the same as `make demo`.
 set -euo pipefail
 python -m src.run exp=quickstart task=pipeline
+python -m experiments.quickstart.figures runs   # the tables of this folder and the README's figures

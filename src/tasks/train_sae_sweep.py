@@ -48,7 +48,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     composed = [config.compose(overrides) for overrides in members]
     _check(composed, combinations)
 
-    first = config.resolve(composed[0])
+    first, *_ = [config.resolve(one) for one in composed]  # all, so that no mistake waits for the others to be trained
     fold = open_train_fold(first)
     record_train_inputs(first, rundir, fold)
     stream = open_data(first, fold)

@@ -25,6 +25,6 @@ def open_upstream_sae(rundir: RunDir, fold: FoldData, held_out: str) -> SAE:
     if sae.d_in != fold.store.d_in:
         raise ValueError(
             f"Expected activations of the {sae.d_in} dimensions that the SAE in {trained.path} takes, got "
-            f"{fold.store.d_in} in {fold.folder.path}: train an SAE on these features."
+            f"{fold.store.d_in} in {fold.folder.path}: train an SAE on these features, or give another sae_run=<run>."
         )
     return sae

@@ -67,7 +67,10 @@ class SAECore(nn.Module):
         super().__init__()
         n_latents = round(expansion * d_in) if n_latents is None else n_latents
         if d_in < 1 or n_latents < 1:
-            raise ValueError(f"Expected positive sizes, got d_in={d_in} and n_latents={n_latents}.")
+            raise ValueError(
+                f"Expected sae.n_latents, or sae.expansion times d_in, of at least 1, got d_in={d_in} and "
+                f"n_latents={n_latents}."
+            )
         self.d_in, self.n_latents, self.expansion = d_in, n_latents, n_latents / d_in
         self.input_norm = one_of("input_norm", input_norm, InputNorm)
         self.apply_b_dec_to_input, self.use_b_enc = apply_b_dec_to_input, use_b_enc

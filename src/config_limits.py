@@ -1,0 +1,186 @@
+"""The table of limits: what each configuration value may be beyond the kind of its default.
+
+Keys are those of the command line; `key[]` stands for the elements of the list `key`, and `*` for any part of a key.
+Numbers that are not listed must not be negative, and texts not empty. Options of a class that are a choice among names
+are not listed either: the class annotates them as a Literal, and `src.config` reads it there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NONE, SWITCH, WHOLE, NUMBER = "null", "true or false", "a whole number", "a number"
+TEXT, LIST, MAPPING = "text", "a list", "a group of values"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value may be.
+
+    Attributes:
+        words: what `accepts` asks for; empty when nothing.
+        accepts: whether a value of a right kind is one that can be worked with.
+        kinds: the kinds it may have (null too, where conf/ has it); empty: those that it has in conf/.
+        says_all: whether `words` says it all, without the kind.
+    """
+
+    words: str = ""
+    accepts: Callable[[Any], bool] = lambda _: True
+    kinds: frozenset[str] = frozenset()
+    says_all: bool = False
+
+
+def _kind(*kinds: str) -> Limit:
+    return Limit(kinds=frozenset(kinds))
+
+
+def _between(low: float, high: float = math.inf, *kinds: str, low_open: bool = False, high_open: bool = False) -> Limit:
+    """Returns the limit of a number within low and high, an open end excluded."""
+
+    def accepts(value: float) -> bool:
+        return (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+
+    words = f"above {low}" if low_open else f"of at least {low}"
+    if high < math.inf:
+        words += f" and below {high}" if high_open else f" and at most {high}"
+    return Limit(words, accepts, frozenset(kinds))
+
+
+def _one_of(*choices: str) -> Limit:
+    words = " or ".join([", ".join(choices[:-1]), choices[-1]])
+    return Limit(words, lambda value: value in choices, frozenset({TEXT}), says_all=True)
+
+
+# Of numbers and texts that the table does not list.
+USUAL_LIMITS = {
+    WHOLE: _between(0),
+    NUMBER: _between(0),
+    TEXT: Limit("that is not empty", lambda value: value.strip() != ""),
+}
+
+_ONE_OR_MORE = _between(1)
+_ONE_OR_MORE_WHOLE = _between(1, math.inf, WHOLE)
+_POSITIVE = _between(0, math.inf, NUMBER, low_open=True)
+_SHARE = _between(0, 1, NUMBER)
+_SHARE_BELOW_1 = _between(0, 1, NUMBER, high_open=True)
+_INNER_SHARE = _between(0, 1, NUMBER, low_open=True, high_open=True)
+_SEED = _between(0, 2**32 - 1)
+_ANY_NUMBER = Limit("of any sign", kinds=frozenset({NUMBER}))
+
+LIMITS: dict[str, Limit] = {
+    # The run
+    "seed": _SEED,
+    "sae_run": _kind(TEXT),
+    "optimize": _kind(TEXT),
+    # Data. Labels are compared with the csv, whatever they look like.
+    "dataset.dir": _kind(TEXT),
+    "dataset.*_dir": _kind(TEXT),
+    "dataset.metadata_csv": _kind(TEXT),
+    "dataset.tensor*.*": _kind(TEXT),
+    "dataset.class_names[]": _kind(TEXT, WHOLE, NUMBER, SWITCH),
+    "dataset.positive_class": _kind(TEXT, WHOLE, NUMBER, SWITCH),
+    "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,
+    "dataset.on_bad_file": _one_of("error", "skip"),
+    "dataset.generator.n_cases": _between(2),
+    "dataset.generator.n_slides": _between(2),
+    "dataset.generator.size": _between(256),
+    "dataset.generator.seed": _SEED,
+    "splits.n_folds": _between(2),
+    "splits.val_share": _INNER_SHARE,
+    "splits.seed": _SEED,
+    "tile.patch_size": _ONE_OR_MORE,
+    "tile.step": _ONE_OR_MORE_WHOLE,
+    "tile.mpp": _POSITIVE,
+    "tile.min_tissue": _SHARE,
+    "tile.saturation_threshold": _SHARE,
+    "tile.n_workers": _ONE_OR_MORE,
+    "backbone.image_size": _ONE_OR_MORE,
+    "backbone.layer": Limit("of any sign", kinds=frozenset({WHOLE})),
+    "backbone.checkpoint": _kind(TEXT),
+    "backbone.seed": _SEED,
+    "backbone.mean[]": _ANY_NUMBER,
+    "backbone.std[]": _POSITIVE,
+    "embed.batch_size": _ONE_OR_MORE,
+    # The SAE
+    "sae.n_latents": _ONE_OR_MORE_WHOLE,
+    "sae.expansion": _POSITIVE,
+    "sae.k": _ONE_OR_MORE,
+    "sae.k_anneal_steps": _ONE_OR_MORE_WHOLE,
+    "sae.k_aux": _ONE_OR_MORE,
+    "sae.dead_after": _ONE_OR_MORE,
+    "sae.threshold_decay": _SHARE,
+    "sae.threshold_init": _ANY_NUMBER,
+    "sae.target_l0": _POSITIVE,
+    "sae.bandwidth": _POSITIVE,
+    "sae.resample_every": _ONE_OR_MORE_WHOLE,
+    "sae.resample_every_epochs": _ONE_OR_MORE,
+    "sae.resample_silent_for": _ONE_OR_MORE_WHOLE,
+    "sae.n_updates": _ONE_OR_MORE,
+    "sae.anneal_end": _between(0, math.inf, WHOLE),
+    "sae.queue_length": _ONE_OR_MORE,
+    "sae.n_points": _ONE_OR_MORE_WHOLE,
+    "sae.group_fractions[]": _between(0, 1, NUMBER, low_open=True),
+    # Its training
+    "train.epochs": _ONE_OR_MORE,
+    "train.batch_size": _ONE_OR_MORE,
+    "train.batch_unit": _one_of("rows", "images"),
+    "train.n_tokens": _ONE_OR_MORE_WHOLE,
+    "train.block_size": _ONE_OR_MORE,
+    "train.residency": _one_of("auto", "gpu", "ram", "mmap", "stream"),
+    "train.lr": _POSITIVE,
+    "train.betas": Limit("of two numbers", lambda value: len(value) == 2),
+    "train.betas[]": _SHARE_BELOW_1,
+    "train.warmup_every": _ONE_OR_MORE_WHOLE,
+    "train.decay_fraction": _SHARE,
+    "train.max_grad_norm": _POSITIVE,
+    "train.compile_backend": _kind(TEXT),
+    "train.calibrate_l0": _POSITIVE,
+    "train.n_validations": _ONE_OR_MORE,
+    "train.float32_matmul_precision": _one_of("highest", "high", "medium"),
+    # Lightning says which it takes on this machine
+    "trainer.devices": Limit(
+        "a number or a list of devices, or auto", kinds=frozenset({WHOLE, TEXT, LIST}), says_all=True
+    ),
+    "trainer.devices[]": _kind(WHOLE),
+    "trainer.precision": _kind(WHOLE, TEXT),
+    "trainer.num_nodes": Limit(
+        "1, the machine that the run is on", lambda n: n == 1, frozenset({WHOLE}), says_all=True
+    ),
+    "trainer.deterministic": _kind(SWITCH, TEXT),
+    # What is done with it
+    "sweep.grid[]": _kind(TEXT),
+    "convert.path": _kind(TEXT),
+    "convert.activations": _kind(TEXT),
+    "convert.format": _one_of(
+        "auto", "dictionary_learning", "saelens", "sparsify", "openai", "sae1n", "patchsae", "dncbm", "saev", "prisma"
+    ),
+    "evaluation.n_rows": _ONE_OR_MORE_WHOLE,
+    "evaluation.batch_size": _ONE_OR_MORE,
+    "evaluation.almost_dead_below": _INNER_SHARE,
+    "evaluation.dense_above": _between(0, 1, NUMBER, low_open=True),
+    "evaluation.redundant_above": _SHARE,
+    "evaluation.n_pre_latent_rows": _ONE_OR_MORE,
+    "encode.dense_formats[]": _one_of("h5", "pt"),
+    "selection.method": _one_of("welch", "auroc", "effect_size"),
+    "selection.unit": _one_of("case", "slide"),
+    "selection.p_value": _one_of("guarded", "welch"),
+    "mil.pools": _kind(MAPPING),
+    "mil.pools.*.n_hidden": _ONE_OR_MORE,
+    "mil.pools.*.n_attention": _ONE_OR_MORE,
+    "mil.pools.*.dropout": _SHARE_BELOW_1,
+    "mil.methods": Limit("that is not empty", lambda value: len(value) > 0),
+    "mil.n_top_neurons": _ONE_OR_MORE,
+    "mil.batch_size": _ONE_OR_MORE,
+    "mil.lr": _POSITIVE,
+    "mil.max_epochs": _ONE_OR_MORE,
+    "localization.label_rule": _one_of("center", "any", "half"),
+    "localization.exclude_slides[]": _kind(TEXT),
+    "localization.n_bootstrap": _ONE_OR_MORE,
+    "localization.thumbnail_size": _ONE_OR_MORE,
+    "localization.n_exemplar_neurons": _ONE_OR_MORE,
+    "localization.max_exemplars_per_slide": _ONE_OR_MORE,
+    "summary.n_bootstrap": _ONE_OR_MORE,
+    "summary.confidence": _INNER_SHARE,
+    "report.max_image_width": _ONE_OR_MORE,
+}

@@ -1,0 +1,57 @@
+"""Builds what a task would build once the data are read, without data and memory, to hear early what is refused."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+# Wide enough for any sae.k that is meant; on the meta device it costs nothing.
+_WIDTH = 2**16
+_TRAIN_SAES = ("train_sae", "train_sae_sweep", "pipeline")
+_TRAIN = (*_TRAIN_SAES, "train_mil")
+# What the SAE's own optimizer steps and its calibration work in.
+_PRECISIONS = ("32-true", "32", 32, "bf16-mixed")
+
+
+def trial_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Iterator[str]:
+    """Yields what the constructors of a task that trains refuse: the SAE's, the Trainer's, torch.compile's and W&B's.
+
+    Args:
+        config: a plain, resolved configuration whose values are of the right kinds.
+        build: makes the object that a config node names by `_target_`; raises ValueError for what it refuses.
+    """
+    task = config["task"]["name"]
+    if task in _TRAIN_SAES:
+        yield from _sae_errors(config, build)
+    if task in _TRAIN:
+        yield from _trainer_errors(config, build)
+
+
+def _sae_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Iterator[str]:
+    import torch  # kept out of the commands that train nothing
+
+    try:
+        with torch.device("meta"):
+            build(config["sae"], d_in=_WIDTH)
+    except ValueError as error:
+        yield f"sae: {error}"
+    backend = config["train"]["compile_backend"]
+    if backend is not None and backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+        yield f"train.compile_backend: expected null or one of {', '.join(known)}, got {backend!r}"
+    if (precision := config["trainer"].get("precision")) not in _PRECISIONS:
+        yield f"trainer.precision: expected 32-true or bf16-mixed, got {precision!r}"
+
+
+def _trainer_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the Trainer that trains says them again
+            build(config["trainer"], logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except ValueError as error:
+        yield f"trainer: {error}"
+    if "wandb" in config["logger"] and not config["logger"]["wandb"].get("offline"):
+        import wandb
+
+        try:
+            wandb.login()
+        except wandb.Error as error:
+            yield f"logger: expected an account for logger=wandb, got: {error} Or give logger.wandb.offline=true"
