@@ -245,11 +245,11 @@ def _unresolved(node: Any, key: str = "") -> Iterator[str]:
     """Yields an error for every reference to another key, or to the environment, that leads nowhere."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
-    names: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
-    for name in names:
+    inside: Any = node
+    for name in inside if isinstance(node, DictConfig) else range(len(node)):
         inner = f"{key}.{name}" if key else str(name)
         try:
-            child = None if OmegaConf.is_missing(node, name) else node[name]
+            child = None if OmegaConf.is_missing(node, name) else inside[name]
         except OmegaConfBaseException as error:
             yield f"{inner}: expected references that lead somewhere, got {str(error).splitlines()[0]}"
             continue

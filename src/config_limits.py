@@ -82,6 +82,7 @@ LIMITS: dict[str, Limit] = {
     "dataset.positive_class": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,
     "dataset.on_bad_file": _one_of("error", "skip"),
+    "dataset.generator": _kind(MAPPING, NONE),
     "dataset.generator.n_cases": _between(2),
     "dataset.generator.n_slides": _between(2),
     "dataset.generator.size": _between(256),

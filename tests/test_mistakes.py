@@ -78,7 +78,7 @@ def start(path, *overrides):
         ("sae.k=0 train.epochs=-1", "(?s)sae.k: .* got 0.*train.epochs: .* got -1"),
         ("sae.n_latents=2", "sae.k: expected at most sae.n_latents=2, got 4"),
         ("sae.expansion=0.1", "sae.k within 1 and n_latents=2, got 4"),
-        ("sae.expansion=0.001", "sae.expansion times d_in, of at least 1"),
+        ("sae.expansion=0.001", "n_latents=0: give sae.n_latents, or a larger sae.expansion"),
         ("~encode", "encode: expected a group of values"),
         ("dataset.class_names=normal", "dataset.class_names: expected a list or null"),
         ("sae=matryoshka_batch_topk sae.group_fractions=[0.5,0.1]", "Expected sae.group_fractions that sum to 1"),

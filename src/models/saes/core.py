@@ -68,8 +68,8 @@ class SAECore(nn.Module):
         n_latents = round(expansion * d_in) if n_latents is None else n_latents
         if d_in < 1 or n_latents < 1:
             raise ValueError(
-                f"Expected sae.n_latents, or sae.expansion times d_in, of at least 1, got d_in={d_in} and "
-                f"n_latents={n_latents}."
+                f"Expected positive sizes, got d_in={d_in} and n_latents={n_latents}: give sae.n_latents, or a larger "
+                "sae.expansion, which times d_in is the number of latents."
             )
         self.d_in, self.n_latents, self.expansion = d_in, n_latents, n_latents / d_in
         self.input_norm = one_of("input_norm", input_norm, InputNorm)
