@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.files import digest_file, digest_text
+from src.files import digest_file, digest_text, is_leftover
 
 # What other runs read of a run. Checkpoints, figures and logs may be removed to save space.
+_LOCK = ".lock"  # and what processes leave beside it that were killed while they asked for it
 _RESULTS = ("export/*", "latents/all/**/*", "attention/**/*", "analysis/*", "fitted_on*", "results.json")
 
 
@@ -26,7 +27,8 @@ def describe_outputs(folder: Path, leave_out: Collection[Path] = ()) -> list[Out
     nested = {path.parent for path in folder.glob("*/manifest.json")}
     outputs = []
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in leave_out and nested.isdisjoint(path.parents):
+        is_ours = path.is_file() and path not in leave_out and not is_leftover(path)
+        if is_ours and nested.isdisjoint(path.parents) and not path.name.startswith(f"{_LOCK}."):
             status = path.stat()
             digest = digest_file(path) if path in results else ""
             outputs.append(Output(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, digest))

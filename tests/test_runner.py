@@ -82,7 +82,7 @@ def test_full_disk_does_not_hide_the_first_error(start, monkeypatch):
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(type(rundir), "write_json", full)
+        monkeypatch.setattr(runner, "write_even_when_full", full)
         raise OSError(28, "The latents of slide 7 need 3 MB")
 
     with pytest.raises(OSError, match="latents of slide 7"):

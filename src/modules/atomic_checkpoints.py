@@ -34,9 +34,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError(f"Expected no storage options, got {storage_options!r}.")
         tensors = {leaf.data_ptr(): leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor)}
         n_bytes = sum(tensors.values())
-        # Given a path, torch.save would note its random name inside: equal checkpoints have equal bytes.
-        with write_atomically(Path(path), n_bytes, durable=True) as temporary, open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+        with write_atomically(Path(path), n_bytes, durable=True) as temporary:
+            torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.

@@ -28,7 +28,7 @@ from src.runner import execute
 
 _EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 # What differs between two runs of one configuration: times, process ids, and what follows from them.
-_OF_THE_START = ("started", "ended", "argv", "outputs", "gathered")
+_OF_THE_START = ("started", "ended", "argv", "git", "outputs", "gathered")
 
 
 class Workplace:
