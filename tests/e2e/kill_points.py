@@ -68,6 +68,7 @@ class Workplace:
                 os.dup2(log, 2)
                 os.setsid()
                 self._count_operations(count, kill_at)
+                config.hydra_overrides = lambda: list(overrides)  # what the sweep asks for
                 execute(composed, overrides)
             except BaseException:
                 traceback.print_exc()
@@ -168,7 +169,7 @@ def main() -> None:
     workplace = Workplace(Path(plan["folder"]))
     found = {}
     for task, n_kills in plan["tasks"].items():
-        overrides = [*plan["overrides"], f"task={task}"]
+        overrides = [*plan["base"].get(task, plan["overrides"]), f"task={task}"]
         found[task] = kill_everywhere(workplace, overrides, n_kills)
         (workplace.path.parent / "found.json").write_text(json.dumps(found, indent=1))
 

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
@@ -23,6 +25,9 @@ TASKS = {
     "localize": 5,
     "summarize_cv": 5,
     "report": 5,
+    "train_sae_sweep": 5,
+    "convert": 4,
+    "metadata": 4,
 }
 MODULES = ("lightning.pytorch", "matplotlib.pyplot", "openslide", "skimage", "sklearn.linear_model", "tifffile", "timm")
 MINIATURE = (
@@ -34,13 +39,41 @@ MINIATURE = (
 )
 
 
+def save_dictionary(folder):
+    """Writes a TopK dictionary as dictionary_learning does."""
+    folder.mkdir()
+    d_in, n_latents = 6, 8
+    weights = {"encoder.weight": torch.ones(n_latents, d_in), "encoder.bias": torch.zeros(n_latents)}
+    atoms = torch.nn.functional.normalize(
+        torch.randn(d_in, n_latents, generator=torch.Generator().manual_seed(0)), dim=0
+    )
+    weights |= {"decoder.weight": atoms, "b_dec": torch.zeros(d_in)}
+    torch.save(weights | {"k": torch.tensor(2), "threshold": torch.tensor(-1.0)}, folder / "ae.pt")
+    settings = {"trainer": {"dict_class": "AutoEncoderTopK", "trainer_class": "TopKTrainer"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def save_tensor(path):
+    np.save(path, np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32))
+    return path
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     (folder / "work").mkdir()
     overrides = [*MINIATURE, f"paths.data={folder / 'work' / 'data'}", f"paths.runs={folder / 'work' / 'runs'}"]
     modules = [*MODULES, *(f"src.tasks.{task}" for task in TASKS)]
-    plan = {"folder": str(folder), "overrides": overrides, "modules": modules, "tasks": TASKS}
+    base = {
+        "train_sae_sweep": [*overrides, "sweep.grid=['sae.k=2,3']"],
+        "convert": [*overrides, f"convert.path={save_dictionary(folder / 'dictionary')}"],
+        "metadata": [
+            *("exp=tensors", "dataset.name=tensors", f"dataset.tensors.train={save_tensor(folder / 'train.npy')}"),
+            *overrides[-2:],
+        ],
+    }
+    plan = {"folder": str(folder), "overrides": overrides, "modules": modules, "tasks": TASKS, "base": base}
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     done = subprocess.run(
