@@ -203,17 +203,18 @@ def validate(cfg: DictConfig) -> None:
         errors += [*group_errors(plain, _groups()), *value_errors(plain, _default_kinds()), *target_errors(plain)]
         if not errors:
             errors += [*wrong_folders(plain["paths"]), *wrong_sae_run(plain["sae_run"])]
-            errors += [*_wrong_grid(cfg), *trial_errors(plain, instantiate), *_processes_in_a_sweep(cfg)]
+            errors += [*_wrong_grid(cfg), *_processes_in_a_sweep(cfg)]
     _raise(errors)
 
 
-def require_data(cfg: DictConfig) -> None:
-    """Checks that the data are there that a task needs to begin; a finished run does not.
+def check_start(cfg: DictConfig) -> None:
+    """Checks what a task needs to begin, and a finished run does not: its data, and what it builds of its values.
 
     Raises:
-        ValueError: listing all that is missing.
+        ValueError: listing all errors.
     """
-    _raise(list(missing_data(to_container(cfg))))
+    plain = to_container(cfg)
+    _raise([*missing_data(plain), *trial_errors(plain, instantiate)])
 
 
 def _raise(errors: list[str]) -> None:

@@ -59,12 +59,12 @@ def execute(
     rundir = open_rundir(cfg, overrides)
     if not cfg.overwrite and rundir.is_finished and _begin(cfg, rundir, overrides, replace) is _Begin.NOT:
         return rundir.read_results()
+    config.check_start(cfg)
     with lock_run(rundir.lock_path):
         # Looked at under the lock: another process may have finished the run since.
         begin = _begin(cfg, rundir, overrides, replace)
         if begin is _Begin.NOT:
             return rundir.read_results()
-        config.require_data(cfg)
         if begin is _Begin.ANEW:
             _clear(rundir)
         remove_leftovers(rundir.path, recursive=True)

@@ -27,7 +27,7 @@ def errors_of(overrides: list[str]) -> str:
     cfg = config.compose(overrides)
     try:
         config.validate(cfg)
-        config.require_data(cfg)
+        config.check_start(cfg)
     except ValueError as error:
         return str(error)
     return ""

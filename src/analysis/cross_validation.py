@@ -61,8 +61,8 @@ def summarize(
         slide_high, n_slides (distinct). What is undefined is NaN.
     """
     per_fold = fold_metrics(predictions)
-    n_folds, n_test = len(set(per_fold["fold"])), float(np.mean(per_fold["n_slides"].to_numpy()))
-    test_share = float(n_test / float(np.mean(n_train)) if n_train else 1 / max(n_folds - 1, 1))
+    n_test = np.mean(per_fold["n_slides"].to_numpy(float))
+    test_share = float(n_test / np.mean(n_train)) if n_train else 1 / max(len(set(per_fold["fold"])) - 1, 1)
     rows = []
     for method, part in predictions.groupby("method", sort=False):
         rng = np.random.default_rng(seed)  # the same resamples for every method, so that methods compare

@@ -69,7 +69,7 @@ def test_real_bags_stay_within_bounds(data_dir, tmp_path, name):
         train = [slide_id for position, slide_id in enumerate(slide_ids) if position % 5 != fold]
         scale = fit_standardizer(store, train).scale
         deviation = np.concatenate([store.rows(slide_id) for slide_id in train]).astype(np.float64).std(axis=0)
-        assert scale.min() > 0.005 * typical  # elephant: down to 1e-5 of it
+        assert scale.min() > 0.005 * typical  # on elephant deviations go down to 5e-4 of it
         varies = deviation > 0.02 * typical
         np.testing.assert_allclose(scale[varies], deviation[varies], rtol=1e-5)
 

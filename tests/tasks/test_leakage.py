@@ -100,5 +100,5 @@ def test_list_of_fitted_slides_without_slides_passes_no_check(folder, content):
 
 
 def test_sae_run_that_is_no_finished_run_is_told(folder):
-    with pytest.raises(ValueError, match="sae_run="):
+    with pytest.raises(ValueError, match="sae_run: expected"):
         start(folder, "task=encode", f"sae_run={folder / 'features'}")

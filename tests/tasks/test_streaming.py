@@ -153,7 +153,7 @@ def test_datasets_without_slides_are_refused_with_the_remedy(tmp_path, task):
     config.register_resolvers()
     for typed in (["exp=features", f"dataset.dir={tmp_path}"], ["exp=tensors", "dataset.tensors.train=x.npy"]):
         with pytest.raises(ValueError, match="Expected a complete") as raised:
-            config.resolve(config.compose([*typed, f"task={task}", "train.residency=stream"]))
+            config.check_start(config.compose([*typed, f"task={task}", "train.residency=stream"]))
         for key in ("patches_dir: found no path; make it with task=tile", "slides_dir: found no path; give"):
             assert f"task={task} needs dataset.{key}" in str(raised.value)
         assert "another train.residency than stream" in str(raised.value)
