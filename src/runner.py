@@ -57,21 +57,27 @@ def execute(
     """
     cfg = config.resolve(composed)
     rundir = open_rundir(cfg, overrides)
-    if not cfg.overwrite and rundir.is_finished and _begin(cfg, rundir, overrides, replace) is _Begin.NOT:
-        return rundir.read_results()
+    if not cfg.overwrite and rundir.is_finished:
+        begin, why = _begin(cfg, rundir, overrides, replace)
+        if begin is _Begin.NOT:
+            _LOGGER.info("%s", why)
+            return rundir.read_results()
     config.check_start(cfg)
     with lock_run(rundir.lock_path):
         # Looked at under the lock: another process may have finished the run since.
-        begin = _begin(cfg, rundir, overrides, replace)
+        begin, why = _begin(cfg, rundir, overrides, replace)
         if begin is _Begin.NOT:
+            _LOGGER.info("%s", why)
             return rundir.read_results()
         if begin is _Begin.ANEW:
             _clear(rundir)
         remove_leftovers(rundir.path, recursive=True)
         rundir.is_begun = True
         with _logging_to(rundir):
-            if begin is _Begin.AGAIN and rundir.manifest_path.is_file():
-                _LOGGER.info("Resuming the unfinished run %s.", rundir.path)
+            if why:
+                _LOGGER.info("%s", why)
+            for path, reason in rundir.left_out.items():
+                _LOGGER.warning("Left out %s, which is out of date: %s", path, reason)
             return _run_task(cfg, rundir, overrides, function or config.task_function(cfg.task._target_))
 
 
@@ -88,8 +94,8 @@ class _Begin(Enum):
     AGAIN = "again"
 
 
-def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) -> _Begin:
-    """Decides how a run begins, from what its directory holds and what there is now.
+def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) -> tuple[_Begin, str]:
+    """Decides how a run begins, and says why, from what its directory holds and what there is now.
 
     Raises:
         ValueError: when the directory holds a run of another configuration, or this run or one that it builds on is out
@@ -103,13 +109,13 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
         if refused := [one for one in stale if one not in others]:
             raise lineage.refuse(refused[0], task)
         rundir.left_out = {one.path: one.why for one in others}
-        for one in others:
-            _LOGGER.warning("Left out %s, which is out of date: %s", one.path, one.why)
+    finished = (_Begin.NOT, f"{task} is finished: {rundir.path}. overwrite=true starts over.")
+    resumed = (_Begin.AGAIN, f"Resuming the unfinished run {rundir.path}.")
     if cfg.overwrite:
-        return _Begin.ANEW
+        return _Begin.ANEW, ""
     manifest = rundir.read_manifest()
     if manifest is None:
-        return _Begin.AGAIN
+        return _Begin.AGAIN, ""
     if different := differences(rundir.config_path, cfg, task):
         raise ValueError(
             f"Expected {rundir.path} to hold a run of this configuration, got one that differs:\n  "
@@ -118,27 +124,20 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
         )
     if gathers:
         if manifest["status"] != "completed":
-            return _Begin.AGAIN
+            return resumed
         is_same = not stale and not lineage.reasons(task, rundir) and manifest["gathered"] == gathered(cfg, rundir)
-        return _told(cfg, rundir) if is_same else _Begin.ANEW
+        return finished if is_same else (_Begin.ANEW, "")
     if reasons := lineage.reasons(task, rundir):
         is_of_use = manifest["status"] == "completed" or rundir.has_partial_work
         if is_of_use and not replace:
             raise lineage.refuse(Stale(task, rundir.fold, rundir.path, tuple(reasons)), task)
-        _LOGGER.info("Making %s again: %s", rundir.path, "; ".join(reasons))
         rundir.replaces = True
-        return _Begin.ANEW
+        return _Begin.ANEW, f"Making {rundir.path} again: {'; '.join(reasons)}"
     if manifest["status"] != "completed":
-        return _Begin.AGAIN
+        return resumed
     if gone := _gone(cfg, manifest):
-        _LOGGER.info("Making %s again: what it wrote is not there, %s for one.", rundir.path, gone[0])
-        return _Begin.ANEW
-    return _told(cfg, rundir)
-
-
-def _told(cfg: Any, rundir: RunDir) -> _Begin:
-    _LOGGER.info("%s is finished: %s. overwrite=true starts over.", cfg.task.name, rundir.path)
-    return _Begin.NOT
+        return _Begin.ANEW, f"Making {rundir.path} again: what it wrote is not there, {gone[0]} for one."
+    return finished
 
 
 def _written(cfg: Any) -> dict[str, list[str]]:

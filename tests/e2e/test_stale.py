@@ -132,6 +132,10 @@ def change_export(folder):
     save_file({name: value * 1.5 for name, value in load_file(path).items()}, path)
 
 
+def remove_latents(folder):
+    next(folder.glob("runs/**/encode/latents/all/h5_files/*.h5")).unlink()
+
+
 def change_ranking(folder):
     (path,) = folder.glob("runs/**/select_neurons/analysis/neurons.csv")
     header, first, second, *rest = path.read_text().splitlines()
@@ -165,6 +169,7 @@ CHANGES = [
     (change_outlines, {"localize", "report"}, {"localize", "report"}),
     (change_weights, {"embed", "train_sae", *AFTER_SAE}, {"embed", "train_sae", *AFTER_SAE}),
     (change_export, {"train_sae", *AFTER_SAE}, {"train_sae", "report"}),
+    (remove_latents, {*AFTER_SAE} - {"evaluate_sae"}, {"encode", "report"}),
     (change_ranking, {*AFTER_SAE} - {"evaluate_sae", "encode"}, {"select_neurons", "report"}),
 ]
 
