@@ -4,6 +4,7 @@ python -m experiments.benchmarks.sweep
 """
 
 import logging
+import re
 import statistics
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def main() -> None:
         config.hydra_overrides = lambda: overrides
         together = _seconds(base, folder / "sweep", "task=train_sae_sweep", grid)
         after = {k: _seconds(base, folder / "after", "task=train_sae", f"sae.k={k}") for k in KS[1::4]}
-        blocks = execute(config.compose(overrides), overrides)["n_blocks_read"]
+        (log,) = (folder / "sweep").glob("**/train_sae_sweep/run.log")
+        blocks = int(re.findall(r"Read (\d+) blocks", log.read_text())[0])
     alone = statistics.mean([*before.values(), *after.values()])
     sys.stdout.write(
         f"{len(KS)} SAEs {D_IN} -> 2048, k {_csv(KS)}; {N_SLIDES * N_PATCHES:,} rows of all parts, 6 epochs\n"

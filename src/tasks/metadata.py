@@ -9,7 +9,7 @@ from src.data.current_inputs import CurrentInputs
 from src.data.fold import open_features
 from src.data.splits import write_folds
 from src.data.tensor_folder import TensorFolder
-from src.files import write_atomically
+from src.files import remove_leftovers, write_atomically
 from src.records import PARTS, FoldSplit
 from src.rundir import RunDir
 
@@ -32,6 +32,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if not isinstance(folder, TensorFolder):
         raise ValueError(f"Expected tensors, got the feature files of {folder.path}.")
     slides = folder.slides()
+    remove_leftovers(Path(cfg.dataset.metadata_csv).parent)
     rows = [(slide.case_id, slide.slide_id, slide.label) for slide in slides]
     with write_atomically(cfg.dataset.metadata_csv) as temporary:
         pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(temporary, index=False)

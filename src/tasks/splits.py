@@ -8,6 +8,7 @@ import pandas as pd
 
 from src.data.current_inputs import CurrentInputs
 from src.data.splits import count_classes, make_folds, write_folds
+from src.files import remove_leftovers
 from src.records import PARTS, FoldSplit, Slide, read_slides
 from src.report.page import Page, PageTable
 from src.rundir import RunDir
@@ -41,6 +42,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed, cfg.splits.val_share)
     _clear_or_refuse(splits_dir, origin, cfg.overwrite or rundir.replaces)
     splits_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(splits_dir)
     rundir.write_json(splits_dir / _ORIGIN_FILE, origin)
     write_folds(folds, slides, splits_dir)
     counts = _count(folds, slides)

@@ -34,11 +34,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     once for all.
 
     Returns:
-        The number of runs, and of blocks read from the activations.
+        The number of runs.
 
     Raises:
         ValueError: when the grid is empty, or changes what the stream of activations is made of.
-        RuntimeError: when a run failed, after the others have ended.
+        ValueError, RuntimeError: when a run failed, after the others have ended.
     """
     typed = [override for override in config.hydra_overrides() if override.partition("=")[0] not in _OWN_KEYS]
     combinations = config.expand_grid(cfg.sweep.grid)
@@ -73,7 +73,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         stream.teardown("fit")
     _raise_failures(outcomes, combinations)
     _write_page(rundir, combinations, outcomes)
-    return {"n_runs": len(outcomes), "n_blocks_read": shared.n_read}
+    _LOGGER.info("Read %d blocks of activations for %d SAEs.", shared.n_read, len(outcomes))
+    return {"n_runs": len(outcomes)}
 
 
 def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[Any]) -> None:
@@ -129,7 +130,8 @@ def _raise_failures(outcomes: list[dict[str, float] | Exception], combinations: 
     ]
     if failures:
         listed = "\n  ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures)
-        raise RuntimeError(
+        is_mistake = all(isinstance(error, ValueError | OSError) for _, error in failures)  # which prints no stack
+        raise (ValueError if is_mistake else RuntimeError)(
             f"Expected all {len(outcomes)} runs of the sweep to end, got {len(failures)} that failed; the others are "
             f"done. Start again to go on with these:\n  {listed}"
         ) from failures[0][1]

@@ -1,12 +1,8 @@
 """The command itself on a small folder of features: the whole chain, the finished rule, kill -9, and bad input."""
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -83,27 +79,6 @@ def test_sweep_over_folds_shares_the_directories_of_single_runs(workplace):
     assert set(summary["metric"]) >= {"accuracy", "auroc"}
 
 
-def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(workplace):
-    many = ("train.epochs=120", "train.n_validations=60")
-    run(workplace, "task=splits")
-    run(workplace, *many)
-    path = task_dir(workplace, "train_sae")
-    uninterrupted = (path / "export" / "sae_weights.safetensors").read_bytes()
-    shutil.rmtree(path)
-    process = subprocess.Popen(command(workplace, *many), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
-    assert json.loads((path / "manifest.json").read_text())["status"] == "running"
-    assert "Resuming" in run(workplace, *many)
-    assert (path / "export" / "sae_weights.safetensors").read_bytes() == uninterrupted
-
-
 def truncate(workplace):
     path = workplace / "features" / "h5_files" / "003.h5"
     path.write_bytes(path.read_bytes()[:1500])
@@ -144,7 +119,7 @@ def no_label(workplace):
         (without_features, "003.h5"),
         (other_width, "003.h5"),
         (empty_slide, "003.h5"),
-        (not_in_csv, "'003' that it does not list"),
+        (not_in_csv, "task=splits overwrite=true"),
         (no_label, "none for '003'"),
     ],
 )

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from src.report.doubts import SD_RATIO_KEY
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
 
@@ -60,6 +62,7 @@ def test_streamed_training_ends_where_training_on_written_features_does(tmp_path
     for name, tensor in weights.items():
         np.testing.assert_allclose(tensor, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     results, other = (json.loads((path / "results.json").read_text()) for path in (streamed, written))
+    del other[SD_RATIO_KEY]  # of features on disk alone
     assert results == pytest.approx(other, rel=1e-4)
     assert results["val/explained_variance"] > 0.3
 

@@ -3,10 +3,13 @@
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from src import config
 from src.files import digest_file
+from src.lineage import StaleRunError
 from src.models.saes.core import SAECore
+from src.rundir import RunDir
 from src.runner import execute, open_rundir
 from src.stores.latents import LatentStore
 from src.tasks import encode
@@ -92,7 +95,7 @@ def test_a_killed_encode_goes_on_and_ends_with_the_same_bits(run, monkeypatch, c
     assert not [output for output in rundir.read_manifest()["outputs"] if "partial" in output["path"]]
 
 
-def test_latents_of_another_sae_are_not_kept(run, monkeypatch):
+def test_latents_of_another_sae_are_not_kept(run, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         kill_at(patch, 20)
         with pytest.raises(Killed):
@@ -102,12 +105,18 @@ def test_latents_of_another_sae_are_not_kept(run, monkeypatch):
     other = run("train_sae", "seed=1", name="other")[1]
     for path in trained.export_dir.iterdir():
         path.write_bytes((other.export_dir / path.name).read_bytes())
+    with pytest.raises(StaleRunError, match="export"):
+        run("encode")
+    # The store itself does not take them either.
     seen = kill_at(monkeypatch, 10**9)
-    run("encode")
+    (typed,) = tmp_path.rglob("encode/.hydra/overrides.yaml")
+    path = typed.parent.parent
+    cfg = config.resolve(config.compose(yaml.safe_load(typed.read_text())))
+    encode.run(cfg, RunDir(path, lambda task: path.parent / task))
     assert len(seen) == 3 * N_SLIDES
 
 
-def test_slides_that_are_damaged_or_changed_are_encoded_again(run, monkeypatch, tmp_path):
+def test_latents_that_are_damaged_are_encoded_again(run, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         kill_at(patch, 3 * N_SLIDES - 1)
         with pytest.raises(Killed):
@@ -117,11 +126,16 @@ def test_slides_that_are_damaged_or_changed_are_encoded_again(run, monkeypatch, 
     cut.write_bytes(cut.read_bytes()[:-2000])
     emptied.write_bytes(b"")
     with h5py.File(tmp_path / "features" / "h5_files" / changed.name, "a") as file:
-        file["features"][0] += 1
+        before = file["features"][0]
+        file["features"][0] = before + 1
     (folder / "gone.h5").write_bytes(b"of a slide that is no longer in the data set")
+    with pytest.raises(StaleRunError, match="activations all"):
+        run("encode")
+    with h5py.File(tmp_path / "features" / "h5_files" / changed.name, "a") as file:
+        file["features"][0] = before
     seen = kill_at(monkeypatch, 10**9)
     _, rundir = run("encode")
-    assert len(seen) == 3 * 4  # and the one that was cut short by the kill
+    assert len(seen) == 3 * 3  # and the one that was cut short by the kill
     arrays(rundir)
     assert len(LatentStore(rundir.latents_dir()).slide_ids) == N_SLIDES
 

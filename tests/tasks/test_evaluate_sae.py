@@ -110,6 +110,9 @@ def test_an_sae_fitted_elsewhere_is_evaluated_and_the_page_says_so(run, tmp_path
     shutil.copytree(rundir.path, imported.path)
     imported.fitted_on_path.unlink()
     imported.write_fitted_on_unknown("it came from elsewhere")
+    manifest = json.loads(imported.manifest_path.read_text())
+    manifest["outputs"] = [output for output in manifest["outputs"] if output["path"] != "fitted_on.csv"]
+    imported.write_json(imported.manifest_path, manifest)
     results, rundir, _ = run("evaluate_sae", f"sae_run={imported.path}")
     assert np.isnan(results["test/n_fitted_slides"])
     assert "not known whether it was fitted on these slides" in read_page(rundir.page_path).paragraphs[0]
@@ -162,7 +165,8 @@ def test_out_of_gpu_memory_halves_the_batch(run, monkeypatch, caplog):
 
 def test_part_without_slides_is_refused(run, tmp_path):
     splits = run("splits")[2].dataset.splits_dir
+    trained = run("train_sae")[1].path
     table = pd.read_csv(f"{splits}/splits_0.csv", dtype=str).drop(columns="val")
     table.to_csv(tmp_path / "splits_0.csv", index=False)
     with pytest.raises(ValueError, match=r"Expected patches in evaluation\.split=val of fold 0, got none"):
-        run("evaluate_sae", f"dataset.splits_dir={tmp_path}", "evaluation.split=val")
+        run("evaluate_sae", f"dataset.splits_dir={tmp_path}", "evaluation.split=val", f"sae_run='{trained}'")

@@ -115,11 +115,11 @@ def test_a_method_does_not_depend_on_the_others(two_classes):
 def test_an_sae_of_another_fold_is_refused(two_classes):
     _, other = two_classes.run("train_sae", 1)
     with pytest.raises(ValueError, match="fitted on other cases than this fold's validation and test cases"):
-        two_classes.run("select_neurons", 0, f"sae_run='{other.path}'")
+        two_classes.run("encode", 0, f"sae_run='{other.path}'")
 
 
 def test_an_unknown_method_is_refused(two_classes):
-    with pytest.raises(ValueError, match=r"pool among \['max', 'attention'\] .*got 'mean_activations'"):
+    with pytest.raises(ValueError, match=r"mil\.methods: expected a choice of max_activations.*got 'mean_activations'"):
         two_classes.run("train_mil", 0, "mil.methods=[mean_activations]")
 
 

@@ -53,13 +53,13 @@ def test_runs_of_a_sweep_equal_runs_alone(typed, tmp_path, monkeypatch, caplog):
     results = _sweep(typed, monkeypatch, together)
     assert results["n_runs"] == 8
     expected = _files(alone)
-    assert len(expected) == 8 * 5
+    assert len(expected) == 8 * 6  # fitted_on.csv also in the export
     assert _files(together) == expected
     mixing = [pd.read_csv(path)["data/slide_entropy"].dropna() for path in alone.rglob("metrics.csv")]
     assert [len(epochs) for epochs in mixing] == [6] * 8
     assert all(0.8 < value < 1.2 for epochs in mixing for value in epochs)
     rows = json.loads(next(alone.rglob("results.json")).read_text())["n_train_rows"]
-    assert results["n_blocks_read"] == 6 * -(-rows // 128)
+    assert f"Read {6 * -int(-rows // 128)} blocks of activations for 8 SAEs" in caplog.text
     (sweep,) = together.glob("**/train_sae_sweep")
     table = pd.read_csv(sweep / "analysis" / "sweep.csv")
     assert len(table) == 8
@@ -85,9 +85,7 @@ def test_a_broken_off_sweep_goes_on_where_each_run_stood(typed, tmp_path, monkey
         return original(cfg, rundir, fold, data)
 
     monkeypatch.setattr(train_sae_sweep, "train_fold", fail)
-    with pytest.raises(
-        RuntimeError, match=r"got 1 that failed; the others are done(.|\n)*sae=jumprelu: ValueError: no"
-    ):
+    with pytest.raises(ValueError, match=r"got 1 that failed; the others are done(.|\n)*sae=jumprelu: ValueError: no"):
         _sweep(typed, monkeypatch, broken, GRID[:1])
     assert len(seen) == 1
     monkeypatch.setattr(train_sae_sweep, "train_fold", original)
