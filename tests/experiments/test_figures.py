@@ -108,13 +108,9 @@ def test_sae_families_quote_the_stability(frontier):
         assert seeds["explained_variance"].mean() == pytest.approx(row["explained_variance_mean"], abs=1e-4)
 
 
-def test_runs_in_both_studies_agree_within_the_spread_of_seeds(frontier):
+def test_sae_families_say_what_the_quickstart_reaches_now():
     figures, _ = quickstart.read()
-    row = frontier.loc["quickstart", "BatchTopK", 16, 0]
-    stability = pd.read_csv(EXPERIMENTS / "sae_families/stability.csv").set_index("family").loc["BatchTopK"]
-    assert figures["test/l0"] == pytest.approx(row["l0"], abs=3 * stability["l0_sd"])
-    spread = 3 * stability["explained_variance_sd"]
-    assert figures["test/explained_variance"] == pytest.approx(row["explained_variance"], abs=spread)
+    assert f"BatchTopK at k 16 explains {figures['test/explained_variance']:.3f} there" in text_of("sae_families")
 
 
 def test_no_number_of_the_measured_section_is_left_unchecked():
