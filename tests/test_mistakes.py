@@ -83,7 +83,7 @@ def start(path, *overrides):
         ("dataset.class_names=normal", "dataset.class_names: expected a list or null"),
         ("sae=matryoshka_batch_topk sae.group_fractions=[0.5,0.1]", "Expected sae.group_fractions that sum to 1"),
         ("sae=archetypal sae.b_dec_init=mean", "Expected sae.decoder_constraint=none and sae.b_dec_init=zero"),
-        ("sae=archetypal sae.n_points=5000", "set sae.n_points lower"),
+        pytest.param("sae=archetypal sae.n_points=5000", "set sae.n_points lower", marks=pytest.mark.slow),
         ("sae._target_=src.models.saes.nope.Nope", "sae: expected _target_ to name a class or function"),
         ("train.batch_unit=images", "images with train.n_tokens"),
         ("train.batch_unit=images train.n_tokens=7", "Expected a multiple of train.n_tokens=7 rows"),
