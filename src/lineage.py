@@ -118,8 +118,6 @@ class Lineage:
     def _walk(self, task: str, fold: int | None) -> Iterator[Stale]:
         for upstream in config.task_spec(task).upstream:
             for run in self._runs(task, upstream, fold):
-                if self._is_explicit(upstream) and not run.is_finished:
-                    yield Stale(upstream, run.fold, run.path, ("it holds no manifest of a finished run",))
                 if not run.is_finished or not self._is_of_these_data(upstream, run):
                     continue
                 if not self._is_explicit(upstream):

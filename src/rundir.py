@@ -216,7 +216,7 @@ class RunDir:
     def optional_upstream(self, task: str) -> "RunDir | None":
         """Returns the finished run of another task under the same configuration, None when there is none."""
         found = RunDir(self._path_of(task), self._locate, self._command)
-        if not found.is_finished:
+        if found.path in self.left_out or not found.is_finished:
             return None
         self.record(run_input(found, task))
         return found

@@ -15,7 +15,7 @@ from src.data.patching import read_patch_file
 from src.data.slides import find_slide, list_slides
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
-from src.records import find_split, read_slides
+from src.records import read_slides
 
 
 class CurrentInputs:
@@ -33,10 +33,10 @@ class CurrentInputs:
         """Describes inputs.
 
         Args:
-            *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases` and
-                `all labels`, of the csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders;
-                `cut` slides are those with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; `file`,
-                a file at its recorded place.
+            *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
+                csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
+                with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; `file`, a file at its recorded
+                place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
         Raises:
@@ -53,7 +53,7 @@ class CurrentInputs:
         if kind in ("split", "cases", "labels", "classes"):
             return [self._table.input(what)]
         readers: dict[str, Callable[[str, str, Sequence[Input]], list[Input]]] = {
-            "all": self._csv,
+            "all": self._all_cases,
             "slides": self._slides,
             "patches": self._patches,
             "outlines": self._outlines,
@@ -74,12 +74,11 @@ class CurrentInputs:
 
     @cached_property
     def _table(self) -> FoldTable:
-        find_split(self._dataset.splits_dir, self._number)  # its absence is told before anything else is read
         return read_fold(self._dataset, self._number, ())
 
-    def _csv(self, what: str, kind: str, _: Sequence[Input]) -> list[Input]:
+    def _all_cases(self, what: str, *_: object) -> list[Input]:
         slides = read_slides(self._dataset.metadata_csv, self._dataset.class_names)
-        content = sorted((slide.slide_id, slide.case_id if kind == "cases" else slide.label) for slide in slides)
+        content = sorted((slide.slide_id, slide.case_id) for slide in slides)
         return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
 
     def _slides(self, what: str, parts: str, recorded: Sequence[Input]) -> list[Input]:

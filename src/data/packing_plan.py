@@ -119,10 +119,3 @@ def remove_plan(folder: Path) -> None:
     """Removes plan and journal: the index lists what they did."""
     for name in (PLAN_FILE, JOURNAL_FILE):
         (folder / name).unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes half-written files that a killed process left; only for the holder of the lock."""
-    for suffix in ("json", "csv"):
-        for path in folder.glob(f".*.{suffix}"):
-            path.unlink(missing_ok=True)

@@ -22,11 +22,11 @@ from src.data.packed_index import (
     slide_identities,
     write_index,
 )
-from src.data.packing_plan import Journal, Packed, Place, Plan, read_journal, read_plan, remove_leftovers, remove_plan
+from src.data.packing_plan import Journal, Packed, Place, Plan, read_journal, read_plan, remove_plan
 from src.data.shard_writer import ShardWriter, rows_per_shard
 from src.data.shards import coords_path, map_shard, shard_path
 from src.data.slide_packer import pack_slides
-from src.files import digest_array
+from src.files import digest_array, remove_leftovers
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8

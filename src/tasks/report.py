@@ -32,7 +32,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         for task, fold, run in runs
         if run.page_path.is_file()
     ]
-    missing = list(_missing(cfg, runs))
+    left_out = [
+        (f"{path.name}, {path.parent.name}", f"Left out, out of date: {why}") for path, why in rundir.left_out.items()
+    ]
+    missing = [*left_out, *_missing(cfg, runs)]
     warnings = [*_warnings(cfg, pages), *_doubts(cfg, runs)]
     report = Report(
         title=cfg.name,

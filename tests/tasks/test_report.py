@@ -119,3 +119,18 @@ def test_reader_is_warned_of_saes_that_fail_on_held_out_items(tmp_path, cfg):
     text = _rundir(tmp_path, "report").report_path.read_text()
     assert "variance on test items is down to -1.5 (folds 0, 1)" in text
     assert "L0 on test items is up to 30 (fold 1)" in text
+
+
+def test_a_run_that_is_out_of_date_is_not_shown_but_named(tmp_path, cfg):
+    for fold in (0, 1):
+        _finish(tmp_path, "train_sae", fold, Page("SAE", 40, paragraphs=[f"trained on fold {fold}"]))
+    _finish(tmp_path, "tile", page=Page("Slides", 10, paragraphs=["cut anew"]))
+    rundir = _rundir(tmp_path, "report")
+    rundir.left_out = {tmp_path / "fold_1" / "train_sae": "its split changed", tmp_path / "tile": "its slides changed"}
+    assert report.run(cfg, rundir)["n_pages"] == 1
+    text = rundir.report_path.read_text()
+    assert "trained on fold 0" in text
+    assert "trained on fold 1" not in text
+    assert "cut anew" not in text
+    for reason in ("its split changed", "its slides changed"):
+        assert f"Left out, out of date: {reason}" in text
