@@ -357,7 +357,7 @@ def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, caplo
         with open(path / "shard_00000.npy", "r+b") as file:
             file.seek(-11 * 16, os.SEEK_END)
             file.write(bytes(3 * 16))
-    (path / ".index.left.csv").write_text("half")
+    (path / ".index.left.partial.csv").write_text("half")
     read = []
     monkeypatch.setattr(
         FeatureFolder, "read", lambda *args, plain=FeatureFolder.read: read.append(args[1]) or plain(*args)
