@@ -18,14 +18,14 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config_checks import Kinds, default_kinds, group_errors, value_errors
-from src.config_paths import missing_data, wrong_folders, wrong_sae_run
-from src.config_targets import target_errors
-from src.config_trial import trial_errors
+from src.checks.paths import missing_data, wrong_folders, wrong_sae_run
+from src.checks.targets import target_errors
+from src.checks.trial import trial_errors
+from src.checks.values import Kinds, default_kinds, group_errors, value_errors
 from src.files import digest_text
-from src.modules.ddp import n_devices
 from src.records import class_name
-from src.run_paths import TaskSpec, run_path
+from src.runs.identity import TaskSpec, run_path
+from src.training.ddp import n_devices
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 

@@ -63,7 +63,7 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def refuse_blanks(values: Iterable[str], what: str, path: str | Path) -> None:
+def refuse_blanks(values: Iterable[str], what: str, path: str | Path, may_be_empty: bool = False) -> None:
     """Refuses values that are empty or that only blanks tell from others: "p0 " and "p0" look alike and are not equal.
 
     Blanks are all that Unicode calls white space (tabs, no-break spaces) and characters without width.
@@ -72,14 +72,16 @@ def refuse_blanks(values: Iterable[str], what: str, path: str | Path) -> None:
         values: of one column.
         what: what they are, "case_id" or "ids".
         path: where they stand.
+        may_be_empty: whether an empty value is one.
 
     Raises:
         ValueError: listing the values.
     """
-    if bad := list(dict.fromkeys(value for value in values if value != _stripped(value) or not value)):
+    wrong = (value for value in values if value != _stripped(value) or not (value or may_be_empty))
+    if bad := list(dict.fromkeys(wrong)):
+        none_empty = "" if may_be_empty else ", and none empty,"
         raise ValueError(
-            f"Expected {what} without blanks around them, and none empty, in {path}, got {some(bad)}: "
-            "correct them there."
+            f"Expected {what} without blanks around them{none_empty} in {path}, got {some(bad)}: correct them there."
         )
 
 

@@ -5,20 +5,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.files import write_atomically
-from src.records import FittedSlide
+from src.records import FittedItem
 
 FILE = "fitted_on.csv"
 
 
-def write_fitted_on(path: Path, slides: Iterable[FittedSlide]) -> None:
+def write_fitted_on(path: Path, slides: Iterable[FittedItem]) -> None:
     """Writes a list of slides that something was fitted on."""
     with write_atomically(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("slide_id", "case_id", "digest", "n_patches"))
-        writer.writerows((slide.slide_id, slide.case_id, slide.digest, slide.n_patches) for slide in slides)
+        writer.writerow(("item_id", "case_id", "digest", "n_patches"))
+        writer.writerows((slide.item_id, slide.case_id, slide.digest, slide.n_patches) for slide in slides)
 
 
-def read_fitted_on(path: Path) -> list[FittedSlide]:
+def read_fitted_on(path: Path) -> list[FittedItem]:
     """Reads what `write_fitted_on` wrote.
 
     Raises:
@@ -33,12 +33,12 @@ def read_fitted_on(path: Path) -> list[FittedSlide]:
     with open(path, newline="", encoding="utf-8") as file:
         try:
             slides = [
-                FittedSlide(row["slide_id"], row["case_id"], row["digest"], int(row["n_patches"]))
+                FittedItem(row["item_id"], row["case_id"], row["digest"], int(row["n_patches"]))
                 for row in csv.DictReader(file)
             ]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
-                f"Expected slide_id, case_id, digest and n_patches in {path}, got {type(error).__name__} {error}: "
+                f"Expected item_id, case_id, digest and n_patches in {path}, got {type(error).__name__} {error}: "
                 + remedy
             ) from error
     if not slides:

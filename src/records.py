@@ -1,7 +1,8 @@
 """Slides, cases, labels and splits: read and checked once, used by everything else."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,48 @@ import pandas as pd
 
 from src.csv_tables import read_table, refuse_blanks, some
 
+_LOGGER = logging.getLogger(__name__)
+
 PARTS = ("train", "val", "test")
+ALL = "all"
+"""The fold of a cohort that only receives what was fitted elsewhere: one part, `test`, holds every item."""
 # Bags of fewer patches may coincide by chance (coarse features, blank images); equal larger ones are copies.
 _TINY_BAG = 8
 
 
-@dataclass(frozen=True)
-class Slide:
-    """One slide (or image) with the patient it comes from and its label."""
+ID_COLUMNS = ("slide_id", "image_id", "item_id")
+"""The column names under which a csv may list its items."""
+UNCERTAIN = "-1"
+"""How label columns spell that a finding is uncertain (CheXpert)."""
 
-    slide_id: str
+
+@dataclass(frozen=True)
+class Item:
+    """A slide or an image, with the patient it comes from and its labels.
+
+    Attributes:
+        item_id: its id.
+        case_id: the patient; the item itself where the csv has no cases.
+        label: that of the target, None where it has none.
+        labels: those of further columns, by column.
+    """
+
+    item_id: str
     case_id: str
-    label: str
+    label: str | None
+    labels: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FoldSplit:
-    """The slides of one cross-validation fold, by part."""
+    """The items of one cross-validation fold, by part."""
 
-    fold: int
+    fold: int | str
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
 
-    def slide_ids(self, parts: str) -> tuple[str, ...]:
+    def item_ids(self, parts: str) -> tuple[str, ...]:
         """Returns the slides of a part or a union of parts.
 
         Args:
@@ -44,66 +63,94 @@ class FoldSplit:
         names = parts.split("+")
         if unknown := [name for name in names if name not in PARTS]:
             raise ValueError(f"Expected a split made of {'+'.join(PARTS)}, got {unknown[0]!r} in {parts!r}.")
-        return tuple(slide_id for name in names for slide_id in getattr(self, name))
+        return tuple(item_id for name in names for item_id in getattr(self, name))
 
 
 @dataclass(frozen=True)
-class FittedSlide:
+class FittedItem:
     """A slide that something was fitted on, with the digest and number of its activations."""
 
-    slide_id: str
+    item_id: str
     case_id: str
     digest: str
     n_patches: int
 
 
-def read_slides(metadata_csv: str | Path, class_names: Sequence[str] | None = None) -> list[Slide]:
-    """Reads a CLAM-style dataset csv with columns case_id, slide_id, label; every id stays a string.
+def read_items(
+    metadata_csv: str | Path,
+    class_names: Sequence[str] | None = None,
+    target: str | None = "label",
+    labels: Sequence[str] = (),
+    uncertain: str | None = None,
+) -> list[Item]:
+    """Reads the csv of a data set: an id column, `case_id`, and any number of label columns. All are texts.
 
-    A slide without a case_id is an error, not a case of its own: its patient may have other slides in the file.
+    The id column is `slide_id`, `image_id` or `item_id`. An item without a case_id is an error, not a case of its own:
+    its patient may have other items in the file. Where there is no column case_id, each item is a case of its own,
+    which is logged. An empty label means unlabelled.
 
     Args:
         metadata_csv: the csv; further columns are ignored.
-        class_names: the labels that may occur, as `class_name` takes them; any when None.
+        class_names: the labels of the target that may occur, as `class_name` takes them; any when None.
+        target: the label column to predict; None for a data set without labels.
+        labels: further label columns to read.
+        uncertain: what the label -1 means: `unlabelled` or a class; None leaves it as it is.
 
     Returns:
-        The slides in the order of the file.
+        The items in the order of the file.
 
     Raises:
         FileNotFoundError: when the csv does not exist.
-        ValueError: when the file is no csv in UTF-8, a column or a label is missing, an id or label is empty or has
-            blanks around it, an id occurs twice, or a label is not a known class.
+        ValueError: when the file is no csv in UTF-8, a column is missing, an id is empty, an id or label has blanks
+            around it, an id occurs twice, or a label is not a known class.
     """
     path = Path(metadata_csv)
+    columns = [*([] if target is None else [target]), *labels]
     if not path.is_file():
         raise FileNotFoundError(
-            f"Expected a csv with columns case_id, slide_id, label at {path}, found no such file. "
-            "Give dataset.metadata_csv=<csv>."
+            f"Expected a csv with columns {', '.join(['case_id', 'slide_id (or image_id, item_id)', *columns])} at "
+            f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
     table = read_table(path)
-    if missing := [column for column in ("case_id", "slide_id", "label") if column not in table.columns]:
+    id_column = _id_column(table, path)
+    table = table.rename(columns={id_column: "item_id"})
+    if missing := [column for column in columns if column not in table.columns]:
         raise ValueError(
-            f"Expected the columns case_id, slide_id, label in {path}, got {list(table.columns)}: add {missing}."
+            f"Expected the label columns {columns} in {path}, got {list(table.columns)}: add {missing}, give "
+            "dataset.target=<column>, or dataset.target=null for a data set without labels."
         )
-    if unlabelled := table.loc[table["label"].str.strip() == "", "slide_id"].tolist():
-        raise ValueError(
-            f"Expected a label for every slide in {path}, got none for {some(unlabelled)}: "
-            "fill the label or remove the row."
-        )
-    for column in ("slide_id", "case_id", "label"):
-        refuse_blanks(table[column], column, path)
-    if twice := table.loc[table["slide_id"].duplicated(), "slide_id"].tolist():
-        raise ValueError(
-            f"Expected every slide_id once in {path}, got {some(twice)} more than once: remove the others."
-        )
+    if "case_id" not in table.columns:
+        _LOGGER.warning("%s has no column case_id: every item counts as a case of its own.", path)
+        table["case_id"] = table["item_id"]
+    for column in dict.fromkeys(["item_id", "case_id", *columns]):
+        name = id_column if column == "item_id" else column
+        refuse_blanks(table[column], name, path, may_be_empty=column in columns)
+    if twice := table.loc[table["item_id"].duplicated(), "item_id"].tolist():
+        raise ValueError(f"Expected every id once in {path}, got {some(twice)} more than once: remove the others.")
+    meanings = {"": None} | ({} if uncertain is None else {UNCERTAIN: None if uncertain == "unlabelled" else uncertain})
+    meant = {column: [meanings.get(value, value) for value in table[column]] for column in columns}
+    names = [None] * len(table) if target is None else meant[target]
     if class_names is not None:
-        names = [class_name(name, "dataset.class_names") for name in class_names]
-        if unknown := sorted(set(table["label"]) - set(names)):
+        known = [class_name(name, "dataset.class_names") for name in class_names]
+        if unknown := sorted({name for name in names if name is not None} - set(known)):
             raise ValueError(
-                f"Expected labels among {names} in {path}, got {unknown}: correct the csv or dataset.class_names."
+                f"Expected labels among {known} in {path}, got {unknown}: correct the csv or dataset.class_names."
             )
-    rows = zip(table["slide_id"], table["case_id"], table["label"], strict=True)
-    return [Slide(str(slide_id), str(case_id), str(label)) for slide_id, case_id, label in rows]
+    others = [
+        dict(zip(labels, values, strict=True)) for values in zip(*(meant[column] for column in labels), strict=True)
+    ]
+    rows = zip(table["item_id"], table["case_id"], names, others or [{}] * len(table), strict=True)
+    return [Item(str(item_id), str(case_id), name, other) for item_id, case_id, name, other in rows]
+
+
+def _id_column(table: pd.DataFrame, path: Path) -> str:
+    found = [column for column in ID_COLUMNS if column in table.columns]
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected one of the columns {', '.join(ID_COLUMNS)} in {path}, got {found or list(table.columns)}: name "
+            "the column of the ids so, and no other."
+        )
+    return found[0]
 
 
 def class_name(value: Any, key: str) -> str:
@@ -172,7 +219,7 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
     members = _flagged_slides if path.name.endswith("_bool.csv") else _listed_slides
     parts = {part: members(table, part, path) if part in table else () for part in PARTS}
     split = FoldSplit(fold, **parts)
-    everything = pd.Series(split.slide_ids("train+val+test"), dtype=object)
+    everything = pd.Series(split.item_ids("train+val+test"), dtype=object)
     refuse_blanks(everything, "slide ids", path)
     if both := everything[everything.duplicated()].tolist():
         raise ValueError(
@@ -199,7 +246,7 @@ def find_split(splits_dir: str | Path, fold: int) -> Path:
 
 def check_split(
     split: FoldSplit,
-    slides: Sequence[Slide],
+    slides: Sequence[Item],
     source: str = "the dataset csv",
     needed: Sequence[str] = ("train", "test"),
 ) -> None:
@@ -215,8 +262,8 @@ def check_split(
         ValueError: when a slide of the split is not among `slides`, a needed part is empty, or a
             case has slides in two parts.
     """
-    case_of = {slide.slide_id: slide.case_id for slide in slides}
-    if unknown := [slide_id for slide_id in split.slide_ids("train+val+test") if slide_id not in case_of]:
+    case_of = {slide.item_id: slide.case_id for slide in slides}
+    if unknown := [item_id for item_id in split.item_ids("train+val+test") if item_id not in case_of]:
         raise ValueError(
             f"Expected every slide of fold {split.fold} in {source}, got {some(unknown)} that it does not list: "
             "add the rows or correct the split."
@@ -226,16 +273,16 @@ def check_split(
             raise ValueError(f"Expected slides in part {part!r} of fold {split.fold}, got none.")
     part_of: dict[str, str] = {}
     for part in PARTS:
-        for slide_id in getattr(split, part):
-            other = part_of.setdefault(case_of[slide_id], part)
+        for item_id in getattr(split, part):
+            other = part_of.setdefault(case_of[item_id], part)
             if other != part:
                 raise ValueError(
                     f"Expected the slides of a case in one part of fold {split.fold}, got case "
-                    f"{case_of[slide_id]!r} in {other} and {part}: split by case (task=splits does)."
+                    f"{case_of[item_id]!r} in {other} and {part}: split by case (task=splits does)."
                 )
 
 
-def refuse_leakage(fitted: Iterable[FittedSlide], held_out: Iterable[FittedSlide], what: str) -> list[str]:
+def refuse_leakage(fitted: Iterable[FittedItem], held_out: Iterable[FittedItem], what: str) -> list[str]:
     """Refuses to use on held-out slides what was fitted on them, on their cases or on copies of them.
 
     Args:
@@ -250,21 +297,21 @@ def refuse_leakage(fitted: Iterable[FittedSlide], held_out: Iterable[FittedSlide
         ValueError: when a slide id, a case id or the activations of `fitted` are held out.
     """
     fitted = list(fitted)
-    slide_ids = {slide.slide_id for slide in fitted}
+    item_ids = {slide.item_id for slide in fitted}
     case_ids = {slide.case_id for slide in fitted}
-    fitted_by_digest = {slide.digest: slide.slide_id for slide in fitted}
+    fitted_by_digest = {slide.digest: slide.item_id for slide in fitted}
     twins = []
     for slide in held_out:
         shared = None
-        if slide.slide_id in slide_ids:
-            shared = f"slide {slide.slide_id!r}"
+        if slide.item_id in item_ids:
+            shared = f"slide {slide.item_id!r}"
         elif slide.case_id in case_ids:
             shared = f"case {slide.case_id!r}"
         elif twin := fitted_by_digest.get(slide.digest):
             if slide.n_patches >= _TINY_BAG:
-                shared = f"the activations of {slide.slide_id!r} (equal to those of {twin!r})"
+                shared = f"the activations of {slide.item_id!r} (equal to those of {twin!r})"
             else:
-                twins.append(f"{slide.slide_id} = {twin}")
+                twins.append(f"{slide.item_id} = {twin}")
         if shared:
             raise ValueError(
                 f"Expected {what} to be fitted on other cases than this fold's validation and test cases, got "

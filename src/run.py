@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import config
 from src.interrupts import Interrupted, describe, interruptible
-from src.run_lock import LiveRunError
-from src.runner import execute
+from src.runs.execution import execute
+from src.runs.lock import LiveRunError
 
 _LOGGER = logging.getLogger(__name__)
 

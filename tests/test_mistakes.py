@@ -7,8 +7,8 @@ import pytest
 from hydra.errors import HydraException
 
 from src import config
-from src.run_lock import LiveRunError
-from src.runner import execute
+from src.runs.execution import execute
+from src.runs.lock import LiveRunError
 from tests.synthetic import make_feature_folder
 
 config.register_resolvers()

@@ -37,11 +37,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.data.activation_store import ActivationStore
-from src.data.activations import ActivationDataModule
-from src.data.epoch_order import epoch_order
+from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.epoch_order import epoch_order
+from src.data.feeding.residency import choose_residency
+from src.data.feeding.rows import StoreRows
 from src.data.packed_index import COLUMNS, write_index
-from src.data.residency import choose_residency
-from src.data.rows import StoreRows
 from src.data.shards import coords_path, shard_path
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
@@ -87,7 +87,7 @@ def write_store(path: Path, n_rows: int) -> ActivationStore:
         np.lib.format.open_memmap(coords_path(path, number), "w+", np.int32, (shape[0], 2))
     ends = np.linspace(0, n_rows, N_SLIDES + 1).astype(int)
     index = pd.DataFrame({column: [""] * N_SLIDES for column in COLUMNS})
-    index["slide_id"] = [f"slide_{number:03d}" for number in range(N_SLIDES)]
+    index["item_id"] = [f"slide_{number:03d}" for number in range(N_SLIDES)]
     index["start"], index["stop"] = ends[:-1], ends[1:]
     for column in ("bytes", "mtime_ns", "patch_size_level0"):
         index[column] = 0
@@ -134,7 +134,7 @@ def _rate(batches: Iterable[torch.Tensor], n_skipped: int, n_batches: int | None
 
 
 def _loaders(store: ActivationStore) -> dict[str, Callable[[], float]]:
-    rows = np.concatenate([store.rows(slide_id) for slide_id in store.slide_ids])
+    rows = np.concatenate([store.rows(item_id) for item_id in store.item_ids])
 
     def copies(n_places: int) -> Iterator[torch.Tensor]:
         places = np.empty((n_places, BATCH_SIZE, D_IN), dtype=np.float32)
@@ -149,7 +149,7 @@ def _loaders(store: ActivationStore) -> dict[str, Callable[[], float]]:
 
     def ours(residency: str, n_workers: int) -> Callable[[], float]:
         def measure() -> float:
-            source = ReadyRows(rows) if residency == "stream" else StoreRows(store, store.slide_ids)
+            source = ReadyRows(rows) if residency == "stream" else StoreRows(store, store.item_ids)
             data = ActivationDataModule(
                 source, StoreRows(store, []), BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=n_workers
             )
@@ -242,7 +242,7 @@ def train(store: ActivationStore, residency: str, n_steps: int) -> dict[str, flo
     # A step on nothing makes the libraries take what they take, whatever feeds them.
     module.sae.step(torch.randn(BATCH_SIZE, D_IN)).loss.backward()
     module.zero_grad()
-    rows, none = StoreRows(store, store.slide_ids), StoreRows(store, [])
+    rows, none = StoreRows(store, store.item_ids), StoreRows(store, [])
     data = ActivationDataModule(rows, none, BATCH_SIZE, BLOCK_SIZE, 0, residency=residency, n_workers=1)
     stamps = _Stamps()
     with _PeakMemory() as memory:

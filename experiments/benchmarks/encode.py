@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from src.data.features import FeatureFolder
+from src.data.readers.features import FeatureFolder
 from src.models.saes.batch_topk import BatchTopK
 from src.ops.selection import calibrate_threshold
 from src.stores.latents import LatentWriter
@@ -36,7 +36,7 @@ def make_sae(folder: FeatureFolder) -> BatchTopK:
     """Returns an untrained SAE that keeps K latents a row; what it learned would not change the speed."""
     torch.manual_seed(0)
     sae = BatchTopK(D_IN, N_LATENTS, k=K).eval()
-    rows = torch.from_numpy(folder.read(folder.slide_ids[0]).features)
+    rows = torch.from_numpy(folder.read(folder.item_ids[0]).features)
     with torch.no_grad():
         sae.threshold.copy_(calibrate_threshold([sae.pre_latents(rows)], K, len(rows)))
     return sae
@@ -47,10 +47,10 @@ def encode_all(folder: FeatureFolder, sae: BatchTopK, path: Path) -> tuple[float
     started = time.perf_counter()
     writer = LatentWriter(path, sae.n_latents)
     n_entries = 0
-    for slide_id in folder.slide_ids:
-        bag = folder.read(slide_id)
+    for item_id in folder.item_ids:
+        bag = folder.read(item_id)
         latents = sae.encode(torch.from_numpy(bag.features))
-        writer.write(slide_id, latents, bag.coords, 256)
+        writer.write(item_id, latents, bag.coords, 256)
         n_entries += latents.n_entries
     writer.finish()
     seconds = time.perf_counter() - started
@@ -66,7 +66,7 @@ def main() -> None:
         folder = FeatureFolder(root / "features")
         sae = make_sae(folder)
         rounds = [encode_all(folder, sae, root / f"latents_{index}") for index in range(N_ROUNDS)]
-        activations = torch.from_numpy(folder.read(folder.slide_ids[0]).features)
+        activations = torch.from_numpy(folder.read(folder.item_ids[0]).features)
         started = time.perf_counter()
         for _ in range(N_SLIDES):
             torch.nn.functional.linear(activations, sae.W_enc)

@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import xxhash
 
-from src.data.feature_files import count_rows_not_finite
-from src.data.feature_source import PIECE_BYTES
-from src.data.features import FeatureFolder
 from src.data.packing import pack_activations
+from src.data.readers.feature_files import count_rows_not_finite
+from src.data.readers.feature_source import PIECE_BYTES
+from src.data.readers.features import FeatureFolder
 from src.data.shard_writer import ShardWriter
 
 N_SLIDES, N_PATCHES, D_IN = 100, 2000, 512
@@ -54,14 +54,14 @@ def read_files(path: Path) -> None:
 def read_headers(path: Path) -> None:
     """Opens the source of every file: where its rows lie, and its coords."""
     folder = FeatureFolder(path)
-    folder.sources(folder.slide_ids)
+    folder.sources(folder.item_ids)
 
 
 def read_pieces(path: Path) -> None:
     """Reads every file in pieces, past HDF5."""
     folder = FeatureFolder(path)
     buffer = np.empty(PIECE_BYTES, np.uint8)
-    for source in folder.sources(folder.slide_ids).values():
+    for source in folder.sources(folder.item_ids).values():
         for _ in source.pieces(buffer):
             pass
 
@@ -85,7 +85,7 @@ def write_rows(path: Path) -> None:
 def pack(path: Path, cache: Path) -> None:
     """Packs every file."""
     folder = FeatureFolder(path)
-    pack_activations(folder, folder.slide_ids, cache)
+    pack_activations(folder, folder.item_ids, cache)
 
 
 def seconds_of(task: Callable[[], object]) -> float:

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, shorten_rows_, timed_loop
 from src.data.activation_store import ActivationStore
-from src.data.activations import ActivationDataModule
-from src.data.features import FeatureFolder
+from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.rows import StoreRows
 from src.data.packing import pack_activations
-from src.data.rows import StoreRows
+from src.data.readers.features import FeatureFolder
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 
@@ -87,7 +87,7 @@ class _Ours:
         self._sae.silent_for[: shape.n_dead] = _DEAD_AFTER
         shorten_rows_(self._sae.W_enc, shape.n_dead)
         self._module = SAEModule(self._sae, lr=shape.lr)
-        rows, none = StoreRows(store, store.slide_ids), StoreRows(store, [])
+        rows, none = StoreRows(store, store.item_ids), StoreRows(store, [])
         self._data = ActivationDataModule(rows, none, shape.batch_size, _BLOCK_SIZE, seed=0)
 
     @property

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from src import config
-from src.runner import execute
+from src.runs.execution import execute
 
 N_SLIDES, N_PATCHES, D_IN = 50, 2000, 512
 KS = (4, 8, 12, 16, 20, 24, 28, 32)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from src.analysis.pooling import pool_slides
 from src.analysis.selection import count_chance_findings
 from src.files import write_atomically
-from src.records import read_slides, read_split
+from src.records import read_items, read_split
 from src.stores.latents import LatentStore
 
 FOLDER = Path(__file__).parent
@@ -120,13 +120,13 @@ def _results(fold: Path) -> dict[str, float]:
 
 def _open(fold: Path) -> tuple[dict[str, Any], Any]:
     dataset: Any = OmegaConf.load(fold / "encode" / "config.yaml")["dataset"]  # pyright: ignore[reportArgumentType]
-    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv)}
+    slides = {slide.item_id: slide for slide in read_items(dataset.metadata_csv)}
     return slides, read_split(dataset.splits_dir, 0)
 
 
 def _data(fold: Path) -> dict[str, float]:
     slides, split = _open(fold)
-    labels = [slides[slide_id].label for slide_id in split.test]
+    labels = [slides[item_id].label for item_id in split.test]
     return {
         "n_cases": len({slide.case_id for slide in slides.values()}),
         "n_train_slides": len(split.train),
@@ -138,10 +138,10 @@ def _permutations(fold: Path) -> dict[str, float]:
     """Counts the permutations of labels by case under which some neuron still seems to carry them."""
     slides, split = _open(fold)
     store = LatentStore(fold / "encode" / "latents" / "all")
-    maxima = pool_slides(lambda slide_id: store.read(slide_id).latents, split.train).maxima
+    maxima = pool_slides(lambda item_id: store.read(item_id).latents, split.train).maxima
     classes = sorted({slide.label for slide in slides.values()})
-    labels = np.array([classes.index(slides[slide_id].label) for slide_id in split.train])
-    cases = [slides[slide_id].case_id for slide_id in split.train]
+    labels = np.array([classes.index(slides[item_id].label) for item_id in split.train])
+    cases = [slides[item_id].case_id for item_id in split.train]
     found = count_chance_findings(maxima, labels, cases, classes, range(_N_PERMUTATIONS))
     return {"n_permutations": _N_PERMUTATIONS, "n_permutations_with_findings": found}
 

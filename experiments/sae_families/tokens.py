@@ -41,7 +41,7 @@ def main() -> None:
         _write(folder / f"{image_id}.h5", tokens_of(model, np.asarray(image)[None])[0])
     ids = images["image_id"]
     labels = np.where(images["n_platelets"] > 0, "platelets", "none")
-    table = pd.DataFrame({"case_id": ids, "slide_id": ids, "label": labels})
+    table = pd.DataFrame({"case_id": ids, "item_id": ids, "label": labels})
     table.to_csv(arguments.output / "dataset.csv", index=False)
     splits = arguments.output / "splits"
     splits.mkdir(exist_ok=True)

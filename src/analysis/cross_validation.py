@@ -15,7 +15,7 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     """Computes every metric of every method in every fold.
 
     Args:
-        predictions: test slides of all folds: fold, method, slide_id, case_id, label, prob_<class> for each class in
+        predictions: test slides of all folds: fold, method, item_id, case_id, label, prob_<class> for each class in
             the order of labels, the positive one of two last.
 
     Returns:
@@ -80,7 +80,7 @@ def summarize(
                     "fold_low": low,
                     "fold_high": high,
                     **pooled[name],
-                    "n_slides": part["slide_id"].nunique(),
+                    "n_slides": part["item_id"].nunique(),
                 }
             )
     return pd.DataFrame(rows)
@@ -117,7 +117,7 @@ def fold_interval(values: np.ndarray, test_share: float, confidence: float = 0.9
 
 def describe_test_sets(predictions: pd.DataFrame) -> str:
     """Says how the folds' test sets relate: a sentence."""
-    test_sets = [frozenset(part["slide_id"]) for _, part in predictions.groupby("fold")]
+    test_sets = [frozenset(part["item_id"]) for _, part in predictions.groupby("fold")]
     if len(test_sets) == 1:
         return "One fold: nothing is known of the spread over folds."
     if len(set(test_sets)) == 1:

@@ -32,7 +32,7 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int
     classes. Its width says nothing when there is a single slide of a kind.
 
     Args:
-        patches: one row a patch: `slide_id`, boolean `label`, and a column of scores a method.
+        patches: one row a patch: `item_id`, boolean `label`, and a column of scores a method.
         methods: the columns to score.
         n_bootstrap: number of draws.
         seed: of the draws; all methods see the same ones.
@@ -47,7 +47,7 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int
     """
     _check(patches, methods)
     labels = patches["label"].to_numpy(bool)
-    codes, _ = pd.factorize(patches["slide_id"])
+    codes, _ = pd.factorize(patches["item_id"])
     has_positive = np.bincount(codes, weights=labels) > 0
     draws = _draw_slides(has_positive, n_bootstrap, np.random.default_rng(seed))
     by_slide: Any = score_slides(patches, methods).groupby("method")[["auroc", "average_precision"]].mean()
@@ -80,10 +80,10 @@ def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Scores every method on every slide that has patches of both classes.
 
     Returns:
-        slide_id, method, auroc, average_precision, n_patches, n_positive.
+        item_id, method, auroc, average_precision, n_patches, n_positive.
     """
     rows = []
-    for slide_id, slide in patches.groupby("slide_id", sort=False):
+    for item_id, slide in patches.groupby("item_id", sort=False):
         labels = slide["label"].to_numpy(bool)
         if labels.all() or not labels.any():
             continue
@@ -91,7 +91,7 @@ def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             scores = slide[method].to_numpy(np.float64)
             rows.append(
                 {
-                    "slide_id": slide_id,
+                    "item_id": item_id,
                     "method": method,
                     "auroc": float(roc_auc_score(labels, scores)),
                     "average_precision": float(average_precision_score(labels, scores)),
@@ -99,7 +99,7 @@ def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
                     "n_positive": int(labels.sum()),
                 }
             )
-    columns = ["slide_id", "method", "auroc", "average_precision", "n_patches", "n_positive"]
+    columns = ["item_id", "method", "auroc", "average_precision", "n_patches", "n_positive"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -173,5 +173,5 @@ def _check(patches: pd.DataFrame, methods: Sequence[str]) -> None:
         )
     for method in methods:
         if not np.isfinite(patches[method].to_numpy(np.float64)).all():
-            slides = patches.loc[~np.isfinite(patches[method].astype(float)), "slide_id"].unique()
+            slides = patches.loc[~np.isfinite(patches[method].astype(float)), "item_id"].unique()
             raise ValueError(f"Expected finite scores of {method}, got others on slide {slides[0]!r}.")

@@ -28,7 +28,7 @@ def choose_exemplars(patches: pd.DataFrame, score: str, n: int, max_per_slide: i
     """Returns the rows of the patches that score highest, from several slides, best first.
 
     Args:
-        patches: one row a patch: `slide_id` and the column `score`.
+        patches: one row a patch: `item_id` and the column `score`.
         score: the column to go by; patches that score 0 are never taken.
         n: at most so many.
         max_per_slide: at most so many of one slide.
@@ -36,7 +36,7 @@ def choose_exemplars(patches: pd.DataFrame, score: str, n: int, max_per_slide: i
     scores = patches[score].to_numpy(float)
     order = np.argsort(-scores, kind="stable")
     ranked = patches.iloc[order[scores[order] > 0]]
-    rank_in_slide = ranked.groupby("slide_id", sort=False).cumcount().to_numpy()
+    rank_in_slide = ranked.groupby("item_id", sort=False).cumcount().to_numpy()
     return ranked.iloc[np.flatnonzero(rank_in_slide < max_per_slide)[:n]]
 
 

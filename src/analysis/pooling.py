@@ -14,17 +14,17 @@ class PooledSlides:
     """Neurons or channels over slides.
 
     Attributes:
-        slide_ids: the slides, in the order of the rows.
+        item_ids: the slides, in the order of the rows.
         maxima: [n_slides, n_neurons] float32, the largest value over a slide's patches; 0 where a neuron is silent.
         density: [n_neurons] float64, the share of all patches on which the value is above 0.
     """
 
-    slide_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
     maxima: np.ndarray
     density: np.ndarray
 
 
-def pool_slides(read: Callable[[str], SparseLatents | np.ndarray], slide_ids: Sequence[str]) -> PooledSlides:
+def pool_slides(read: Callable[[str], SparseLatents | np.ndarray], item_ids: Sequence[str]) -> PooledSlides:
     """Max-pools slides one at a time, sparse ones without making them dense.
 
     The maximum over patches is the pool of the multiple-instance assumption: a slide is positive as soon as one patch
@@ -32,18 +32,18 @@ def pool_slides(read: Callable[[str], SparseLatents | np.ndarray], slide_ids: Se
 
     Args:
         read: gives the values of a slide, [n_patches, n_neurons], sparse latents or a dense array.
-        slide_ids: the slides.
+        item_ids: the slides.
 
     Raises:
         ValueError: when no slide is given or one has no patch.
     """
-    if not slide_ids:
+    if not item_ids:
         raise ValueError("Expected slides to pool, got none: the part of the split is empty.")
     maxima, n_active, n_patches = [], np.zeros(1), 0
-    for slide_id in track(slide_ids, "Pooling slides"):
-        values = read(slide_id)
+    for item_id in track(item_ids, "Pooling slides"):
+        values = read(item_id)
         if values.shape[0] == 0:
-            raise ValueError(f"Expected at least one patch of slide {slide_id}, got none: take it out of the split.")
+            raise ValueError(f"Expected at least one patch of slide {item_id}, got none: take it out of the split.")
         if isinstance(values, SparseLatents):
             maxima.append(values.max_over_rows().numpy())
             active_ids = values.neuron_ids[values.values > 0].numpy()
@@ -53,4 +53,4 @@ def pool_slides(read: Callable[[str], SparseLatents | np.ndarray], slide_ids: Se
             active = (values > 0).sum(axis=0)
         n_active = n_active + active
         n_patches += values.shape[0]
-    return PooledSlides(tuple(slide_ids), np.stack(maxima).astype(np.float32), n_active / n_patches)
+    return PooledSlides(tuple(item_ids), np.stack(maxima).astype(np.float32), n_active / n_patches)

@@ -6,7 +6,7 @@ import lightning
 
 
 class SlideMixing(lightning.Callback):
-    """Logs `data/slide_entropy` at the end of each epoch; see `src.data.activations.ActivationDataModule`.
+    """Logs `data/slide_entropy` at the end of each epoch; see `src.data.feeding.activations.ActivationDataModule`.
 
     1 is what a permutation of all rows gives. Where they are more than a window, less says that the window is too small
     for the order in which slides lie in the store.

@@ -24,7 +24,7 @@ class ActivationStore:
 
     Attributes:
         path: the folder, made by `src.data.packing.pack_activations`.
-        index: of the slides asked for, by row: slide_id, start, stop (rows), digest (of the slide's float32 values),
+        index: of the slides asked for, by row: item_id, start, stop (rows), digest (of the slide's float32 values),
             stored_digest (of the values as stored: another one only where float16 was forced on float32 files),
             coords_digest ('' without coords), coords_missing (why there are none), patch_size_level0 (0: not stated),
             and the file they came from: path, bytes, mtime_ns.
@@ -32,20 +32,20 @@ class ActivationStore:
     Args:
         path: the folder.
         verify: `index` checks that index and shards agree in size; `full` also reads every row and compares digests.
-        slide_ids: the slides to show; all by default. Those that were not packed are left out (see `present`).
+        item_ids: the slides to show; all by default. Those that were not packed are left out (see `present`).
 
     Raises:
         FileNotFoundError: when the index or a shard is missing.
         ValueError: when a shard is cut short, shards and index do not agree, or a digest is another one.
     """
 
-    def __init__(self, path: str | Path, verify: str = "index", slide_ids: Iterable[str] | None = None) -> None:
+    def __init__(self, path: str | Path, verify: str = "index", item_ids: Iterable[str] | None = None) -> None:
         if verify not in VERIFY:
             raise ValueError(f"Expected verify to be one of {VERIFY}, got {verify!r}.")
         self.path = Path(path)
         index = read_index(self.path)
-        if slide_ids is not None:
-            index = index.loc[index["slide_id"].isin(list(slide_ids))].reset_index(drop=True)
+        if item_ids is not None:
+            index = index.loc[index["item_id"].isin(list(item_ids))].reset_index(drop=True)
         self._show(index)
         if verify == "full":
             self._compare_digests()
@@ -56,8 +56,8 @@ class ActivationStore:
         self._rows = _map_shards(self.path, shard_path, ("float16", "float32"), n_rows)
         self._coords = _map_shards(self.path, coords_path, ("int32",), n_rows)
         self._row_range = {
-            str(slide_id): (int(start), int(stop))
-            for slide_id, start, stop in zip(index["slide_id"], index["start"], index["stop"], strict=True)
+            str(item_id): (int(start), int(stop))
+            for item_id, start, stop in zip(index["item_id"], index["start"], index["stop"], strict=True)
         }
         self._digest = dict(zip(self._row_range, index["digest"].astype(str), strict=True))
         self._coords_digest = dict(zip(self._row_range, index["coords_digest"].astype(str), strict=True))
@@ -79,14 +79,14 @@ class ActivationStore:
         return len(self._rows)
 
     @property
-    def slide_ids(self) -> list[str]:
+    def item_ids(self) -> list[str]:
         """The slides, in the order of their rows."""
         return list(self._row_range)
 
     @property
     def identity(self) -> str:
         """A digest of slides, row ranges and values: equal where row numbers mean the same rows."""
-        columns = ["slide_id", "start", "stop", "stored_digest"]
+        columns = ["item_id", "start", "stop", "stored_digest"]
         return digest_text(self.index[columns].to_csv(index=False, lineterminator="\n"))
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -117,63 +117,63 @@ class ActivationStore:
         self._rows.gather(row_ids, out)
         return out
 
-    def present(self, slide_ids: Iterable[str]) -> list[str]:
-        """Returns those of `slide_ids` that were packed; the others were skipped as bad or missing, and logged."""
-        return [slide_id for slide_id in slide_ids if slide_id in self._row_range]
+    def present(self, item_ids: Iterable[str]) -> list[str]:
+        """Returns those of `item_ids` that were packed; the others were skipped as bad or missing, and logged."""
+        return [item_id for item_id in item_ids if item_id in self._row_range]
 
-    def row_ranges(self, slide_ids: Iterable[str]) -> list[tuple[int, int]]:
+    def row_ranges(self, item_ids: Iterable[str]) -> list[tuple[int, int]]:
         """Returns (start, stop) of the rows of each slide.
 
         Raises:
             ValueError: when a slide was not packed.
         """
-        return [self._row_range[slide_id] for slide_id in self._known(slide_ids)]
+        return [self._row_range[item_id] for item_id in self._known(item_ids)]
 
-    def row_ids(self, slide_ids: Iterable[str]) -> np.ndarray:
+    def row_ids(self, item_ids: Iterable[str]) -> np.ndarray:
         """Returns the numbers of all rows of the slides, in the order given: [n] int64.
 
         Raises:
             ValueError: when a slide was not packed.
         """
-        ranges = [np.arange(start, stop) for start, stop in self.row_ranges(slide_ids)]
+        ranges = [np.arange(start, stop) for start, stop in self.row_ranges(item_ids)]
         return np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
 
-    def rows(self, slide_id: str) -> np.ndarray:
+    def rows(self, item_id: str) -> np.ndarray:
         """Returns a slide's activations [n_patches, d_in] float32: a read-only view where the store allows it.
 
         Raises:
             ValueError: when the slide was not packed.
         """
-        ((start, stop),) = self.row_ranges([slide_id])
+        ((start, stop),) = self.row_ranges([item_id])
         return self.read(start, stop).astype(np.float32, copy=False)
 
-    def coords(self, slide_id: str) -> np.ndarray | None:
-        """Returns where a slide's patches lie, as `src.data.feature_files.Bag` has it: [n_patches, 2] int32, read-only.
+    def coords(self, item_id: str) -> np.ndarray | None:
+        """Returns where a slide's patches lie, as `Bag` has it: [n_patches, 2] int32, read-only.
 
         None where its file holds none; `coords_missing` of the index says why.
 
         Raises:
             ValueError: when the slide was not packed.
         """
-        ((start, stop),) = self.row_ranges([slide_id])
-        return self._coords.read(start, stop) if self._coords_digest[slide_id] else None
+        ((start, stop),) = self.row_ranges([item_id])
+        return self._coords.read(start, stop) if self._coords_digest[item_id] else None
 
-    def patch_size_level0(self, slide_id: str) -> int | None:
+    def patch_size_level0(self, item_id: str) -> int | None:
         """Returns the edge of a slide's patches in level-0 pixels; None where its file does not state it.
 
         Raises:
             ValueError: when the slide was not packed.
         """
-        (known,) = self._known([slide_id])
+        (known,) = self._known([item_id])
         return self._patch_size[known] or None
 
-    def digest(self, slide_id: str) -> str:
+    def digest(self, item_id: str) -> str:
         """Returns the digest of a slide's activations.
 
         Raises:
             ValueError: when the slide was not packed.
         """
-        (known,) = self._known([slide_id])
+        (known,) = self._known([item_id])
         return self._digest[known]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,32 +184,32 @@ class ActivationStore:
         self.path = state["path"]
         self._show(state["index"])
 
-    def _known(self, slide_ids: Iterable[str]) -> list[str]:
-        slide_ids = list(slide_ids)
-        if missing := [slide_id for slide_id in slide_ids if slide_id not in self._row_range]:
+    def _known(self, item_ids: Iterable[str]) -> list[str]:
+        item_ids = list(item_ids)
+        if missing := [item_id for item_id in item_ids if item_id not in self._row_range]:
             raise ValueError(
                 f"Expected slides among the {len(self._row_range)} of {self.path}, got {missing[:5]} "
                 f"({len(missing)} unknown): they had no usable feature file. Extract them (task=embed) or take them "
                 "out of the split."
             )
-        return slide_ids
+        return item_ids
 
     def _compare_digests(self) -> None:
-        for slide_id, start, stop, expected in zip(
-            self.index["slide_id"], self.index["start"], self.index["stop"], self.index["stored_digest"], strict=True
+        for item_id, start, stop, expected in zip(
+            self.index["item_id"], self.index["start"], self.index["stop"], self.index["stored_digest"], strict=True
         ):
             found = digest_array(self.read(start, stop))
-            in_place = self._coords_digest[slide_id]
+            in_place = self._coords_digest[item_id]
             if in_place and (of_coords := digest_coords(self._coords.read(start, stop))) != in_place:
                 raise ValueError(
-                    f"Expected the coords of slide {slide_id} ({start} to {stop} in {self.path}) to digest to "
+                    f"Expected the coords of slide {item_id} ({start} to {stop} in {self.path}) to digest to "
                     f"{in_place}, got {of_coords}: they changed on disk. {REPACK}"
                 )
             if found != expected:
                 numbers = [number for number, _ in self._rows.parts(start, stop)]
                 files = ", ".join(shard_path(self.path, number).name for number in numbers)
                 raise ValueError(
-                    f"Expected the rows of slide {slide_id} ({start} to {stop}, in {files} of {self.path}) to digest "
+                    f"Expected the rows of slide {item_id} ({start} to {stop}, in {files} of {self.path}) to digest "
                     f"to {expected}, got {found}: they changed on disk. {REPACK}"
                 )
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from src.data.fold import FoldData, open_fold
-from src.data.fold_table import FoldTable, read_fold
+from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.packed_index import digest_coords
-from src.data.patching import read_patch_file
-from src.data.slides import find_slide, list_slides
+from src.data.slides.patching import read_patch_file
+from src.data.slides.slide_files import find_slide, list_slides
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
-from src.records import read_slides
 
 
 class CurrentInputs:
@@ -77,8 +76,7 @@ class CurrentInputs:
         return read_fold(self._dataset, self._number, ())
 
     def _all_cases(self, what: str, *_: object) -> list[Input]:
-        slides = read_slides(self._dataset.metadata_csv, self._dataset.class_names)
-        content = sorted((slide.slide_id, slide.case_id) for slide in slides)
+        content = sorted((item.item_id, item.case_id) for item in list_items(self._dataset))
         return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
 
     def _slides(self, what: str, parts: str, recorded: Sequence[Input]) -> list[Input]:
@@ -88,8 +86,8 @@ class CurrentInputs:
         if parts == "all":
             found = list(list_slides(folder).values())
         else:
-            slide_ids = [path.stem for path in self._patch_files("all")] if parts == "cut" else self._slide_ids(parts)
-            found = [path for slide_id in slide_ids if (path := _slide_or_none(folder, slide_id)) is not None]
+            item_ids = [path.stem for path in self._patch_files("all")] if parts == "cut" else self._item_ids(parts)
+            found = [path for item_id in item_ids if (path := _slide_or_none(folder, item_id)) is not None]
         return [large_file_input(what, path, recorded) for path in found]
 
     def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
@@ -103,7 +101,7 @@ class CurrentInputs:
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         if self._dataset.annotations_dir is None:
             raise FileNotFoundError("dataset.annotations_dir names no folder")
-        paths = [Path(self._dataset.annotations_dir) / f"{slide_id}.xml" for slide_id in self._slide_ids(parts)]
+        paths = [Path(self._dataset.annotations_dir) / f"{item_id}.xml" for item_id in self._item_ids(parts)]
         return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
 
     def _weights(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
@@ -128,8 +126,8 @@ class CurrentInputs:
             if path is not None
         ]
 
-    def _slide_ids(self, parts: str) -> Sequence[str]:
-        return self._table.slide_ids(parts)
+    def _item_ids(self, parts: str) -> Sequence[str]:
+        return self._table.item_ids(parts)
 
     def _patch_files(self, parts: str) -> list[Path]:
         if self._dataset.patches_dir is None:
@@ -138,7 +136,7 @@ class CurrentInputs:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
         if parts != "all":
-            paths = [folder / f"{slide_id}.h5" for slide_id in self._slide_ids(parts)]
+            paths = [folder / f"{item_id}.h5" for item_id in self._item_ids(parts)]
             return [path for path in paths if path.is_file()]
         return list_files(folder, "*.h5")
 
@@ -149,8 +147,8 @@ def _files(what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
     ]
 
 
-def _slide_or_none(folder: str | Path, slide_id: str) -> Path | None:
+def _slide_or_none(folder: str | Path, item_id: str) -> Path | None:
     try:
-        return find_slide(folder, slide_id)
+        return find_slide(folder, item_id)
     except FileNotFoundError:
         return None

@@ -7,17 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.data.features import FeatureFolder
+from src.data.feeding.row_source import RowSource
+from src.data.feeding.rows import StoreRows
+from src.data.feeding.standardize import Standardizer, fit_standardizer
 from src.data.fold_table import FoldTable, read_fold
 from src.data.packed_index import INDEX_FILE
 from src.data.packing import ActivationStore, pack_activations
-from src.data.row_source import RowSource
-from src.data.rows import StoreRows
-from src.data.standardize import Standardizer, fit_standardizer
-from src.data.tensor_folder import TensorFolder
+from src.data.readers.features import FeatureFolder
+from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_text
 from src.inputs import Input
-from src.records import PARTS, FittedSlide, FoldSplit, Slide
+from src.records import PARTS, FittedItem, FoldSplit, Item
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class FoldData:
     is_standardized: bool
 
     @cached_property
-    def slides(self) -> dict[str, Slide]:
-        """Every slide of the csv that has features, by slide id."""
-        packed = set(self.store.index["slide_id"])
-        return {slide_id: slide for slide_id, slide in self.table.slides.items() if slide_id in packed}
+    def items(self) -> dict[str, Item]:
+        """Every item of the csv that has features, by id."""
+        packed = set(self.store.index["item_id"])
+        return {item_id: item for item_id, item in self.table.items.items() if item_id in packed}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,35 +72,27 @@ class FoldData:
 
     def rows(self, parts: str) -> RowSource:
         """Returns the activations of the slides of a part or union of parts."""
-        return StoreRows(self.store, self.split.slide_ids(parts))
+        return StoreRows(self.store, self.split.item_ids(parts))
 
-    def label_index(self, slide_id: str) -> int:
-        """Returns the label of a slide as an index into `classes`.
+    def label_index(self, item_id: str) -> int:
+        """Returns the label of a labelled item as an index into `classes`."""
+        return self.table.label_index(item_id)
 
-        Raises:
-            ValueError: when there are no classes to tell apart.
-        """
-        if len(self.classes) < 2:
-            raise ValueError(f"Expected at least two classes among the labels, got {list(self.classes)}.")
-        return self.classes.index(self.slides[slide_id].label)
-
-    def fitted(self, parts: str) -> list[FittedSlide]:
+    def fitted(self, parts: str) -> list[FittedItem]:
         """Returns what the leakage rule needs to know of the slides of a part or union of parts."""
-        return [self._fitted(slide_id) for slide_id in self.split.slide_ids(parts)]
+        return [self._fitted(item_id) for item_id in self.split.item_ids(parts)]
 
-    def _fitted(self, slide_id: str) -> FittedSlide:
-        ((start, stop),) = self.store.row_ranges([slide_id])
-        return FittedSlide(slide_id, self.slides[slide_id].case_id, self.store.digest(slide_id), stop - start)
+    def _fitted(self, item_id: str) -> FittedItem:
+        ((start, stop),) = self.store.row_ranges([item_id])
+        return FittedItem(item_id, self.items[item_id].case_id, self.store.digest(item_id), stop - start)
 
     def _input(self, what: str) -> Input:
         kind, _, parts = what.partition(" ")
         if kind not in ("activations", "coords"):
             return self.table.input(what)
-        columns = (
-            ["slide_id", "digest"] if kind == "activations" else ["slide_id", "coords_digest", "patch_size_level0"]
-        )
-        slide_ids = self.store.present(self.table.slide_ids(parts))
-        content = self.store.index.set_index("slide_id", drop=False).loc[list(slide_ids), columns]
+        columns = ["item_id", "digest"] if kind == "activations" else ["item_id", "coords_digest", "patch_size_level0"]
+        item_ids = self.store.present(self.table.item_ids(parts))
+        content = self.store.index.set_index("item_id", drop=False).loc[list(item_ids), columns]
         digest = digest_text(content.to_csv(index=False, lineterminator="\n"))
         status = (self.store.path / INDEX_FILE).stat()
         return Input(what, "", str(self.folder.path), status.st_size, status.st_mtime_ns, digest)
@@ -124,19 +116,19 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     table = read_fold(dataset, fold, ("train",) if isinstance(folder, TensorFolder) else ("train", "test"))
     _ = table.classes  # wrong labels are told before anything is packed
     # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
-    needed = set(table.split.slide_ids("train+val+test"))
-    wanted = [slide_id for slide_id in table.slides if slide_id in needed or slide_id in folder.paths]
+    needed = set(table.split.item_ids("train+val+test"))
+    wanted = [item_id for item_id in table.items if item_id in needed or item_id in folder.paths]
     store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
     split = table.split
-    if gone := sorted(needed - set(store.slide_ids)):
+    if gone := sorted(needed - set(store.item_ids)):
         _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
-        split = keep_slides(split, set(store.slide_ids))
+        split = keep_slides(split, set(store.item_ids))
     return FoldData(table, split, folder, store, bool(dataset.standardize))
 
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
     """Returns a split without the slides that are not among those kept."""
-    parts = {part: tuple(slide_id for slide_id in getattr(split, part) if slide_id in kept) for part in PARTS}
+    parts = {part: tuple(item_id for item_id in getattr(split, part) if item_id in kept) for part in PARTS}
     return FoldSplit(split.fold, **parts)
 
 

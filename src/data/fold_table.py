@@ -8,68 +8,107 @@ from typing import Any
 
 from src.files import digest_text
 from src.inputs import Input, file_input
-from src.records import FoldSplit, Slide, check_split, find_split, order_classes, read_slides, read_split
+from src.records import ALL, FoldSplit, Item, check_split, find_split, order_classes, read_items, read_split
 
 
 @dataclass(frozen=True)
 class FoldTable:
-    """The slides of a dataset's csv and the split of one fold, which agree with each other.
+    """The items of a dataset's csv and the split of one fold, which agree with each other.
 
     Attributes:
-        slides: every slide of the csv, by slide id.
+        items: every item of the csv, by id.
         split: the fold, as its file has it.
         metadata_csv: the csv.
         splits_dir: the folder of the split.
         positive_class: that of the dataset's configuration.
     """
 
-    slides: dict[str, Slide]
+    items: dict[str, Item]
     split: FoldSplit
     metadata_csv: Path
-    splits_dir: Path
+    splits_dir: Path | None
     positive_class: str | None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Class names, of two the positive last; one where slides have no labels."""
-        labels = {slide.label for slide in self.slides.values()}
+        """Class names, of two the positive last; at most one where items have no labels to tell apart."""
+        labels = {item.label for item in self.items.values() if item.label is not None}
         return order_classes(labels, self.positive_class) if len(labels) > 1 else tuple(labels)
 
-    def slide_ids(self, parts: str) -> tuple[str, ...]:
-        """Returns the slides of a part or union of parts, as `FoldSplit.slide_ids`; of `all` those of the csv."""
-        return tuple(sorted(self.slides)) if parts == "all" else self.split.slide_ids(parts)
+    def labelled(self, parts: str) -> tuple[str, ...]:
+        """Returns the items of a part or union of parts that have a label of the target.
+
+        Raises:
+            ValueError: when there are none, or no two classes to tell apart.
+        """
+        found = tuple(item_id for item_id in self.item_ids(parts) if self.items[item_id].label is not None)
+        if not found or len(self.classes) < 2:
+            raise ValueError(
+                f"Expected labelled items of at least two classes in {parts} of fold {self.split.fold}, got "
+                f"{len(found)} of the classes {list(self.classes)} in {self.metadata_csv}: name the label column with "
+                "dataset.target=<column>."
+            )
+        return found
+
+    def label_index(self, item_id: str) -> int:
+        """Returns the label of a labelled item as an index into `classes`."""
+        return self.classes.index(self.items[item_id].label or "")
+
+    def item_ids(self, parts: str) -> tuple[str, ...]:
+        """Returns the items of a part or union of parts, as `FoldSplit.item_ids`; of `all` those of the csv."""
+        return tuple(sorted(self.items)) if parts == "all" else self.split.item_ids(parts)
 
     def input(self, what: str) -> Input:
         """Describes what is read of csv and split.
 
         Args:
-            what: `split <parts>`, `cases <parts>` (slide and case ids), `labels <parts>` or `classes`.
+            what: `split <parts>`, `cases <parts>` (item and case ids), `labels <parts>` or `classes`.
         """
         kind, _, parts = what.partition(" ")
         if kind == "split":
-            listed = {part: self.split.slide_ids(part) for part in parts.split("+")}
-            return file_input(what, find_split(self.splits_dir, self.split.fold), digest_text(repr(listed)))
+            listed = {part: self.split.item_ids(part) for part in parts.split("+")}
+            source = self.metadata_csv
+            if self.splits_dir is not None:
+                source = find_split(self.splits_dir, int(self.split.fold))
+            return file_input(what, source, digest_text(repr(listed)))
         if kind == "classes":
             content: Any = self.classes
         else:
             field = {"cases": "case_id", "labels": "label"}[kind]
-            content = [(slide_id, getattr(self.slides[slide_id], field)) for slide_id in self.slide_ids(parts)]
+            content = [(item_id, getattr(self.items[item_id], field)) for item_id in self.item_ids(parts)]
         return file_input(what, self.metadata_csv, digest_text(repr(content)))
 
 
-def read_fold(dataset: Any, fold: int, needed: Sequence[str]) -> FoldTable:
+def list_items(dataset: Any) -> list[Item]:
+    """Reads the csv of a dataset's configuration; see `read_items`."""
+    return read_items(
+        dataset.metadata_csv,
+        dataset.class_names,
+        dataset.get("target", "label"),
+        dataset.get("labels", ()),
+        dataset.get("uncertain"),
+    )
+
+
+def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
     """Reads the csv and the split of a fold.
 
     Args:
-        dataset: its configuration: `metadata_csv`, `splits_dir`, `class_names`, `positive_class`.
-        fold: the cross-validation fold.
+        dataset: its configuration: `metadata_csv`, `splits_dir`, `class_names`, `positive_class`, `target`, `labels`,
+            `uncertain`.
+        fold: the cross-validation fold; `all` reads no split: every item is a test item.
         needed: parts that must not be empty.
 
     Raises:
         FileNotFoundError: when the csv or the split does not exist.
         ValueError: when they disagree.
     """
-    slides = {slide.slide_id: slide for slide in read_slides(dataset.metadata_csv, dataset.class_names)}
-    split = read_split(dataset.splits_dir, fold)
-    check_split(split, list(slides.values()), str(dataset.metadata_csv), needed)
-    return FoldTable(slides, split, Path(dataset.metadata_csv), Path(dataset.splits_dir), dataset.positive_class)
+    items = {item.item_id: item for item in list_items(dataset)}
+    metadata_csv, splits_dir = Path(dataset.metadata_csv), None
+    if fold == ALL:
+        split = FoldSplit(ALL, (), (), tuple(sorted(items)))
+    else:
+        splits_dir = Path(dataset.splits_dir)
+        split = read_split(splits_dir, int(fold))
+        check_split(split, list(items.values()), str(metadata_csv), needed)
+    return FoldTable(items, split, metadata_csv, splits_dir, dataset.positive_class)

@@ -11,11 +11,11 @@ from src.files import digest_array, write_atomically
 
 INDEX_FILE = "index.csv"
 COLUMNS = (
-    *("slide_id", "start", "stop", "digest", "stored_digest"),
+    *("item_id", "start", "stop", "digest", "stored_digest"),
     *("coords_digest", "coords_missing", "patch_size_level0", "path", "bytes", "mtime_ns"),
 )
 SKIPPED_FILE = "skipped.csv"
-_TEXT = ("slide_id", "digest", "stored_digest", "coords_digest", "coords_missing", "path")
+_TEXT = ("item_id", "digest", "stored_digest", "coords_digest", "coords_missing", "path")
 Identity = tuple[str, int, int]
 """Path, bytes and time of change (ns) of the file that a slide came from; see `FeatureFolder.identity`."""
 
@@ -46,7 +46,7 @@ def read_index(folder: Path) -> pd.DataFrame:
     starts, stops = index["start"].to_numpy(), index["stop"].to_numpy()
     if not len(index) or starts[0] < 0 or (starts >= stops).any() or (starts[1:] < stops[:-1]).any():
         raise ValueError(f"Expected row ranges that do not overlap in {path}, got others. {REPACK}")
-    if not index["slide_id"].is_unique:
+    if not index["item_id"].is_unique:
         raise ValueError(f"Expected each slide once in {path}, got some twice. {REPACK}")
     return index
 
@@ -59,32 +59,28 @@ def write_index(folder: Path, index: pd.DataFrame) -> None:
 
 def slide_identities(table: pd.DataFrame) -> dict[str, Identity]:
     """Returns the identities of the files that the slides of an index, or the skipped ones, came from."""
-    columns = (table[name] for name in ("slide_id", "path", "bytes", "mtime_ns"))
-    return {
-        str(slide_id): (str(path), int(size), int(time)) for slide_id, path, size, time in zip(*columns, strict=True)
-    }
+    columns = (table[name] for name in ("item_id", "path", "bytes", "mtime_ns"))
+    return {str(item_id): (str(path), int(size), int(time)) for item_id, path, size, time in zip(*columns, strict=True)}
 
 
 def replace_slides(table: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of `new` and those of `table` on other slides."""
-    is_kept = [] if table is None else (~table["slide_id"].isin(new["slide_id"].tolist())).tolist()
+    is_kept = [] if table is None else (~table["item_id"].isin(new["item_id"].tolist())).tolist()
     return pd.concat([table.loc[is_kept], new]) if table is not None and any(is_kept) else new
 
 
 def read_skipped(folder: Path) -> pd.DataFrame:
-    """Reads which files only reading them to the end showed to be bad: slide_id, path, bytes, mtime_ns, reason."""
+    """Reads which files only reading them to the end showed to be bad: item_id, path, bytes, mtime_ns, reason."""
     if not (folder / SKIPPED_FILE).is_file():
-        return pd.DataFrame(columns=["slide_id", "path", "bytes", "mtime_ns", "reason"])
-    return pd.read_csv(
-        folder / SKIPPED_FILE, dtype={"slide_id": str, "path": str, "reason": str}, keep_default_na=False
-    )
+        return pd.DataFrame(columns=["item_id", "path", "bytes", "mtime_ns", "reason"])
+    return pd.read_csv(folder / SKIPPED_FILE, dtype={"item_id": str, "path": str, "reason": str}, keep_default_na=False)
 
 
 def add_skipped(folder: Path, reasons: Mapping[str, str], identities: Mapping[str, Identity]) -> None:
     """Adds slides, and why they were skipped, to those of `read_skipped`."""
     if not reasons:
         return
-    rows = [(slide_id, *identities[slide_id], reason) for slide_id, reason in reasons.items()]
+    rows = [(item_id, *identities[item_id], reason) for item_id, reason in reasons.items()]
     before = read_skipped(folder)
     table = replace_slides(before, pd.DataFrame(rows, columns=list(before.columns)))
     with write_atomically(folder / SKIPPED_FILE) as temporary:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from src.data.activation_store import ActivationStore
-from src.data.feature_source import FeatureSource
-from src.data.features import FeatureFolder
 from src.data.packed_index import INDEX_FILE, Identity, read_index, read_skipped, slide_identities
+from src.data.readers.feature_source import FeatureSource
+from src.data.readers.features import FeatureFolder
 from src.data.store_builder import pack_into
 from src.file_lock import wait_for_lock
 from src.files import digest_text
@@ -30,7 +30,7 @@ DTYPES = ("float16", "float32")
 
 def pack_activations(
     folder: FeatureFolder,
-    slide_ids: Iterable[str],
+    item_ids: Iterable[str],
     cache_dir: str | Path,
     *,
     dtype: str | None = None,
@@ -54,7 +54,7 @@ def pack_activations(
 
     Args:
         folder: where the features are.
-        slide_ids: the slides that are needed.
+        item_ids: the slides that are needed.
         cache_dir: where packed stores are kept; safe to delete.
         dtype: `float16` or `float32`; by default float16 when the files of all these slides hold that. Forcing float16
             on float32 files rounds them.
@@ -68,16 +68,16 @@ def pack_activations(
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"Expected dtype to be one of {DTYPES} or None, got {dtype!r}.")
-    wanted = sorted(set(slide_ids))
+    wanted = sorted(set(item_ids))
     if folder.on_bad_file == "skip":
-        folder.sources(slide_id for slide_id in wanted if slide_id not in folder.paths)
-    if all(slide_id in folder.skipped for slide_id in wanted):
+        folder.sources(item_id for item_id in wanted if item_id not in folder.paths)
+    if all(item_id in folder.skipped for item_id in wanted):
         raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
     path, stored, identities, sources = _choose_store(folder, wanted, Path(cache_dir), dtype)
     if sources:
         with _explain(path, sources, stored), wait_for_lock(path / _LOCK_FILE, "packing"):
             pack_into(folder, sources, identities, path, stored, n_threads)
-    shown = [slide_id for slide_id in wanted if slide_id not in folder.skipped]
+    shown = [item_id for item_id in wanted if item_id not in folder.skipped]
     if not shown or not (path / INDEX_FILE).is_file():
         raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
     store = ActivationStore(path, verify, shown)
@@ -90,7 +90,7 @@ def _choose_store(
     folder: FeatureFolder, wanted: list[str], cache_dir: Path, dtype: str | None
 ) -> tuple[Path, np.dtype, dict[str, Identity], dict[str, FeatureSource]]:
     """Returns the folder of the store, its type, and identities and sources of the slides that it lacks."""
-    identities = {slide_id: folder.identity(slide_id) for slide_id in wanted if slide_id not in folder.skipped}
+    identities = {item_id: folder.identity(item_id) for item_id in wanted if item_id not in folder.skipped}
     stores = {name: cache_dir / _key(folder, name) for name in (DTYPES if dtype is None else (dtype,))}
     for name, path in stores.items():
         _repeat_skipped(folder, identities, path)
@@ -101,7 +101,7 @@ def _choose_store(
         return stores[dtype], np.dtype(dtype), identities, lacking
     sources = folder.sources(identities)
     name = "float16" if all(source.dtype == np.float16 for source in sources.values()) else "float32"
-    lacking = {slide_id: sources[slide_id] for slide_id in _lacking(folder, identities, stores[name], dtype)}
+    lacking = {item_id: sources[item_id] for item_id in _lacking(folder, identities, stores[name], dtype)}
     return stores[name], np.dtype(name), identities, lacking
 
 
@@ -119,9 +119,9 @@ def _lacking(folder: FeatureFolder, identities: Mapping[str, Identity], path: Pa
             index = index.loc[index["digest"] == index["stored_digest"]]
         known = slide_identities(index)
     return [
-        slide_id
-        for slide_id, identity in identities.items()
-        if slide_id not in folder.skipped and known.get(slide_id) != identity
+        item_id
+        for item_id, identity in identities.items()
+        if item_id not in folder.skipped and known.get(item_id) != identity
     ]
 
 
@@ -158,22 +158,22 @@ def _repeat_skipped(folder: FeatureFolder, identities: Mapping[str, Identity], p
         return
     skipped = read_skipped(path)
     known = slide_identities(skipped)
-    for slide_id, reason in zip(skipped["slide_id"], skipped["reason"], strict=True):
-        if slide_id not in folder.skipped and known[slide_id] == identities.get(slide_id):
-            folder.skip(str(slide_id), str(reason))
+    for item_id, reason in zip(skipped["item_id"], skipped["reason"], strict=True):
+        if item_id not in folder.skipped and known[item_id] == identities.get(item_id):
+            folder.skip(str(item_id), str(reason))
 
 
 def _warn_of_twins(store: ActivationStore) -> None:
     """Warns of slides with equal activations: copies, or bags so tiny that they agree by chance. They are kept."""
     slides_of: dict[str, list[str]] = {}
-    for slide_id in store.slide_ids:
-        slides_of.setdefault(store.digest(slide_id), []).append(slide_id)
-    for slide_ids in slides_of.values():
-        if len(slide_ids) > 1:
-            ((start, stop),) = store.row_ranges(slide_ids[:1])
+    for item_id in store.item_ids:
+        slides_of.setdefault(store.digest(item_id), []).append(item_id)
+    for item_ids in slides_of.values():
+        if len(item_ids) > 1:
+            ((start, stop),) = store.row_ranges(item_ids[:1])
             _LOGGER.warning(
                 "The activations of %s are equal (%d patches): one slide under several names leaks when a split "
                 "separates them; bags of a few patches may agree by chance.",
-                ", ".join(slide_ids),
+                ", ".join(item_ids),
                 stop - start,
             )

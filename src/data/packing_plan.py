@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.data.feature_source import FeatureSource
+from src.data.readers.feature_source import FeatureSource
 from src.files import write_atomically
 
 PLAN_FILE = "plan.json"
@@ -49,9 +49,9 @@ class Plan:
     ) -> None:
         """Gives slides, in the order of their ids, places in further shards of at most `shard_rows` rows."""
         start = first = self.first_row + sum(self.sizes)
-        for slide_id in sorted(sources):
-            stop = start + sources[slide_id].n_patches
-            self.places[slide_id] = Place(start, stop, *identities[slide_id])
+        for item_id in sorted(sources):
+            stop = start + sources[item_id].n_patches
+            self.places[item_id] = Place(start, stop, *identities[item_id])
             start = stop
         n_rows = start - first
         self.sizes += [min(shard_rows, n_rows - done) for done in range(0, n_rows, shard_rows)]
@@ -68,7 +68,7 @@ def read_plan(folder: Path) -> Plan | None:
         content = json.loads((folder / PLAN_FILE).read_text())
     except FileNotFoundError:
         return None
-    content["places"] = {slide_id: Place(**place) for slide_id, place in content["places"].items()}
+    content["places"] = {item_id: Place(**place) for item_id, place in content["places"].items()}
     return Plan(**content)
 
 
@@ -76,7 +76,7 @@ def read_plan(folder: Path) -> Plan | None:
 class Packed:
     """A slide whose rows, from `start` on, are written; the rest as in `ActivationStore.index`."""
 
-    slide_id: str
+    item_id: str
     start: int
     digest: str
     stored_digest: str

@@ -9,10 +9,13 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from src.files import write_atomically
-from src.records import PARTS, FoldSplit, Slide
+from src.records import PARTS, FoldSplit, Item
+
+# Items without a label are spread over the folds as a class is.
+_UNLABELLED = "unlabelled"
 
 
-def make_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: float = 0.1) -> list[FoldSplit]:
+def make_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float = 0.1) -> list[FoldSplit]:
     """Divides slides into nested cross-validation folds, stratified by label and grouped by case.
 
     The test slides of fold k are the k-th of `n_folds` groups, so every slide is a test slide once. Of the rest about
@@ -34,12 +37,15 @@ def make_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: floa
         raise ValueError(f"Expected splits.n_folds of at least 2, got {n_folds}.")
     if not 0 < val_share < 1:
         raise ValueError(f"Expected splits.val_share above 0 and below 1, got {val_share}.")
-    slides = sorted(slides, key=lambda slide: slide.slide_id)
+    slides = sorted(slides, key=lambda slide: slide.item_id)
     folds = _try_folds(slides, n_folds, seed, val_share)
     if folds is not None:
         return folds
     largest = next((k for k in range(n_folds - 1, 1, -1) if _try_folds(slides, k, seed, val_share)), None)
-    cases = {label: len({slide.case_id for slide in slides if slide.label == label}) for label in _classes(slides)}
+    cases = {
+        label: len({slide.case_id for slide in slides if (slide.label or _UNLABELLED) == label})
+        for label in _classes(slides)
+    }
     remedy = (
         f"the largest number of folds that works is {largest}: give splits.n_folds={largest}"
         if largest
@@ -51,19 +57,19 @@ def make_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: floa
     )
 
 
-def write_folds(folds: Sequence[FoldSplit], slides: Sequence[Slide], splits_dir: str | Path) -> None:
+def write_folds(folds: Sequence[FoldSplit], slides: Sequence[Item], splits_dir: str | Path) -> None:
     """Writes the three files that CLAM keeps for each fold.
 
     `splits_<k>.csv` has the columns train, val and test, ragged and without index; `splits_<k>_bool.csv` a row a slide,
     sorted, with a boolean a part; `splits_<k>_descriptor.csv` a row a class with the number of slides a part. CLAM and
     sae-1n read all three.
     """
-    label_of = {slide.slide_id: slide.label for slide in slides}
+    label_of = {slide.item_id: slide.label for slide in slides}
     for split in folds:
-        parts = {part: split.slide_ids(part) for part in PARTS}
-        listed = pd.DataFrame({part: pd.Series(slide_ids, dtype=object) for part, slide_ids in parts.items()})
+        parts = {part: split.item_ids(part) for part in PARTS}
+        listed = pd.DataFrame({part: pd.Series(item_ids, dtype=object) for part, item_ids in parts.items()})
         rows = pd.Index(sorted(label_of), name="slide_id")
-        flags = pd.DataFrame({part: rows.isin(slide_ids) for part, slide_ids in parts.items()}, index=rows)
+        flags = pd.DataFrame({part: rows.isin(item_ids) for part, item_ids in parts.items()}, index=rows)
         path = Path(splits_dir) / f"splits_{split.fold}.csv"
         with write_atomically(path.with_name(f"splits_{split.fold}_descriptor.csv")) as temporary:
             count_classes(split, slides).to_csv(temporary)
@@ -74,17 +80,17 @@ def write_folds(folds: Sequence[FoldSplit], slides: Sequence[Slide], splits_dir:
             listed.to_csv(temporary, index=False)
 
 
-def count_classes(split: FoldSplit, slides: Sequence[Slide]) -> pd.DataFrame:
+def count_classes(split: FoldSplit, slides: Sequence[Item]) -> pd.DataFrame:
     """Returns the number of slides of each class (rows) in each part (columns) of a fold."""
-    label_of = {slide.slide_id: slide.label for slide in slides}
+    label_of = {slide.item_id: slide.label or _UNLABELLED for slide in slides}
     counts = {
-        part: pd.Series([label_of[slide_id] for slide_id in split.slide_ids(part)], dtype=object).value_counts()
+        part: pd.Series([label_of[item_id] for item_id in split.item_ids(part)], dtype=object).value_counts()
         for part in PARTS
     }
     return pd.DataFrame(counts, index=pd.Index(_classes(slides))).fillna(0).astype(int)
 
 
-def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: float) -> list[FoldSplit] | None:
+def _try_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float) -> list[FoldSplit] | None:
     """Returns the folds, or None when a part would lack a class."""
     folds = []
     try:
@@ -94,21 +100,21 @@ def _try_folds(slides: Sequence[Slide], n_folds: int, seed: int, val_share: floa
             train, val = _group_folds(remaining, max(n_groups, 2), seed)[0]
             train, val = rest[train], rest[val]
             parts = {"train": train, "val": val, "test": test}
-            folds.append(FoldSplit(fold, **{part: _slide_ids(slides, rows) for part, rows in parts.items()}))
+            folds.append(FoldSplit(fold, **{part: _item_ids(slides, rows) for part, rows in parts.items()}))
     except ValueError as error:
         if "n_splits=" not in str(error):
             raise
         return None
-    labels = {slide.slide_id: slide.label for slide in slides}
+    labels = {slide.item_id: slide.label or _UNLABELLED for slide in slides}
     for split in folds:
         for part in PARTS:
-            if {labels[slide_id] for slide_id in split.slide_ids(part)} != set(_classes(slides)):
+            if {labels[item_id] for item_id in split.item_ids(part)} != set(_classes(slides)):
                 return None
     return folds
 
 
-def _group_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    labels = [slide.label for slide in slides]
+def _group_folds(slides: Sequence[Item], n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    labels = [slide.label or _UNLABELLED for slide in slides]
     cases = [slide.case_id for slide in slides]
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
@@ -117,14 +123,21 @@ def _group_folds(slides: Sequence[Slide], n_folds: int, seed: int) -> list[tuple
         return list(folds.split(np.zeros(len(slides)), labels, cases))
 
 
-def _fewest_cases(slides: Sequence[Slide]) -> int:
+def _fewest_cases(slides: Sequence[Item]) -> int:
     """Returns the number of cases of the rarest class: no more groups can hold one each."""
-    return min(len({slide.case_id for slide in slides if slide.label == label}) for label in _classes(slides))
+    return min(
+        len({slide.case_id for slide in slides if (slide.label or _UNLABELLED) == label}) for label in _classes(slides)
+    )
 
 
-def _slide_ids(slides: Sequence[Slide], rows: np.ndarray) -> tuple[str, ...]:
-    return tuple(slides[i].slide_id for i in rows)
+def _count_cases(slides: Sequence[Item]) -> dict[str, int]:
+    pairs = {(slide.label or _UNLABELLED, slide.case_id) for slide in slides}
+    return {label: sum(other == label for other, _ in pairs) for label in _classes(slides)}
 
 
-def _classes(slides: Sequence[Slide]) -> list[str]:
-    return sorted({slide.label for slide in slides})
+def _item_ids(slides: Sequence[Item], rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(slides[i].item_id for i in rows)
+
+
+def _classes(slides: Sequence[Item]) -> list[str]:
+    return sorted({slide.label or _UNLABELLED for slide in slides})

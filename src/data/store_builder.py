@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.data.feature_source import FeatureSource
-from src.data.features import FeatureFolder
 from src.data.packed_index import (
     INDEX_FILE,
     Identity,
@@ -23,6 +21,8 @@ from src.data.packed_index import (
     write_index,
 )
 from src.data.packing_plan import Journal, Packed, Place, Plan, read_journal, read_plan, remove_plan
+from src.data.readers.feature_source import FeatureSource
+from src.data.readers.features import FeatureFolder
 from src.data.shard_writer import ShardWriter, rows_per_shard
 from src.data.shards import coords_path, map_shard, shard_path
 from src.data.slide_packer import pack_slides
@@ -56,27 +56,27 @@ def pack_into(
     remove_leftovers(path)
     index = read_index(path) if (path / INDEX_FILE).is_file() else None
     known = {} if index is None else slide_identities(index)
-    todo = {slide_id: source for slide_id, source in sources.items() if known.get(slide_id) != identities[slide_id]}
+    todo = {item_id: source for item_id, source in sources.items() if known.get(item_id) != identities[item_id]}
     if not todo:
         _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
         return
-    for slide_id in todo:
-        if slide_id in known:
+    for item_id in todo:
+        if item_id in known:
             _LOGGER.warning(
                 "%s (slide %s) changed since it was packed: packing it anew; its old rows in %s are left out.",
-                folder.file(slide_id), slide_id, path,
+                folder.file(item_id), item_id, path,
             )  # fmt: skip
     plan = read_plan(path) or _begin_plan(path)
     done = {
-        packed.slide_id: packed
+        packed.item_id: packed
         for packed in read_journal(path)
-        if packed.slide_id in plan.places and plan.places[packed.slide_id].start == packed.start
+        if packed.item_id in plan.places and plan.places[packed.item_id].start == packed.start
     }
-    for slide_id in todo:
-        if slide_id in plan.places and plan.places[slide_id].identity != identities[slide_id]:
-            del plan.places[slide_id]
-            done.pop(slide_id, None)
-    unplanned = {slide_id: source for slide_id, source in todo.items() if slide_id not in plan.places}
+    for item_id in todo:
+        if item_id in plan.places and plan.places[item_id].identity != identities[item_id]:
+            del plan.places[item_id]
+            done.pop(item_id, None)
+    unplanned = {item_id: source for item_id, source in todo.items() if item_id not in plan.places}
     plan.add(unplanned, identities, rows_per_shard(folder.d_in, dtype))
     plan.write(path)
     started = time.monotonic()
@@ -84,16 +84,16 @@ def pack_into(
         done = _still_good(done, plan, shards, coords)
         if done:
             _LOGGER.info("Going on with an unfinished packing: %d slides are in %s already.", len(done), path)
-        rest = {slide_id: source for slide_id, source in sorted(todo.items()) if slide_id not in done}
+        rest = {item_id: source for item_id, source in sorted(todo.items()) if item_id not in done}
         batches = pack_slides(folder, rest, plan.places, shards, coords, n_threads or _n_cores())
         with closing(Journal(path)) as journal, closing(batches):
             for batch in batches:
                 journal.add(batch)
-                done |= {packed.slide_id: packed for packed in batch}
-    bad = {slide_id: folder.skipped[slide_id] for slide_id in rest if slide_id in folder.skipped}
+                done |= {packed.item_id: packed for packed in batch}
+    bad = {item_id: folder.skipped[item_id] for item_id in rest if item_id in folder.skipped}
     add_skipped(path, bad, identities)
     if done:
-        new = pd.DataFrame([_row(packed, plan.places[packed.slide_id]) for packed in done.values()])
+        new = pd.DataFrame([_row(packed, plan.places[packed.item_id]) for packed in done.values()])
         write_index(path, replace_slides(index, new))
     remove_plan(path)
     n_bytes = sum(source.n_patches * source.d_in for source in rest.values()) * dtype.itemsize
@@ -129,15 +129,15 @@ def _still_good(done: Mapping[str, Packed], plan: Plan, shards: ShardWriter, coo
     packing them costs.
     """
     good = {}
-    for slide_id, packed in done.items():
-        place = plan.places[slide_id]
+    for item_id, packed in done.items():
+        place = plan.places[item_id]
         is_placed = not packed.coords_digest or (
             digest_coords(coords.read(place.start, place.stop)) == packed.coords_digest
         )
         if is_placed and digest_array(shards.read(place.start, place.stop)) == packed.stored_digest:
-            good[slide_id] = packed
+            good[item_id] = packed
         else:
-            _LOGGER.warning("The rows of slide %s did not reach the disk; they are not used.", slide_id)
+            _LOGGER.warning("The rows of slide %s did not reach the disk; they are not used.", item_id)
     return good
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from src.data.backbone_rows import BackboneRows
+from src.data.feeding.backbone_rows import BackboneRows
 from src.data.fold import keep_slides
 from src.data.fold_table import FoldTable, read_fold
-from src.data.patch_embedder import read_patches
-from src.data.patching import read_patch_file
-from src.data.slides import find_slide
+from src.data.slides.patch_embedder import read_patches
+from src.data.slides.patching import read_patch_file
+from src.data.slides.slide_files import find_slide
 from src.models.backbones.base import Backbone
 from src.progress import track
-from src.records import FittedSlide, FoldSplit
+from src.records import FittedItem, FoldSplit
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -68,21 +68,21 @@ class StreamedFold:
 
     def rows(self, parts: str) -> BackboneRows:
         """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
-        slides = [(slide_id, self._patches[slide_id].coords) for slide_id in self.split.slide_ids(parts)]
+        slides = [(item_id, self._patches[item_id].coords) for item_id in self.split.item_ids(parts)]
         return BackboneRows(slides, self._read, self._backbone, self._batch_size)
 
-    def fitted(self, parts: str) -> list[FittedSlide]:
+    def fitted(self, parts: str) -> list[FittedItem]:
         """Returns what the leakage rule needs to know of the slides of a part or union of parts.
 
         The digest is empty: activations that are not kept have none. The rule still compares slides and cases.
         """
         return [
-            FittedSlide(slide_id, self.table.slides[slide_id].case_id, "", len(self._patches[slide_id].coords))
-            for slide_id in self.split.slide_ids(parts)
+            FittedItem(item_id, self.table.items[item_id].case_id, "", len(self._patches[item_id].coords))
+            for item_id in self.split.item_ids(parts)
         ]
 
-    def _read(self, slide_id: str, coords: np.ndarray) -> np.ndarray:
-        patches = self._patches[slide_id]
+    def _read(self, item_id: str, coords: np.ndarray) -> np.ndarray:
+        patches = self._patches[item_id]
         return read_patches(patches.path, coords, patches.size_level0, patches.side)
 
 
@@ -103,18 +103,18 @@ def open_streamed_fold(dataset: Any, fold: int, backbone: Backbone, batch_size: 
     """
     table = read_fold(dataset, fold, ("train", "test"))
     patches: dict[str, SlidePatches] = {}
-    for slide_id in track(table.split.slide_ids("train+val"), "Looking at patch files"):
+    for item_id in track(table.split.item_ids("train+val"), "Looking at patch files"):
         try:
-            patches[slide_id] = _find_patches(dataset.patches_dir, dataset.slides_dir, slide_id)
+            patches[item_id] = _find_patches(dataset.patches_dir, dataset.slides_dir, item_id)
         except (FileNotFoundError, ValueError) as error:
             if dataset.on_bad_file != "skip":
                 raise
-            _LOGGER.warning("Skipped slide %s: %s", slide_id, error)
+            _LOGGER.warning("Skipped slide %s: %s", item_id, error)
     split = keep_slides(table.split, {*patches, *table.split.test})
     return StreamedFold(table, split, patches, backbone, batch_size)
 
 
-def _find_patches(patches_dir: str | Path, slides_dir: str | Path, slide_id: str) -> SlidePatches:
-    coords, size_level0, side = read_patch_file(Path(patches_dir) / "patches" / f"{slide_id}.h5")
+def _find_patches(patches_dir: str | Path, slides_dir: str | Path, item_id: str) -> SlidePatches:
+    coords, size_level0, side = read_patch_file(Path(patches_dir) / "patches" / f"{item_id}.h5")
     # Half of CLAM's int64; the coords of all slides stay in memory.
-    return SlidePatches(find_slide(slides_dir, slide_id), coords.astype(np.int32), size_level0, side)
+    return SlidePatches(find_slide(slides_dir, item_id), coords.astype(np.int32), size_level0, side)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.data.bags import BagBatch
+from src.data.feeding.bags import BagBatch
 from src.models.mil.base import MILModel
 from src.modules.divergence import MIL_REMEDY, first_not_finite, require_finite_state
 
@@ -15,7 +15,7 @@ from src.modules.divergence import MIL_REMEDY, first_not_finite, require_finite_
 class BagPrediction(NamedTuple):
     """One slide's class probabilities [n_classes] and, of models that have it, attention per patch [n_patches]."""
 
-    slide_id: str
+    item_id: str
     probabilities: Tensor
     attention: Tensor | None
 
@@ -93,10 +93,10 @@ class MILModule(lightning.LightningModule):
         """Returns the predictions for a batch of bags, on the CPU and without padding."""
         output = self.model(batch.bags, batch.mask)
         probabilities = output.logits.softmax(dim=-1).cpu()
-        attention: list[Tensor | None] = [None] * len(batch.slide_ids)
+        attention: list[Tensor | None] = [None] * len(batch.item_ids)
         if output.attention is not None:
             attention = [row[mask].cpu() for row, mask in zip(output.attention, batch.mask, strict=True)]
-        return [BagPrediction(*one) for one in zip(batch.slide_ids, probabilities, attention, strict=True)]
+        return [BagPrediction(*one) for one in zip(batch.item_ids, probabilities, attention, strict=True)]
 
     def _refuse_divergence(self) -> None:
         position = first_not_finite(self._train_losses)

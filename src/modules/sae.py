@@ -23,7 +23,7 @@ class SAEModule(lightning.LightningModule):
     A small SAE's step is shorter than Lightning's own loop around it; a block of many batches makes the loop's share
     small. How batches are cut into blocks does not change the weights. Every optimizer step counts in `global_step`.
 
-    In several processes (`src.modules.ddp`) each holds some rows of every batch, and a step is that of
+    In several processes (`src.training.ddp`) each holds some rows of every batch, and a step is that of
     the whole batch: gradients are summed before they are constrained and clipped.
 
     All state that training moves is in parameters, buffers, the optimizer and `global_step`, so a run resumed from a

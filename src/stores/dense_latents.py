@@ -17,7 +17,7 @@ def export_dense(store: LatentStore, path: str | Path, formats: Iterable[str] = 
 
     Args:
         store: the latents.
-        path: gets `h5_files/<slide_id>.h5` (`features` in chunks of 32 rows, `coords`) and `pt_files/<slide_id>.pt`.
+        path: gets `h5_files/<item_id>.h5` (`features` in chunks of 32 rows, `coords`) and `pt_files/<item_id>.pt`.
         formats: `h5`, `pt` or both. A slide takes 4 n_patches n_latents bytes in each.
 
     Raises:
@@ -26,14 +26,14 @@ def export_dense(store: LatentStore, path: str | Path, formats: Iterable[str] = 
     formats = tuple(formats)
     if unknown := set(formats) - {"h5", "pt"}:
         raise ValueError(f"Expected formats h5 and pt, got {sorted(unknown)}.")
-    for slide_id in track(store.slide_ids, "Writing dense latents"):
-        stored = store.read(slide_id)
+    for item_id in track(store.item_ids, "Writing dense latents"):
+        stored = store.read(item_id)
         features = stored.latents.to_dense()
         if "h5" in formats:
-            with write_atomically(Path(path) / "h5_files" / f"{slide_id}.h5") as temporary:
+            with write_atomically(Path(path) / "h5_files" / f"{item_id}.h5") as temporary:
                 _write_clam_h5(temporary, features.numpy(), stored)
         if "pt" in formats:
-            with write_atomically(Path(path) / "pt_files" / f"{slide_id}.pt") as temporary:
+            with write_atomically(Path(path) / "pt_files" / f"{item_id}.pt") as temporary:
                 torch.save(features, temporary)
 
 

@@ -19,7 +19,7 @@ from src.files import list_files, remove_leftovers, write_atomically
 from src.ops.sparse_latents import SparseLatents
 from src.stores.latent_file import LatentPieces, SlideFacts, is_whole, read_pieces
 
-INDEX_COLUMNS = ("slide_id", "n_patches", "n_nonzero", "path", "digest")
+INDEX_COLUMNS = ("item_id", "n_patches", "n_nonzero", "path", "digest")
 _ORIGIN_FILE = "made_by.json"
 _FORMAT = 1
 
@@ -34,7 +34,7 @@ class StoredLatents:
 
 
 class LatentWriter:
-    """Writes a store of latents slide by slide: `<path>/h5_files/<slide_id>.h5`, then `<path>/index.csv`.
+    """Writes a store of latents slide by slide: `<path>/h5_files/<item_id>.h5`, then `<path>/index.csv`.
 
     A file holds the non-zero latents in CSR form: `row_offsets` int64 [n_patches + 1], `neuron_ids` in the smallest
     unsigned type that holds n_latents and `values` float32 [n_nonzero], `coords` int32 [n_patches, 2] when known;
@@ -68,35 +68,35 @@ class LatentWriter:
             with write_atomically(self.path / _ORIGIN_FILE) as temporary:
                 temporary.write_text(json.dumps(origin) + "\n")
 
-    def keeps(self, slide_id: str, n_patches: int, facts: SlideFacts) -> bool:
+    def keeps(self, item_id: str, n_patches: int, facts: SlideFacts) -> bool:
         """Whether the store holds the latents of a slide already, whole and of these activations; then keeps them."""
-        name = f"h5_files/{slide_id}.h5"
+        name = f"h5_files/{item_id}.h5"
         if not is_whole(self.path / name, self.n_latents, n_patches, facts):
             return False
         with h5py.File(self.path / name, "r") as file:
             values: Any = file["values"]
-            self._records[slide_id] = (n_patches, len(values), name, facts.digest)
+            self._records[item_id] = (n_patches, len(values), name, facts.digest)
         return True
 
-    def kept(self, slide_id: str, n_rows: int) -> Iterator[SparseLatents]:
+    def kept(self, item_id: str, n_rows: int) -> Iterator[SparseLatents]:
         """Yields the latents of a slide that is written or kept, `n_rows` rows at a time."""
-        return read_pieces(self.path / "h5_files" / f"{slide_id}.h5", n_rows)
+        return read_pieces(self.path / "h5_files" / f"{item_id}.h5", n_rows)
 
     @contextmanager
-    def slide(self, slide_id: str, facts: SlideFacts) -> Iterator[LatentPieces]:
+    def slide(self, item_id: str, facts: SlideFacts) -> Iterator[LatentPieces]:
         """Takes the latents of a slide piece by piece, and writes them when the block ends, whole or not at all.
 
         Raises:
             ValueError: when latents or coords have another shape than the store's and each other's.
             OSError: when the disk is full, saying what was needed; neither the file nor the index is left.
         """
-        name = f"h5_files/{slide_id}.h5"
+        name = f"h5_files/{item_id}.h5"
         with closing(LatentPieces(self.path, self.n_latents)) as pieces:
             try:
                 yield pieces
                 if facts.coords is not None and facts.coords.shape != (pieces.n_rows, 2):
                     raise ValueError(
-                        f"Expected coords of shape ({pieces.n_rows}, 2) of slide {slide_id}, got {facts.coords.shape}."
+                        f"Expected coords of shape ({pieces.n_rows}, 2) of slide {item_id}, got {facts.coords.shape}."
                     )
                 if shutil.disk_usage(self.path).free < pieces.n_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -108,14 +108,14 @@ class LatentWriter:
                 free = shutil.disk_usage(self.path).free
                 raise OSError(
                     error.errno,
-                    f"{error.strerror or error} The latents of slide {slide_id} need {pieces.n_bytes / 1e6:.1f} MB, "
+                    f"{error.strerror or error} The latents of slide {item_id} need {pieces.n_bytes / 1e6:.1f} MB, "
                     f"{free / 1e6:.1f} MB are free.",
                 ) from error
-            self._records[slide_id] = (pieces.n_rows, pieces.n_entries, name, facts.digest)
+            self._records[item_id] = (pieces.n_rows, pieces.n_entries, name, facts.digest)
 
     def write(
         self,
-        slide_id: str,
+        item_id: str,
         latents: SparseLatents,
         coords: np.ndarray | None = None,
         patch_size_level0: int | None = None,
@@ -124,7 +124,7 @@ class LatentWriter:
         """Writes the latents of a slide, whole or not at all.
 
         Args:
-            slide_id: the slide.
+            item_id: the slide.
             latents: [n_patches, n_latents].
             coords: [n_patches, 2] level-0 pixels.
             patch_size_level0: the patches' edge in level-0 pixels.
@@ -135,9 +135,9 @@ class LatentWriter:
         """
         if latents.n_latents != self.n_latents:
             raise ValueError(
-                f"Expected {self.n_latents} latents for {self.path}, got {latents.n_latents} of slide {slide_id}."
+                f"Expected {self.n_latents} latents for {self.path}, got {latents.n_latents} of slide {item_id}."
             )
-        with self.slide(slide_id, SlideFacts(coords, patch_size_level0, digest)) as pieces:
+        with self.slide(item_id, SlideFacts(coords, patch_size_level0, digest)) as pieces:
             pieces.append(latents)
 
     def finish(self) -> "LatentStore":
@@ -148,7 +148,7 @@ class LatentWriter:
         """
         if not self._records:
             raise ValueError(f"Expected latents of at least one slide in {self.path}, got none.")
-        rows = [(slide_id, *record) for slide_id, record in sorted(self._records.items())]
+        rows = [(item_id, *record) for item_id, record in sorted(self._records.items())]
         for file in list_files(self.path / "h5_files"):
             if file.name.removesuffix(".h5") not in self._records:  # of a slide that the data set no longer has
                 file.unlink()
@@ -161,7 +161,7 @@ class LatentStore:
     """Reads a store of latents.
 
     Attributes:
-        index: slide_id, n_patches, n_nonzero, path (below the store's), digest (of the activations).
+        index: item_id, n_patches, n_nonzero, path (below the store's), digest (of the activations).
 
     Args:
         path: the folder, written by `LatentWriter`.
@@ -177,15 +177,15 @@ class LatentStore:
             raise FileNotFoundError(
                 f"Expected a finished store of latents at {self.path}, found no index.csv: make it with task=encode."
             )
-        self.index = pd.read_csv(index, dtype={"slide_id": str, "path": str, "digest": str}, keep_default_na=False)
-        files = zip(self.index["slide_id"], self.index["path"], strict=True)
-        self._file = {str(slide_id): self.path / str(file) for slide_id, file in files}
+        self.index = pd.read_csv(index, dtype={"item_id": str, "path": str, "digest": str}, keep_default_na=False)
+        files = zip(self.index["item_id"], self.index["path"], strict=True)
+        self._file = {str(item_id): self.path / str(file) for item_id, file in files}
         self._n_patches = dict(zip(self._file, (int(n) for n in self.index["n_patches"]), strict=True))
         self._digest = dict(zip(self._file, (str(digest) for digest in self.index["digest"]), strict=True))
         self._n_latents: int | None = None
 
     @property
-    def slide_ids(self) -> list[str]:
+    def item_ids(self) -> list[str]:
         """The slides, sorted."""
         return list(self._file)
 
@@ -193,27 +193,27 @@ class LatentStore:
     def n_latents(self) -> int:
         """The number of latents; read from the first slide's file."""
         if self._n_latents is None:
-            with h5py.File(self._known(self.slide_ids[0]), "r") as file:
+            with h5py.File(self._known(self.item_ids[0]), "r") as file:
                 self._n_latents = _integer(file.attrs["n_latents"])
         return self._n_latents
 
-    def n_patches(self, slide_id: str) -> int:
+    def n_patches(self, item_id: str) -> int:
         """Returns the number of rows of a slide, from the index."""
-        self._known(slide_id)
-        return self._n_patches[slide_id]
+        self._known(item_id)
+        return self._n_patches[item_id]
 
-    def digest(self, slide_id: str) -> str:
+    def digest(self, item_id: str) -> str:
         """Returns the digest of the activations that a slide's latents were encoded from."""
-        self._known(slide_id)
-        return self._digest[slide_id]
+        self._known(item_id)
+        return self._digest[item_id]
 
-    def read(self, slide_id: str) -> StoredLatents:
+    def read(self, item_id: str) -> StoredLatents:
         """Reads the latents of a slide.
 
         Raises:
             ValueError: when the store does not hold the slide, or its file is damaged.
         """
-        path = self._known(slide_id)
+        path = self._known(item_id)
         try:
             with h5py.File(path, "r") as file:
                 arrays = {name: np.asarray(file[name]) for name in file}
@@ -228,17 +228,17 @@ class LatentStore:
         size = attributes.get("patch_size_level0")
         return StoredLatents(latents, arrays.get("coords"), None if size is None else _integer(size))
 
-    def pieces(self, slide_id: str, n_rows: int) -> Iterator[SparseLatents]:
+    def pieces(self, item_id: str, n_rows: int) -> Iterator[SparseLatents]:
         """Yields the latents of a slide, `n_rows` rows at a time, for slides of any size."""
-        return read_pieces(self._known(slide_id), n_rows)
+        return read_pieces(self._known(item_id), n_rows)
 
-    def _known(self, slide_id: str) -> Path:
-        if slide_id not in self._file:
+    def _known(self, item_id: str) -> Path:
+        if item_id not in self._file:
             raise ValueError(
-                f"Expected a slide among the {len(self._file)} of {self.path}, got {slide_id!r}: "
+                f"Expected a slide among the {len(self._file)} of {self.path}, got {item_id!r}: "
                 "encode it (task=encode) or take it out of the split."
             )
-        return self._file[slide_id]
+        return self._file[item_id]
 
 
 def _integer(attribute: Any) -> int:

@@ -14,7 +14,7 @@ from src.files import digest_file, digest_text, write_atomically
 from src.fitted_on import FILE as FITTED_ON_FILE
 from src.fitted_on import write_fitted_on
 from src.models.saes.base import SAE
-from src.records import FittedSlide
+from src.records import FittedItem
 
 _WEIGHTS = "sae_weights.safetensors"
 _STATE = "loupe_state.safetensors"
@@ -27,7 +27,7 @@ def save_sae(
     sae: SAE,
     export_dir: str | Path,
     metadata: Mapping[str, Any] | None = None,
-    fitted: Sequence[FittedSlide] | None = None,
+    fitted: Sequence[FittedItem] | None = None,
 ) -> None:
     """Writes an SAE for use elsewhere.
 

@@ -15,9 +15,9 @@ from src.inputs import file_input
 from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
-from src.records import FittedSlide
+from src.records import FittedItem
 from src.report.page import Page, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.importers.imported import ImportedSAE, build_sae, with_unit_atoms
 from src.stores.importers.registry import import_sae
 from src.stores.importers.source import Source
@@ -70,7 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
-def _fitted_on(source: Source) -> list[FittedSlide] | None:
+def _fitted_on(source: Source) -> list[FittedItem] | None:
     """Returns the slides that an SAE of ours was fitted on, None of an SAE that does not say.
 
     Raises:

@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 
 from src.data.current_inputs import CurrentInputs
-from src.data.patch_embedder import PatchEmbedder, read_patches
-from src.data.patching import read_patch_file
-from src.data.slides import find_slide
+from src.data.slides.patch_embedder import PatchEmbedder, read_patches
+from src.data.slides.patching import read_patch_file
+from src.data.slides.slide_files import find_slide
 from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.models.backbones.base import Backbone
 from src.progress import track
 from src.report.page import Page, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.tasks.streaming import open_backbone
 
 _PAGE_ORDER = 20

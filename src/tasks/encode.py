@@ -16,7 +16,7 @@ from src.models.saes.base import SAE
 from src.progress import track
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.dense_latents import export_dense
 from src.stores.latent_file import SlideFacts
 from src.stores.latents import LatentStore, LatentWriter
@@ -51,18 +51,18 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     made_by = digest_export(rundir.upstream("train_sae").export_dir)
     writer = LatentWriter(rundir.latents_dir(), sae.n_latents, made_by)
     n_kept = 0
-    for slide_id in track(list(fold.slides), "Encoding slides"):
-        stated = fold.store.patch_size_level0(slide_id) or fold.folder.patch_size_of_patch_file(slide_id)
+    for item_id in track(list(fold.items), "Encoding slides"):
+        stated = fold.store.patch_size_level0(item_id) or fold.folder.patch_size_of_patch_file(item_id)
         size = stated or cfg.dataset.patch_size_level0
-        facts = SlideFacts(fold.store.coords(slide_id), size, fold.store.digest(slide_id))
-        n_kept += _encode_slide(slide_id, facts, fold, sae, writer, parts)
+        facts = SlideFacts(fold.store.coords(item_id), size, fold.store.digest(item_id))
+        n_kept += _encode_slide(item_id, facts, fold, sae, writer, parts)
     if n_kept:
-        _LOGGER.info("%d of %d slides had been encoded before; their latents were kept.", n_kept, len(fold.slides))
+        _LOGGER.info("%d of %d slides had been encoded before; their latents were kept.", n_kept, len(fold.items))
     store = writer.finish()
     if cfg.encode.dense_formats:
         export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
     results = parts.results() | {
-        "n_slides": len(fold.slides),
+        "n_slides": len(fold.items),
         "n_patches": int(store.index["n_patches"].to_numpy().sum()),
     }
     doubts = describe_doubts([(None, results)], expected_l0(cfg))
@@ -74,25 +74,25 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 @torch.no_grad()
 def _encode_slide(
-    slide_id: str, facts: SlideFacts, fold: FoldData, sae: SAE, writer: LatentWriter, parts: "_Parts"
+    item_id: str, facts: SlideFacts, fold: FoldData, sae: SAE, writer: LatentWriter, parts: "_Parts"
 ) -> bool:
     """Encodes a slide in pieces of bounded memory; returns whether its latents were there and are kept."""
-    ((first, stop),) = fold.store.row_ranges([slide_id])
+    ((first, stop),) = fold.store.row_ranges([item_id])
     step = max(_FEWEST_ROWS, _PIECE_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)))
     # Copies: what is mapped cannot be written, as torch wants to be able to.
     activations = (
         torch.from_numpy(np.array(fold.store.read(start, min(start + step, stop)), dtype=np.float32))
         for start in range(first, stop, step)
     )
-    if writer.keeps(slide_id, stop - first, facts):
+    if writer.keeps(item_id, stop - first, facts):
         # What is measured is measured again, from what is stored: the same numbers as without the kill.
-        for rows, latents in zip(activations, writer.kept(slide_id, step), strict=True):
-            parts.update(slide_id, rows, latents)
+        for rows, latents in zip(activations, writer.kept(item_id, step), strict=True):
+            parts.update(item_id, rows, latents)
         return True
-    with writer.slide(slide_id, facts) as pieces:
+    with writer.slide(item_id, facts) as pieces:
         for rows in activations:
             latents = sae.encode(rows)
-            parts.update(slide_id, rows, latents)
+            parts.update(item_id, rows, latents)
             pieces.append(latents)
     return False
 
@@ -101,17 +101,17 @@ class _Parts:
     """Sums of the metrics over the slides of each part of the split."""
 
     def __init__(self, fold: FoldData, sae: SAE) -> None:
-        self._part_of = {slide_id: part for part in ("train", "val", "test") for slide_id in fold.split.slide_ids(part)}
+        self._part_of = {item_id: part for part in ("train", "val", "test") for item_id in fold.split.item_ids(part)}
         self._sae = sae
         self._fvu = defaultdict(lambda: FractionOfVarianceUnexplained(sae.d_in))
         self._l0 = defaultdict(L0)
         self.n_active = torch.zeros(sae.n_latents, dtype=torch.int64)
 
     @torch.no_grad()
-    def update(self, slide_id: str, activations: torch.Tensor, latents: Any) -> None:
+    def update(self, item_id: str, activations: torch.Tensor, latents: Any) -> None:
         """Adds rows of a slide; the numbers of train slides are left out, decoding them tells nothing new."""
         self.n_active += torch.bincount(latents.neuron_ids, minlength=self._sae.n_latents)
-        part = self._part_of.get(slide_id)
+        part = self._part_of.get(item_id)
         if part is None:
             return
         self._l0[part].update(latents)

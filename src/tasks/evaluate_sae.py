@@ -21,7 +21,7 @@ from src.ops.sparse_latents import SparseLatents
 from src.progress import track
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.tasks.upstream_sae import open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
     parts = evaluation.split
     rundir.record(*fold.inputs(f"split {parts}", f"cases {parts}", f"activations {parts}"))
-    slide_ids = fold.split.slide_ids(parts)
-    rows = _choose(fold.store.row_ids(slide_ids), evaluation.n_rows, cfg.seed)
+    item_ids = fold.split.item_ids(parts)
+    rows = _choose(fold.store.row_ids(item_ids), evaluation.n_rows, cfg.seed)
     if not len(rows):
         raise ValueError(f"Expected patches in evaluation.split={evaluation.split} of fold {cfg.fold}, got none.")
     held_out = "+".join(part for part in evaluation.split.split("+") if part != "train")
@@ -59,7 +59,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     trained = rundir.upstream("train_sae")
     n_fitted = math.nan  # an imported SAE may not say
     if not trained.fitted_on_unknown_path.is_file():
-        n_fitted = len({slide.slide_id for slide in trained.read_fitted_on()}.intersection(slide_ids))
+        n_fitted = len({slide.item_id for slide in trained.read_fitted_on()}.intersection(item_ids))
     sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
     metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_enc.device)
@@ -71,7 +71,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     magnitudes = nearest.cosine.abs()
     results = {f"{evaluation.split}/{name}": value for name, value in metrics.results().items()}
     results |= {
-        f"{evaluation.split}/n_slides": len(slide_ids),
+        f"{evaluation.split}/n_slides": len(item_ids),
         f"{evaluation.split}/n_fitted_slides": n_fitted,
         "redundancy/mean_nearest_cosine": float(magnitudes.double().mean()),
         "redundancy/redundant_fraction": float((magnitudes > evaluation.redundant_above).double().mean()),

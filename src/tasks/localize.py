@@ -22,12 +22,12 @@ from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplar
 from src.analysis.selection import best_neuron_ids
 from src.data.current_inputs import CurrentInputs
 from src.data.fold import FoldData, open_fold
-from src.data.outlined_slides import OutlinedSlides
-from src.data.slide_images import open_slide_images
-from src.data.slides import find_slide
+from src.data.slides.outlined_slides import OutlinedSlides
+from src.data.slides.slide_files import find_slide
+from src.data.slides.slide_images import open_slide_images
 from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.latents import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,15 +77,15 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record(*fold.inputs(*of_csv, "activations test"))
     rundir.record(*CurrentInputs(cfg).read("outlines test", "slides test"))
     scorer = _open_scorer(cfg, rundir, fold)
-    unknown = {slide_id: truth.why_unknown(fold.slides[slide_id]) for slide_id in fold.split.test}
-    left_out = {slide_id: reason for slide_id, reason in unknown.items() if reason}
-    for slide_id, reason in left_out.items():
-        _LOGGER.warning("Left out test slide %s: %s.", slide_id, reason)
-    scored = [slide_id for slide_id in fold.split.test if slide_id not in left_out]
+    unknown = {item_id: truth.why_unknown(fold.items[item_id]) for item_id in fold.split.test}
+    left_out = {item_id: reason for item_id, reason in unknown.items() if reason}
+    for item_id, reason in left_out.items():
+        _LOGGER.warning("Left out test slide %s: %s.", item_id, reason)
+    scored = [item_id for item_id in fold.split.test if item_id not in left_out]
     if not scored:
         raise ValueError(f"Expected test slides with outlines in {cfg.dataset.annotations_dir}, got none: {left_out}.")
     patches = pd.concat(
-        [scorer.score(slide_id, truth) for slide_id in track(scored, "Scoring patches")], ignore_index=True
+        [scorer.score(item_id, truth) for item_id in track(scored, "Scoring patches")], ignore_index=True
     )
 
     pooled = score_pooled(patches, scorer.methods, local.n_bootstrap, cfg.seed)
@@ -136,13 +136,13 @@ class _Scorer:
     def methods(self) -> list[str]:
         return ["neuron", "channel", *self.attention_dirs, "random_neuron"]
 
-    def score(self, slide_id: str, truth: OutlinedSlides) -> pd.DataFrame:
-        """Returns a row for each patch: slide_id, x, y, size, label, a column a method and `neuron_<id>`."""
-        stored = self.latents.read(slide_id)
+    def score(self, item_id: str, truth: OutlinedSlides) -> pd.DataFrame:
+        """Returns a row for each patch: item_id, x, y, size, label, a column a method and `neuron_<id>`."""
+        stored = self.latents.read(item_id)
         size = stored.patch_size_level0 or self.patch_size_level0
         if stored.coords is None or size is None:
             raise ValueError(
-                f"Expected level-0 coords and patch size of slide {slide_id!r}, got {'none' if size else 'no size'}: "
+                f"Expected level-0 coords and patch size of slide {item_id!r}, got {'none' if size else 'no size'}: "
                 f"looked in {self.latents.path}, which has them from the feature file and from dataset.patches_dir. "
                 "Give features with coords (h5), and dataset.patch_size_level0=<pixels>, then run task=encode again."
             )
@@ -151,17 +151,17 @@ class _Scorer:
         columns = stored.latents.columns(neuron_ids).numpy()
         scores = {f"neuron_{neuron_id}": columns[:, i] for i, neuron_id in enumerate(chosen.neurons)}
         scores |= {"neuron": columns[:, 0], "random_neuron": columns[:, -1]}
-        scores["channel"] = np.asarray(self.fold.store.rows(slide_id)[:, chosen.channel])
+        scores["channel"] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
         for method, folder in self.attention_dirs.items():
-            scores[method] = relative_attention(np.load(folder / f"{slide_id}.npy"))
+            scores[method] = relative_attention(np.load(folder / f"{item_id}.npy"))
         if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(stored.coords)}:
             raise ValueError(
-                f"Expected {len(stored.coords)} scores of slide {slide_id!r}, one a patch, got {wrong}: the runs saw "
+                f"Expected {len(stored.coords)} scores of slide {item_id!r}, one a patch, got {wrong}: the runs saw "
                 "different features. Make them again with overwrite=true."
             )
         place = {"x": stored.coords[:, 0], "y": stored.coords[:, 1], "size": size}
-        label = truth.label(slide_id, stored.coords, size)
-        return pd.DataFrame({"slide_id": slide_id, "label": label, **place, **scores})
+        label = truth.label(item_id, stored.coords, size)
+        return pd.DataFrame({"item_id": item_id, "label": label, **place, **scores})
 
 
 def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
@@ -194,28 +194,28 @@ def _draw_overlays(
     cfg: Any, rundir: RunDir, patches: pd.DataFrame, by_slide: pd.DataFrame, scorer: _Scorer, truth: OutlinedSlides
 ) -> list[PageFigure]:
     """Draws outlined slides from all over the range of the neuron's per-slide AUROC, the median one first."""
-    aurocs: Any = by_slide.set_index(["method", "slide_id"])["auroc"]
+    aurocs: Any = by_slide.set_index(["method", "item_id"])["auroc"]
     ranked = aurocs.loc["neuron"].sort_values(kind="stable").index.tolist()
     names = {"neuron": f"Neuron {scorer.chosen.neurons[0]}"}
     figures = []
-    for slide_id in spread_out(ranked, cfg.localization.n_overlays):
-        rows: Any = patches[patches["slide_id"] == slide_id]
+    for item_id in spread_out(ranked, cfg.localization.n_overlays):
+        rows: Any = patches[patches["item_id"] == item_id]
         maps = [
             PatchMap(
-                f"{names.get(method, method_label(method))}\nAUROC {aurocs[method, slide_id]:.3f} on this slide",
+                f"{names.get(method, method_label(method))}\nAUROC {aurocs[method, item_id]:.3f} on this slide",
                 scores=rows[method].to_numpy(),
                 **_SCALES[method],
             )
             for method in _SCALES
             if method in scorer.methods
         ]
-        with open_slide_images(find_slide(cfg.dataset.slides_dir, slide_id)) as images:
+        with open_slide_images(find_slide(cfg.dataset.slides_dir, item_id)) as images:
             slide = SlideImage(images.thumbnail(cfg.localization.thumbnail_size), images.size_level0, images.mpp)
-        outlines = [polygon.points for polygon in truth.outlines(slide_id)]
-        path = rundir.plot(f"overlay_{slide_id}")
+        outlines = [polygon.points for polygon in truth.outlines(item_id)]
+        path = rundir.plot(f"overlay_{item_id}")
         save_figure(plot_overlay(slide, rows[["x", "y"]].to_numpy(), int(rows["size"].iloc[0]), maps, outlines), path)
-        place = f"{ranked.index(slide_id) + 1} of {len(ranked)} outlined slides, from the neuron's worst to its best"
-        figures.append(PageFigure(path, f"Test slide {slide_id} ({place}); blue: the true outline."))
+        place = f"{ranked.index(item_id) + 1} of {len(ranked)} outlined slides, from the neuron's worst to its best"
+        figures.append(PageFigure(path, f"Test slide {item_id} ({place}); blue: the true outline."))
     return figures
 
 
@@ -227,9 +227,9 @@ def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, neurons: li
         best = choose_exemplars(patches, f"neuron_{neuron_id}", local.n_exemplars, local.max_exemplars_per_slide)
         exemplars = []
         for patch in best.to_dict("records"):
-            with open_slide_images(find_slide(cfg.dataset.slides_dir, patch["slide_id"])) as images:
+            with open_slide_images(find_slide(cfg.dataset.slides_dir, patch["item_id"])) as images:
                 pixels = images.patch(patch["x"], patch["y"], patch["size"], _EXEMPLAR_SIDE)
-            exemplars.append(Exemplar(pixels, patch["slide_id"], patch["label"]))
+            exemplars.append(Exemplar(pixels, patch["item_id"], patch["label"]))
         if exemplars:
             rows.append((f"Neuron {neuron_id} (rank {rank})", exemplars))
     if not rows:
@@ -260,7 +260,7 @@ def _write_page(
     if not scorer.attention_dirs:
         paragraphs.append("Attention is not scored: there is no finished train_mil run with attention.")
     if left_out:
-        paragraphs.append("Left out: " + "; ".join(f"{slide_id}: {why}" for slide_id, why in left_out.items()) + ".")
+        paragraphs.append("Left out: " + "; ".join(f"{item_id}: {why}" for item_id, why in left_out.items()) + ".")
     aurocs = zip(pooled["method"].tolist(), pooled["auroc"].tolist(), strict=True)
     numbers = {f"{method_label(method)}, AUROC": auroc for method, auroc in aurocs}
     tables = [

@@ -7,11 +7,11 @@ import pandas as pd
 
 from src.data.current_inputs import CurrentInputs
 from src.data.fold import open_features
+from src.data.readers.tensor_folder import TensorFolder
 from src.data.splits import write_folds
-from src.data.tensor_folder import TensorFolder
 from src.files import remove_leftovers, write_atomically
 from src.records import PARTS, FoldSplit
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -31,11 +31,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     folder = open_features(cfg.dataset)
     if not isinstance(folder, TensorFolder):
         raise ValueError(f"Expected tensors, got the feature files of {folder.path}.")
-    slides = folder.slides()
+    slides = folder.items()
     remove_leftovers(Path(cfg.dataset.metadata_csv).parent)
-    rows = [(slide.case_id, slide.slide_id, slide.label) for slide in slides]
+    rows = [(slide.case_id, slide.item_id, slide.label) for slide in slides]
     with write_atomically(cfg.dataset.metadata_csv) as temporary:
-        pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(temporary, index=False)
+        pd.DataFrame(rows, columns=["case_id", "item_id", "label"]).to_csv(temporary, index=False)
     rundir.record(*CurrentInputs(cfg).read("tensors"))
     if "all" not in folder.parts:
         split = FoldSplit(0, **{part: tuple(folder.parts.get(part, ())) for part in PARTS})

@@ -7,9 +7,9 @@ from typing import Any
 
 from src import config
 from src.interrupts import keeping
-from src.run_lock import LiveRunError
-from src.rundir import RunDir
-from src.runner import execute
+from src.runs.execution import execute
+from src.runs.lock import LiveRunError
+from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 5.0

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src import config, provenance
+from src import config
 from src.files import write_atomically
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.headline import build_headline
 from src.report.html import Report, RunPage, render_report
 from src.report.page import PageFigure, read_page
-from src.rundir import RunDir
+from src.runs import provenance
+from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
 _MEASURE_SAES = ("train_sae", "evaluate_sae", "encode")

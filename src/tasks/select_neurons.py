@@ -12,7 +12,7 @@ from src.analysis.selection import SelectionRule, rank_neurons
 from src.data.fold import FoldData, open_fold
 from src.records import PARTS
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.latents import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,27 +42,27 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if held_out:
         rundir.refuse_leakage(encoded, fold.fitted(held_out))
     store = LatentStore(encoded.latents_dir())
-    slide_ids = fold.split.slide_ids(parts)
+    item_ids = fold.split.item_ids(parts)
     rundir.pass_on_fitted(encoded, fold.fitted(parts))
     rule = SelectionRule(selection.method, selection.unit, selection.p_value)
 
-    neurons = _rank(fold, pool_slides(lambda slide_id: store.read(slide_id).latents, slide_ids), rule)
+    neurons = _rank(fold, pool_slides(lambda item_id: store.read(item_id).latents, item_ids), rule)
     neurons.to_csv(rundir.table("neurons"), index=False)
     if selection.channels:
-        channels = _rank(fold, pool_slides(fold.store.rows, slide_ids), rule)
+        channels = _rank(fold, pool_slides(fold.store.rows, item_ids), rule)
         channels.to_csv(rundir.table("channels"), index=False)
     results = _results(neurons)
     _LOGGER.info(
         "%d of %d tested neurons have q < %g on %d %s slides; best: %d.",
-        *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(slide_ids), selection.split, results["neuron_id"]),
+        *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(item_ids), selection.split, results["neuron_id"]),
     )
     _write_page(rundir, fold, neurons, results, rule, selection)
     return results
 
 
 def _rank(fold: FoldData, pooled: PooledSlides, rule: SelectionRule) -> pd.DataFrame:
-    labels = np.array([fold.label_index(slide_id) for slide_id in pooled.slide_ids])
-    case_ids = [fold.slides[slide_id].case_id for slide_id in pooled.slide_ids]
+    labels = np.array([fold.label_index(item_id) for item_id in pooled.item_ids])
+    case_ids = [fold.items[item_id].case_id for item_id in pooled.item_ids]
     return rank_neurons(pooled.maxima, labels, case_ids, fold.classes, pooled.density, rule)
 
 

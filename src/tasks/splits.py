@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from src.data.current_inputs import CurrentInputs
+from src.data.fold_table import list_items
 from src.data.splits import count_classes, make_folds, write_folds
 from src.files import remove_leftovers
-from src.records import PARTS, FoldSplit, Slide, read_slides
+from src.records import PARTS, FoldSplit, Item
 from src.report.page import Page, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 
 _PAGE_ORDER = 15
 _ORIGIN_FILE = "made_by_loupe.json"
@@ -29,7 +30,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             set; when there are too few cases.
     """
     splits_dir = Path(cfg.dataset.splits_dir)
-    slides = read_slides(cfg.dataset.metadata_csv, cfg.dataset.class_names)
+    slides = list_items(cfg.dataset)
     # Folds stay as they are when labels are corrected: these only balanced them.
     (cases,) = CurrentInputs(cfg).read("all cases")
     origin = {
@@ -108,15 +109,15 @@ def _clear_or_refuse(splits_dir: Path, origin: dict[str, Any], overwrite: bool) 
         file.unlink()
 
 
-def _count(folds: list[FoldSplit], slides: list[Slide]) -> pd.DataFrame:
+def _count(folds: list[FoldSplit], slides: list[Item]) -> pd.DataFrame:
     """Returns a row a fold and part: slides, cases, and slides of each class."""
-    case_of = {slide.slide_id: slide.case_id for slide in slides}
+    case_of = {slide.item_id: slide.case_id for slide in slides}
     rows = []
     for split in folds:
         classes = count_classes(split, slides)
         for part in PARTS:
-            slide_ids = split.slide_ids(part)
-            cases = {case_of[slide_id] for slide_id in slide_ids}
-            row = {"fold": split.fold, "part": part, "n_slides": len(slide_ids), "n_cases": len(cases)}
+            item_ids = split.item_ids(part)
+            cases = {case_of[item_id] for item_id in item_ids}
+            row = {"fold": split.fold, "part": part, "n_slides": len(item_ids), "n_cases": len(cases)}
             rows.append(row | dict(zip(classes.index, classes[part].tolist(), strict=True)))
     return pd.DataFrame(rows)

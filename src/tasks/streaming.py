@@ -8,7 +8,7 @@ import torch
 from src import config
 from src.data.streamed_fold import StreamedFold, open_streamed_fold
 from src.models.backbones.base import Backbone
-from src.modules.ddp import n_devices
+from src.training.ddp import n_devices
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
 from src.analysis.figures import plot_summary, save_figure
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 90
@@ -49,7 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 
 def _read(run: RunDir) -> pd.DataFrame:
-    ids: Any = dict.fromkeys(("method", "split", "slide_id", "case_id", "label"), str)
+    ids: Any = dict.fromkeys(("method", "split", "item_id", "case_id", "label"), str)
     table = pd.read_csv(run.table("predictions"), dtype=ids, keep_default_na=False)
     return table.loc[table["split"] == "test"]
 

@@ -14,15 +14,15 @@ from src import config
 from src.analysis.figures import save_figure
 from src.analysis.tissue_figure import plot_patches
 from src.data.current_inputs import CurrentInputs
-from src.data.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
-from src.data.slide_images import SlideImages
-from src.data.slides import list_slides, open_slide
-from src.data.tissue import find_tissue
+from src.data.slides.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
+from src.data.slides.slide_files import list_slides, open_slide
+from src.data.slides.slide_images import SlideImages
+from src.data.slides.tissue import find_tissue
 from src.files import remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.worker_processes import worker_pool
 
 _LOGGER = logging.getLogger(__name__)

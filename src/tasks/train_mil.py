@@ -18,16 +18,16 @@ from src.analysis.pooling import pool_slides
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
-from src.data.bag_datamodule import BagDataModule
-from src.data.bags import BagReader, activation_bags, latent_bags
+from src.data.feeding.bag_datamodule import BagDataModule
+from src.data.feeding.bags import BagReader, activation_bags, latent_bags
+from src.data.feeding.scaled_bags import scaled_bags, scaled_latents
 from src.data.fold import FoldData, open_fold
-from src.data.scaled_bags import scaled_bags, scaled_latents
 from src.files import write_atomically
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.latents import LatentStore
-from src.training import make_trainer
+from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 70
@@ -40,7 +40,7 @@ _VALUES_FOR_THREADS = 50_000
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Writes `analysis/predictions.csv` of every method, `attention/<method>/<slide_id>.npy` and the ROC curves.
+    """Writes `analysis/predictions.csv` of every method, `attention/<method>/<item_id>.npy` and the ROC curves.
 
     Test slides are predicted once, by the weights with the lowest validation loss; they choose nothing.
 
@@ -125,7 +125,7 @@ def _train_and_predict(
 ) -> list[BagPrediction]:
     """Trains one model on the train slides and predicts the val and test slides."""
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # a method's result does not depend on the others
-    labels = {slide_id: fold.label_index(slide_id) for slide_id in fold.split.slide_ids("train+val+test")}
+    labels = {item_id: fold.label_index(item_id) for item_id in fold.split.item_ids("train+val+test")}
     mil = cfg.mil
     data = BagDataModule(read, fold.split, labels, cfg.seed, mil.batch_size)
     d_in = data.train_bags[0].bag.shape[1]
@@ -162,7 +162,7 @@ def _train_and_predict(
     batches = [batch for loader in loaders for batch in trainer.predict(module, loader)]  # pyright: ignore
     _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, _loss(best))
     predictions: list[BagPrediction] = [prediction for batch in batches for prediction in batch]  # pyright: ignore
-    if spoilt := [one.slide_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
+    if spoilt := [one.item_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
         raise ValueError(
             f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
             f"in all): their features are far larger than those of the train slides. Look at them."
@@ -190,37 +190,37 @@ def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> list[BagPrediction]:
     store = inputs.latents()
     read = latent_bags(store, inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes)))
 
-    def maxima(slide_ids: tuple[str, ...]) -> np.ndarray:
-        return pool_slides(lambda slide_id: read(slide_id).numpy(), slide_ids).maxima
+    def maxima(item_ids: tuple[str, ...]) -> np.ndarray:
+        return pool_slides(lambda item_id: read(item_id).numpy(), item_ids).maxima
 
-    labels = [fold.label_index(slide_id) for slide_id in fold.split.train]
+    labels = [fold.label_index(item_id) for item_id in fold.split.train]
     classifier = fit_single_neuron(maxima(fold.split.train), labels)
-    slide_ids = fold.split.slide_ids("val+test")
-    probabilities = torch.from_numpy(classifier.predict_proba(maxima(slide_ids)))
-    return [BagPrediction(slide_id, row, None) for slide_id, row in zip(slide_ids, probabilities, strict=True)]
+    item_ids = fold.split.item_ids("val+test")
+    probabilities = torch.from_numpy(classifier.predict_proba(maxima(item_ids)))
+    return [BagPrediction(item_id, row, None) for item_id, row in zip(item_ids, probabilities, strict=True)]
 
 
 def _write_attention(rundir: RunDir, method: str, predictions: list[BagPrediction]) -> None:
     for prediction in predictions:
         if prediction.attention is not None:
-            with write_atomically(rundir.path / "attention" / method / f"{prediction.slide_id}.npy") as temporary:
+            with write_atomically(rundir.path / "attention" / method / f"{prediction.item_id}.npy") as temporary:
                 np.save(temporary, prediction.attention.numpy())
 
 
 def _tabulate(method: str, predictions: list[BagPrediction], fold: FoldData) -> pd.DataFrame:
-    part_of = {slide_id: part for part in ("val", "test") for slide_id in fold.split.slide_ids(part)}
+    part_of = {item_id: part for part in ("val", "test") for item_id in fold.split.item_ids(part)}
     rows = []
     for prediction in predictions:
-        slide = fold.slides[prediction.slide_id]
-        known = (method, part_of[slide.slide_id], slide.slide_id, slide.case_id, slide.label)
+        slide = fold.items[prediction.item_id]
+        known = (method, part_of[slide.item_id], slide.item_id, slide.case_id, slide.label)
         rows.append((*known, *prediction.probabilities.tolist()))
     probability_columns = [f"prob_{name}" for name in fold.classes]
-    return pd.DataFrame(rows, columns=["method", "split", "slide_id", "case_id", "label", *probability_columns])
+    return pd.DataFrame(rows, columns=["method", "split", "item_id", "case_id", "label", *probability_columns])
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame) -> None:
     figures = []
-    test_labels = {fold.slides[slide_id].label for slide_id in fold.split.test}
+    test_labels = {fold.items[item_id].label for item_id in fold.split.test}
     for name in fold.classes if len(fold.classes) > 2 else fold.classes[-1:]:
         if name not in test_labels or len(test_labels) < 2:
             _LOGGER.warning("No ROC curve of %s: the test slides of fold %d are of %s.", name, cfg.fold, test_labels)

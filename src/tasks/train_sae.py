@@ -15,26 +15,26 @@ from src import config
 from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
-from src.data.activations import ActivationDataModule
 from src.data.current_inputs import CurrentInputs
-from src.data.epoch_order import block_batches
+from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.epoch_order import block_batches
+from src.data.feeding.prefetch import prefetch
+from src.data.feeding.row_source import RowSource
 from src.data.fold import FoldData, open_fold
-from src.data.prefetch import prefetch
-from src.data.row_source import RowSource
 from src.data.streamed_fold import StreamedFold
 from src.interrupts import keeping
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
-from src.modules.atomic_checkpoints import describe_checkpoint
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.sae import save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
-from src.training import make_trainer
+from src.training.checkpoints import describe_checkpoint
+from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096

@@ -10,13 +10,13 @@ import pandas as pd
 from src import config
 from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_frontier
-from src.data.shared_blocks import SharedBlocks
+from src.data.feeding.shared_blocks import SharedBlocks
 from src.files import write_atomically
 from src.interrupts import keeping
 from src.lockstep import Lockstep
 from src.report.page import Page, PageFigure, PageTable
-from src.rundir import RunDir
-from src.runner import execute
+from src.runs.execution import execute
+from src.runs.rundir import RunDir
 from src.tasks.train_sae import open_data, open_train_fold, record_train_inputs, train_fold
 
 _LOGGER = logging.getLogger(__name__)

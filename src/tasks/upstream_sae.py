@@ -2,7 +2,7 @@
 
 from src.data.fold import FoldData
 from src.models.saes.base import SAE
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.stores.sae import load_sae
 
 

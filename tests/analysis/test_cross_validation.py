@@ -19,7 +19,7 @@ def predict(n_folds=5, n_cases=20, slides_per_case=1, seed=0, signal=1.0, shared
                 name = f"{'' if shared else fold}c{case}"
                 probability = 1 / (1 + np.exp(-score))
                 rows.append((fold, "m", f"{name}_{slide}", name, ("no", "yes")[label], 1 - probability, probability))
-    return pd.DataFrame(rows, columns=["fold", "method", "slide_id", "case_id", "label", "prob_no", "prob_yes"])
+    return pd.DataFrame(rows, columns=["fold", "method", "item_id", "case_id", "label", "prob_no", "prob_yes"])
 
 
 def row(summary, metric="auroc"):

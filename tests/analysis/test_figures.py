@@ -81,7 +81,7 @@ def _predictions():
         {
             "method": ["neuron"] * 4 + ["max_latents"] * 4,
             "split": ["val", "test", "test", "test"] * 2,
-            "slide_id": ["a", "b", "c", "d"] * 2,
+            "item_id": ["a", "b", "c", "d"] * 2,
             "label": ["normal", "tumor", "normal", "tumor"] * 2,
             "prob_tumor": [0.9, 0.9, 0.5, 0.6, 0.9, 0.1, 0.5, 0.6],
         }

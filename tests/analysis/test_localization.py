@@ -16,7 +16,7 @@ def _patches():
     # Slide 01 (ids keep zeros): positives 3, 1; negatives 2, 0. Slide b: negatives only.
     return pd.DataFrame(
         {
-            "slide_id": ["01"] * 4 + ["b"] * 2,
+            "item_id": ["01"] * 4 + ["b"] * 2,
             "label": [True, True, False, False, False, False],
             "neuron": [3.0, 1.0, 2.0, 0.0, 0.0, 4.0],
             "flat": [1.0] * 6,
@@ -38,7 +38,7 @@ def test_pooled_scores_by_hand():
 
 def test_slide_scores_leave_out_slides_of_one_class():
     table = score_slides(_patches(), ["neuron"])
-    assert table["slide_id"].tolist() == ["01"]
+    assert table["item_id"].tolist() == ["01"]
     assert table["auroc"].tolist() == [0.75]
     assert table["average_precision"].tolist() == [pytest.approx((1 + 2 / 3) / 2)]
 
@@ -48,14 +48,14 @@ def _random_patches(rng, n_slides=8, n=40):
     for slide in range(n_slides):
         label = rng.random(n) < 0.3 if slide % 2 else np.zeros(n, bool)
         score = np.round(rng.normal(size=n) + label, 1)  # rounded, so that there are ties
-        frames.append(pd.DataFrame({"slide_id": f"s{slide}", "label": label, "m": score}))
+        frames.append(pd.DataFrame({"item_id": f"s{slide}", "label": label, "m": score}))
     return pd.concat(frames, ignore_index=True)
 
 
 def test_interval_is_that_of_drawing_whole_slides():
     patches = _random_patches(np.random.default_rng(1))
     table = score_pooled(patches, ["m"], n_bootstrap=1000, seed=3).iloc[0]
-    slides = dict(iter(patches.groupby("slide_id")))
+    slides = dict(iter(patches.groupby("item_id")))
     with_positive = [s for s in slides if slides[s]["label"].any()]
     without = [s for s in slides if s not in with_positive]
     rng = np.random.default_rng(0)

@@ -9,12 +9,12 @@ from src.ops.sparse_latents import SparseLatents
 def test_sparse_and_dense_pool_alike():
     rng = np.random.default_rng(0)
     dense = {
-        slide_id: (rng.random((n, 6)) * (rng.random((n, 6)) < 0.2)).astype(np.float32)
-        for slide_id, n in (("1", 3), ("02", 7))
+        item_id: (rng.random((n, 6)) * (rng.random((n, 6)) < 0.2)).astype(np.float32)
+        for item_id, n in (("1", 3), ("02", 7))
     }
-    sparse = {slide_id: SparseLatents.from_dense(torch.from_numpy(values)) for slide_id, values in dense.items()}
+    sparse = {item_id: SparseLatents.from_dense(torch.from_numpy(values)) for item_id, values in dense.items()}
     of_dense, of_sparse = (pool_slides(slides.__getitem__, ["02", "1"]) for slides in (dense, sparse))
-    assert of_sparse.slide_ids == ("02", "1")
+    assert of_sparse.item_ids == ("02", "1")
     np.testing.assert_array_equal(of_sparse.maxima, np.stack([dense["02"].max(0), dense["1"].max(0)]))
     np.testing.assert_array_equal(of_sparse.maxima, of_dense.maxima)
     np.testing.assert_array_equal(of_sparse.density, of_dense.density)

@@ -88,9 +88,9 @@ def test_welch_follows_the_reference(golden_dir):
     pooled = {
         label: np.stack(
             [
-                golden[f"latents/{slide_id}"].max(axis=0)
-                for slide_id in golden["train_ids"].tolist()
-                if labels[slide_id].lower() == label
+                golden[f"latents/{item_id}"].max(axis=0)
+                for item_id in golden["train_ids"].tolist()
+                if labels[item_id].lower() == label
             ]
         )
         for label in ("tumor", "normal")

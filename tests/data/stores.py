@@ -2,13 +2,13 @@
 
 import torch
 
-from src.data.features import FeatureFolder
 from src.data.packing import pack_activations
+from src.data.readers.features import FeatureFolder
 
 
 def pack(path, bags):
     """Packs arrays by slide id through real feature files."""
     (path / "pt_files").mkdir(parents=True)
-    for slide_id, features in bags.items():
-        torch.save(torch.as_tensor(features, dtype=torch.float32), path / "pt_files" / f"{slide_id}.pt")
+    for item_id, features in bags.items():
+        torch.save(torch.as_tensor(features, dtype=torch.float32), path / "pt_files" / f"{item_id}.pt")
     return pack_activations(FeatureFolder(path), list(bags), path / "cache")

@@ -7,8 +7,8 @@ import pytest
 
 from src.data import shard_writer
 from src.data.activation_store import ActivationStore
-from src.data.features import FeatureFolder
 from src.data.packing import pack_activations
+from src.data.readers.features import FeatureFolder
 from tests.data.stores import pack
 
 BAGS = {f"00{i}": np.random.default_rng(i).normal(size=(n, 4)).astype(np.float32) for i, n in enumerate([30, 11, 70])}
@@ -79,14 +79,14 @@ def test_identity_is_that_of_slides_rows_and_values(tmp_path):
     first = pack(tmp_path / "a", BAGS)
     assert pack(tmp_path / "b", BAGS).identity == first.identity
     assert pack(tmp_path / "c", BAGS | {"001": BAGS["001"] + 1}).identity != first.identity
-    renamed = {("x" if slide_id == "002" else slide_id): bag for slide_id, bag in BAGS.items()}
+    renamed = {("x" if item_id == "002" else item_id): bag for item_id, bag in BAGS.items()}
     assert pack(tmp_path / "d", renamed).identity != first.identity
-    assert ActivationStore(first.path, slide_ids=["000", "001"]).identity != first.identity
+    assert ActivationStore(first.path, item_ids=["000", "001"]).identity != first.identity
 
 
 def test_subset_keeps_the_row_numbers(store):
-    part = ActivationStore(store.path, slide_ids=["002", "000", "missing"])
-    assert part.slide_ids == ["000", "002"]
+    part = ActivationStore(store.path, item_ids=["002", "000", "missing"])
+    assert part.item_ids == ["000", "002"]
     assert part.row_ranges(["002"]) == [(41, 111)]
     np.testing.assert_array_equal(part.gather(part.row_ids(["002"])), BAGS["002"])
 
@@ -141,11 +141,11 @@ def test_shards_that_do_not_agree_with_the_index(store):
 
 def test_half_precision_is_stored_as_such_and_given_as_float32(tmp_path):
     (tmp_path / "h5_files").mkdir()
-    for slide_id, bag in BAGS.items():
-        with h5py.File(tmp_path / "h5_files" / f"{slide_id}.h5", "w") as file:
+    for item_id, bag in BAGS.items():
+        with h5py.File(tmp_path / "h5_files" / f"{item_id}.h5", "w") as file:
             file["features"] = bag.astype(np.float16)
     folder = FeatureFolder(tmp_path)
-    store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
+    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
     assert store.dtype == store.read(0, 3).dtype == np.float16
     assert store.rows("001").dtype == store.gather(np.arange(3)).dtype == np.float32
     np.testing.assert_array_equal(store.rows("001"), BAGS["001"].astype(np.float16))

@@ -11,9 +11,9 @@ import torch
 
 from src.data import packing, packing_plan, shard_writer, slide_packer, store_builder
 from src.data.activation_store import ActivationStore
-from src.data.features import FeatureFileError, FeatureFolder
 from src.data.packing import pack_activations
-from src.data.tensor_folder import TensorFolder
+from src.data.readers.features import FeatureFileError, FeatureFolder
+from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_array
 
 COORDS_OF_TWO = ("coords_00000.npy", "coords_00001.npy")
@@ -29,13 +29,13 @@ def bags():
 def folder(tmp_path, bags):
     path = tmp_path / "features" / "pt_files"
     path.mkdir(parents=True)
-    for slide_id, features in bags.items():
-        torch.save(torch.from_numpy(features), path / f"{slide_id}.pt")
+    for item_id, features in bags.items():
+        torch.save(torch.from_numpy(features), path / f"{item_id}.pt")
     return FeatureFolder(path.parent)
 
 
-def save(folder, slide_id, rows):
-    torch.save(torch.as_tensor(rows), folder.path / "pt_files" / f"{slide_id}.pt")
+def save(folder, item_id, rows):
+    torch.save(torch.as_tensor(rows), folder.path / "pt_files" / f"{item_id}.pt")
     return FeatureFolder(folder.path, folder.on_bad_file)
 
 
@@ -43,9 +43,9 @@ def note_reads(monkeypatch):
     """Returns the list of slides that are read from now on."""
     read, plain = [], FeatureFolder.read
 
-    def note(self, slide_id):
-        read.append(slide_id)
-        return plain(self, slide_id)
+    def note(self, item_id):
+        read.append(item_id)
+        return plain(self, item_id)
 
     monkeypatch.setattr(FeatureFolder, "read", note)
     return read
@@ -57,13 +57,13 @@ def files_of(store):
 
 def test_rows_are_those_of_the_files(folder, bags, tmp_path):
     store = pack_activations(folder, ["002", "000", "001"], tmp_path / "cache")
-    assert store.slide_ids == ["000", "001", "002"]
+    assert store.item_ids == ["000", "001", "002"]
     assert (store.d_in, store.n_rows, store.dtype) == (4, 11, np.float32)
     assert store.row_ranges(["002", "001"]) == [(4, 11), (3, 4)]
     np.testing.assert_array_equal(store.row_ids(["001", "000"]), [3, 0, 1, 2])
-    for slide_id, rows in bags.items():
-        np.testing.assert_array_equal(store.rows(slide_id), rows)
-        assert store.digest(slide_id) == digest_array(rows)
+    for item_id, rows in bags.items():
+        np.testing.assert_array_equal(store.rows(item_id), rows)
+        assert store.digest(item_id) == digest_array(rows)
     assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(np.load(store.path / "shard_00000.npy"), np.concatenate(list(bags.values())))
 
@@ -119,31 +119,31 @@ def test_reused_and_added_to(folder, bags, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delattr(packing, "pack_into")
         again = pack_activations(folder, ["002", "000"], cache)
-        assert pack_activations(folder, ["002"], cache).slide_ids == ["002"]
+        assert pack_activations(folder, ["002"], cache).item_ids == ["002"]
     assert (again.path, again.identity, files_of(again)) == (first.path, first.identity, before)
     read = []
     monkeypatch.setattr(
         FeatureFolder, "read", lambda *args, plain=FeatureFolder.read: read.append(args[1]) or plain(*args)
     )
-    added = pack_activations(folder, folder.slide_ids, cache)
+    added = pack_activations(folder, folder.item_ids, cache)
     assert read == ["001"]
     assert added.path == first.path
     assert added.row_ranges(["000", "001", "002"]) == [(0, 3), (10, 11), (3, 10)]
     assert sorted(files_of(added)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
     assert files_of(added)["shard_00000.npy"] == before["shard_00000.npy"]
     np.testing.assert_array_equal(added.gather(added.row_ids(bags)), np.concatenate(list(bags.values())))
-    assert pack_activations(folder, ["000", "002"], cache).slide_ids == ["000", "002"]
+    assert pack_activations(folder, ["000", "002"], cache).item_ids == ["000", "002"]
     np.testing.assert_array_equal(first.rows("002"), bags["002"])
 
 
 def test_file_that_changed_is_packed_anew_with_a_warning(folder, bags, tmp_path, caplog):
     cache = tmp_path / "cache"
-    before = pack_activations(folder, folder.slide_ids, cache)
+    before = pack_activations(folder, folder.item_ids, cache)
     folder = save(folder, "000", bags["002"] + 1)
-    after = pack_activations(folder, folder.slide_ids, cache, verify="full")
+    after = pack_activations(folder, folder.item_ids, cache, verify="full")
     assert "000.pt (slide 000) changed since it was packed" in caplog.text
     assert after.path == before.path
-    assert after.slide_ids == ["001", "002", "000"]
+    assert after.item_ids == ["001", "002", "000"]
     np.testing.assert_array_equal(after.rows("000"), bags["002"] + 1)
     np.testing.assert_array_equal(before.rows("000"), bags["000"])
     assert after.identity != before.identity
@@ -152,16 +152,16 @@ def test_file_that_changed_is_packed_anew_with_a_warning(folder, bags, tmp_path,
 def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatch):
     plain = FeatureFolder.read
 
-    def read_late(self, slide_id):
-        if slide_id == "001":
+    def read_late(self, item_id):
+        if item_id == "001":
             save(folder, "001", bags["002"])
-        return plain(self, slide_id)
+        return plain(self, item_id)
 
     monkeypatch.setattr(FeatureFolder, "read", read_late)
     with pytest.raises(ValueError, match=r"001\.pt \(slide 001\) to stay as it is .* start again"):
-        pack_activations(folder, folder.slide_ids, tmp_path / "cache", n_threads=1)
+        pack_activations(folder, folder.item_ids, tmp_path / "cache", n_threads=1)
     monkeypatch.undo()
-    store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
+    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
     np.testing.assert_array_equal(store.rows("001"), bags["002"])
     np.testing.assert_array_equal(store.rows("002"), bags["002"])
 
@@ -192,7 +192,7 @@ def test_unknown_slide(folder, tmp_path):
 def test_bad_file_stops_packing_and_leaves_nothing(folder, tmp_path):
     folder = save(folder, "empty", torch.zeros(0, 4))
     with pytest.raises(FeatureFileError, match=r"empty\.pt, got 0"):
-        pack_activations(folder, folder.slide_ids, tmp_path / "cache")
+        pack_activations(folder, folder.item_ids, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
     with pytest.raises(FileNotFoundError, match="slide 'x'"):
         pack_activations(folder, ["000", "x"], tmp_path / "cache")
@@ -204,7 +204,7 @@ def test_empty_slide_of_trident(folder, tmp_path):
     with pytest.raises(FeatureFileError, match=r"trident\.h5, got 0 \(shape \(0,\)\)"):
         pack_activations(FeatureFolder(folder.path), ["000", "trident"], tmp_path / "cache")
     folder = FeatureFolder(folder.path, on_bad_file="skip")
-    assert pack_activations(folder, ["000", "trident"], tmp_path / "cache").slide_ids == ["000"]
+    assert pack_activations(folder, ["000", "trident"], tmp_path / "cache").item_ids == ["000"]
 
 
 def test_skipped_slides_are_remembered_by_the_store(folder, bags, tmp_path, caplog, monkeypatch):
@@ -215,8 +215,8 @@ def test_skipped_slides_are_remembered_by_the_store(folder, bags, tmp_path, capl
     for _ in range(2):
         caplog.clear()
         folder = FeatureFolder(folder.path, on_bad_file="skip")
-        store = pack_activations(folder, [*folder.slide_ids, "missing"], tmp_path / "cache", verify="full")
-        assert store.slide_ids == ["000", "001", "002"]
+        store = pack_activations(folder, [*folder.item_ids, "missing"], tmp_path / "cache", verify="full")
+        assert store.item_ids == ["000", "001", "002"]
         assert set(folder.skipped) == {"0005", "missing"}
         assert "Skipped slide 0005" in caplog.text
         np.testing.assert_array_equal(store.gather(store.row_ids(bags)), np.concatenate(list(bags.values())))
@@ -225,7 +225,7 @@ def test_skipped_slides_are_remembered_by_the_store(folder, bags, tmp_path, capl
     with pytest.raises(FeatureFileError, match=r"0005\.pt, got nan or inf in 1 of its rows"):
         pack_activations(FeatureFolder(folder.path), ["000", "0005"], tmp_path / "cache")
     folder = save(folder, "0005", torch.ones(5, 4))
-    assert "0005" in pack_activations(folder, ["000", "0005"], tmp_path / "cache").slide_ids
+    assert "0005" in pack_activations(folder, ["000", "0005"], tmp_path / "cache").item_ids
 
 
 def test_nothing_usable(folder, tmp_path):
@@ -240,7 +240,7 @@ def test_slides_that_all_turn_out_bad(folder, tmp_path):
     folder = FeatureFolder(folder.path, "skip")
     with pytest.raises(ValueError, match="at least one usable slide"):
         pack_activations(folder, ["000"], tmp_path / "cache")
-    assert pack_activations(folder, ["001", "000"], tmp_path / "cache").slide_ids == ["001"]
+    assert pack_activations(folder, ["001", "000"], tmp_path / "cache").item_ids == ["001"]
 
 
 @pytest.mark.parametrize("n_writes", [0, 1, 2, 4])
@@ -257,13 +257,13 @@ def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
     monkeypatch.setattr(slide_packer, "_BATCH_BYTES", 1)
     monkeypatch.setattr(os, "pwrite", write_until_full)
     with pytest.raises(OSError, match=r"pack 3 slides into .*No space left.*need 0 MB.* start again") as caught:
-        pack_activations(folder, folder.slide_ids, tmp_path / "cache", n_threads=1)
+        pack_activations(folder, folder.item_ids, tmp_path / "cache", n_threads=1)
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     (path,) = (tmp_path / "cache").iterdir()
     with pytest.raises(FileNotFoundError, match="not finished"):
         ActivationStore(path)
-    store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
+    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
     assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
@@ -275,7 +275,7 @@ def test_disk_that_cannot_hold_the_shard_is_known_before_anything_is_read(folder
     monkeypatch.setattr(shard_writer, "_reserve", refuse)
     monkeypatch.delattr(store_builder, "pack_slides")
     with pytest.raises(OSError, match="No space left"):
-        pack_activations(folder, folder.slide_ids, tmp_path / "cache")
+        pack_activations(folder, folder.item_ids, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -293,8 +293,8 @@ def test_cache_that_cannot_be_written(folder, tmp_path, monkeypatch, number):
 
 
 def test_features_that_may_not_be_read_are_not_blamed_on_the_cache(folder, tmp_path, monkeypatch):
-    def refuse(self, slide_id):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self.file(slide_id)))
+    def refuse(self, item_id):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self.file(item_id)))
 
     monkeypatch.setattr(FeatureFolder, "read", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: .*000\.pt"):
@@ -318,7 +318,7 @@ def test_lock_refused_by_a_network_file_system(folder, tmp_path, monkeypatch, nu
 def test_equal_slides_are_kept_with_a_warning(folder, bags, tmp_path, caplog):
     folder = save(folder, "twin", bags["002"])
     store = pack_activations(folder, ["002", "twin"], tmp_path / "cache")
-    assert store.slide_ids == ["002", "twin"]
+    assert store.item_ids == ["002", "twin"]
     assert "002, twin are equal (7 patches)" in caplog.text
 
 
@@ -326,11 +326,11 @@ def test_damaged_store_is_an_error_and_is_not_written_to(folder, tmp_path):
     store = pack_activations(folder, ["000", "001"], tmp_path / "cache")
     shard = store.path / "shard_00000.npy"
     shard.write_bytes(shard.read_bytes()[:-8])
-    for slide_ids in (["000"], folder.slide_ids):
+    for item_ids in (["000"], folder.item_ids):
         with pytest.raises(ValueError, match=r"whole shard at .*shard_00000\.npy.*Delete the folder"):
-            pack_activations(folder, slide_ids, tmp_path / "cache")
+            pack_activations(folder, item_ids, tmp_path / "cache")
     shutil.rmtree(store.path)
-    assert pack_activations(folder, folder.slide_ids, tmp_path / "cache").n_rows == 11
+    assert pack_activations(folder, folder.item_ids, tmp_path / "cache").n_rows == 11
 
 
 def stop_before(monkeypatch, module, name):
@@ -347,7 +347,7 @@ def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, caplo
     with monkeypatch.context() as patch:
         stop_before(patch, store_builder, "write_index")
         with pytest.raises(KeyboardInterrupt):
-            pack_activations(folder, folder.slide_ids, cache)
+            pack_activations(folder, folder.item_ids, cache)
     (path,) = cache.iterdir()
     journal = path / packing_plan.JOURNAL_FILE
     lines = journal.read_text().splitlines()
@@ -362,7 +362,7 @@ def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, caplo
     monkeypatch.setattr(
         FeatureFolder, "read", lambda *args, plain=FeatureFolder.read: read.append(args[1]) or plain(*args)
     )
-    store = pack_activations(folder, folder.slide_ids, cache, verify="full")
+    store = pack_activations(folder, folder.item_ids, cache, verify="full")
     expected = {"all": [], "one that is not on the disk": ["000", "001", "002"]}.get(journalled, ["001", "002"])
     assert sorted(read) == expected
     assert ("did not reach the disk" in caplog.text) == ("disk" in journalled)
@@ -378,7 +378,7 @@ def test_an_unfinished_packing_is_taken_up_by_one_of_other_slides(folder, bags, 
             pack_activations(folder, ["000", "002"], cache)
     folder = save(folder, "002", bags["000"])
     store = pack_activations(folder, ["001", "002"], cache, verify="full")
-    assert store.slide_ids == ["001", "002"]
+    assert store.item_ids == ["001", "002"]
     np.testing.assert_array_equal(store.rows("002"), bags["000"])
     np.testing.assert_array_equal(ActivationStore(store.path, "full").rows("000"), bags["000"])
 
@@ -388,8 +388,8 @@ def test_stopped_after_the_index_was_written(folder, bags, tmp_path, monkeypatch
         stop_before(patch, store_builder, "remove_plan")
         with pytest.raises(KeyboardInterrupt):
             pack_activations(folder, ["000", "002"], tmp_path / "cache")
-    assert pack_activations(folder, ["000", "002"], tmp_path / "cache").slide_ids == ["000", "002"]
-    store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
+    assert pack_activations(folder, ["000", "002"], tmp_path / "cache").item_ids == ["000", "002"]
+    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
     assert store.row_ranges(["000", "002", "001"]) == [(0, 3), (3, 10), (10, 11)]
     assert sorted(files_of(store)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
 
@@ -397,7 +397,7 @@ def test_stopped_after_the_index_was_written(folder, bags, tmp_path, monkeypatch
 def pack_in_a_process(path, cache, barrier, queue):
     barrier.wait()
     folder = FeatureFolder(path)
-    queue.put(str(pack_activations(folder, folder.slide_ids, cache).path))
+    queue.put(str(pack_activations(folder, folder.item_ids, cache).path))
 
 
 @pytest.mark.slow
@@ -414,7 +414,7 @@ def test_two_processes_build_one_store(folder, bags, tmp_path):
         assert process.exitcode == 0
     assert len(paths) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [os.path.basename(paths.pop())]
-    store = pack_activations(folder, folder.slide_ids, tmp_path / "cache", verify="full")
+    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
     assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
@@ -426,14 +426,14 @@ def test_what_another_process_packed_meanwhile_is_used(folder, tmp_path, monkeyp
 
     def wait_for_another(*args):
         monkeypatch.setattr(packing, "wait_for_lock", plain)
-        pack_activations(folder, folder.slide_ids, cache)
+        pack_activations(folder, folder.item_ids, cache)
         monkeypatch.delattr(store_builder, "pack_slides")
         return plain(*args)
 
     monkeypatch.setattr(packing, "wait_for_lock", wait_for_another)
-    store = pack_activations(folder, folder.slide_ids, cache)
+    store = pack_activations(folder, folder.item_ids, cache)
     assert list(cache.iterdir()) == [store.path]
-    assert store.slide_ids == folder.slide_ids
+    assert store.item_ids == folder.item_ids
     assert "Another process packed" in caplog.text
 
 
@@ -441,7 +441,7 @@ def test_what_another_process_packed_meanwhile_is_used(folder, tmp_path, monkeyp
 def test_real_folders(data_dir, tmp_path):
     for path in sorted((data_dir / "mil").glob("*/h5_files")):
         folder = FeatureFolder(path.parent)
-        store = pack_activations(folder, folder.slide_ids, tmp_path, verify="full")
-        for slide_id in folder.slide_ids:
-            np.testing.assert_array_equal(store.rows(slide_id), folder.read(slide_id).features)
-            assert store.digest(slide_id) == digest_array(folder.read(slide_id).features)
+        store = pack_activations(folder, folder.item_ids, tmp_path, verify="full")
+        for item_id in folder.item_ids:
+            np.testing.assert_array_equal(store.rows(item_id), folder.read(item_id).features)
+            assert store.digest(item_id) == digest_array(folder.read(item_id).features)

@@ -11,8 +11,8 @@ import pytest
 
 from src.data import slide_packer
 from src.data.activation_store import ActivationStore
-from src.data.features import FeatureFolder
 from src.data.packing import pack_activations
+from src.data.readers.features import FeatureFolder
 
 N_SLIDES, N_KILLS = 240, 8
 _SLIDE_SECONDS = 0.01
@@ -30,7 +30,7 @@ def pack_slowly(path, cache, started):
     slide_packer._BATCH_BYTES = 1
     folder = FeatureFolder(path)
     started.touch()
-    pack_activations(folder, folder.slide_ids, cache, n_threads=2)
+    pack_activations(folder, folder.item_ids, cache, n_threads=2)
 
 
 def contents(cache):
@@ -50,7 +50,7 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path):
             file.create_dataset("features", data=rows, chunks=(8, 16))
             file["coords"] = rng.integers(0, 10**5, (len(rows), 2))
     folder = FeatureFolder(features)
-    pack_activations(folder, folder.slide_ids, tmp_path / "whole")
+    pack_activations(folder, folder.item_ids, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
 
     context = multiprocessing.get_context("forkserver")  # imports once, and forks where no thread runs
@@ -69,7 +69,7 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path):
         process.join()
         for path in cache.glob("*"):
             if (path / "index.csv").exists():
-                assert ActivationStore(path, verify="full").slide_ids == folder.slide_ids
+                assert ActivationStore(path, verify="full").item_ids == folder.item_ids
             else:
                 n_unfinished += 1
                 with pytest.raises(FileNotFoundError, match="not finished"):
@@ -79,7 +79,7 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path):
         # A restart that is left alone ends as one that never was interrupted; the killed one is killed again.
         copy = tmp_path / f"copy_{number}"
         shutil.copytree(cache, copy) if cache.exists() else copy.mkdir()
-        pack_activations(folder, folder.slide_ids, copy, verify="full")
+        pack_activations(folder, folder.item_ids, copy, verify="full")
         assert contents(copy) == whole
     assert n_unfinished > N_KILLS // 2
     assert len(n_journalled) > 2

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 
 from src.data.splits import count_classes, make_folds, write_folds
-from src.records import Slide, check_split, read_slides, read_split
+from src.records import Item, check_split, read_items, read_split
 
 
 def make_slides(n_cases=30, slides_per_case=2, classes=("normal", "tumor")):
     return [
-        Slide(f"{case:03d}_{i}", f"{case:03d}", classes[case % len(classes)])
+        Item(f"{case:03d}_{i}", f"{case:03d}", classes[case % len(classes)])
         for case in range(n_cases)
         for i in range(slides_per_case if case % 3 else 1)
     ]
@@ -21,11 +21,11 @@ def test_folds_are_by_case_and_every_slide_is_tested_once(n_folds, classes):
     slides = make_slides(n_cases=36, classes=classes)
     folds = make_folds(slides, n_folds, seed=1)
     assert [split.fold for split in folds] == list(range(n_folds))
-    tested = sorted(slide_id for split in folds for slide_id in split.test)
-    assert tested == sorted(slide.slide_id for slide in slides)
+    tested = sorted(item_id for split in folds for item_id in split.test)
+    assert tested == sorted(slide.item_id for slide in slides)
     for split in folds:
         check_split(split, slides)
-        assert len(split.slide_ids("train+val+test")) == len(slides)
+        assert len(split.item_ids("train+val+test")) == len(slides)
         counts = count_classes(split, slides)
         assert (counts > 0).all().all()
 
@@ -56,8 +56,8 @@ def test_seed_alone_decides():
 
 
 def test_too_few_cases_says_the_largest_number_of_folds():
-    slides = [Slide(f"n{i}", f"n{i}", "normal") for i in range(20)]
-    slides += [Slide(f"t{i}", f"t{i // 3}", "tumor") for i in range(12)]  # 12 slides of 4 cases
+    slides = [Item(f"n{i}", f"n{i}", "normal") for i in range(20)]
+    slides += [Item(f"t{i}", f"t{i // 3}", "tumor") for i in range(12)]  # 12 slides of 4 cases
     with pytest.raises(ValueError, match=r"each of 10 folds.*normal: 20, tumor: 4.*splits\.n_folds=4"):
         make_folds(slides, 10, seed=0)
     assert len(make_folds(slides, 4, seed=0)) == 4
@@ -79,7 +79,7 @@ def test_files_are_read_back_in_both_forms(tmp_path):
         (tmp_path / f"splits_{split.fold}.csv").unlink()
         flagged = read_split(tmp_path, split.fold)
         for part in ("train", "val", "test"):
-            assert set(flagged.slide_ids(part)) == set(split.slide_ids(part))
+            assert set(flagged.item_ids(part)) == set(split.item_ids(part))
         descriptor = pd.read_csv(tmp_path / f"splits_{split.fold}_descriptor.csv", index_col=0)
         pd.testing.assert_frame_equal(descriptor, count_classes(split, slides), check_names=False)
 
@@ -87,7 +87,7 @@ def test_files_are_read_back_in_both_forms(tmp_path):
 @pytest.mark.realdata
 def test_real_folders(data_dir):
     for path in sorted((data_dir / "mil").glob("*/dataset.csv")):
-        slides = read_slides(path)
+        slides = read_items(path)
         for split in make_folds(slides, 5, seed=0):
             check_split(split, slides)
 
@@ -95,7 +95,7 @@ def test_real_folders(data_dir):
 @pytest.mark.realdata
 def test_published_files_look_like_ours(data_dir, tmp_path):
     published = data_dir / "tables" / "sae1n"
-    slides = read_slides(published / "camelyon16_metadata.csv")
+    slides = read_items(published / "camelyon16_metadata.csv")
     split = read_split(published, 0)
     check_split(split, slides)
     write_folds([split], slides, tmp_path)

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from src import config
 from src.inputs import digest_inputs, read_inputs
-from src.runner import execute
+from src.runs.execution import execute
 
 _EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 # What differs between two runs of one configuration: times, process ids, and what follows from them.

@@ -11,7 +11,7 @@ import pytest
 from experiments.quickstart.figures import read as read_quoted
 from src.analysis.pooling import pool_slides
 from src.analysis.selection import count_chance_findings
-from src.records import read_slides, read_split
+from src.records import read_items, read_split
 from src.stores.latents import LatentStore
 
 pytestmark = pytest.mark.slow
@@ -34,13 +34,13 @@ def results(workplace, task):
 
 def test_slides_are_as_many_as_promised(workplace):
     data = workplace / "data/synthetic_slides"
-    slides = read_slides(data / "dataset.csv")
+    slides = read_items(data / "dataset.csv")
     assert len(slides) == 60
     assert len({slide.case_id for slide in slides}) == 40
     tile = json.loads((workplace / "runs/synthetic_slides/tile/results.json").read_text())
     assert tile["n_patches"] >= 10_000
     outlined = {path.stem for path in (data / "annotations").glob("*.xml")}
-    assert outlined == {slide.slide_id for slide in slides if slide.label == "tumor"}
+    assert outlined == {slide.item_id for slide in slides if slide.label == "tumor"}
 
 
 def test_top_neuron_finds_tumour_that_slide_labels_alone_named(workplace):
@@ -49,7 +49,7 @@ def test_top_neuron_finds_tumour_that_slide_labels_alone_named(workplace):
     assert 0.3 < found["test/random_neuron_patch_auroc"] < 0.7
     fitted = pd.read_csv(workplace / "runs/quickstart/default/fold_0/select_neurons/fitted_on.csv", dtype=str)
     (splits,) = (workplace / "data/synthetic_slides").glob("splits_*")
-    assert set(fitted["slide_id"]) == set(read_split(splits, 0).train)
+    assert set(fitted["item_id"]) == set(read_split(splits, 0).train)
     report = (workplace / "runs/quickstart/default/report/report.html").read_text()
     for compared in ("Best raw channel", "Attention MIL on activations", "Random neuron", "random weights"):
         assert compared in report
@@ -67,13 +67,13 @@ def test_sae_is_sparse_and_explains_test_slides(workplace):
 
 def test_permuted_labels_find_something_in_at_most_5_percent_of_permutations(workplace):
     data = workplace / "data/synthetic_slides"
-    slides = {slide.slide_id: slide for slide in read_slides(data / "dataset.csv")}
+    slides = {slide.item_id: slide for slide in read_items(data / "dataset.csv")}
     (splits,) = data.glob("splits_*")
     train = read_split(splits, 0).train
     store = LatentStore(workplace / "runs/quickstart/default/fold_0/encode/latents/all")
-    maxima = pool_slides(lambda slide_id: store.read(slide_id).latents, train).maxima
-    labels = np.array([int(slides[slide_id].label == "tumor") for slide_id in train])
-    cases = [slides[slide_id].case_id for slide_id in train]
+    maxima = pool_slides(lambda item_id: store.read(item_id).latents, train).maxima
+    labels = np.array([int(slides[item_id].label == "tumor") for item_id in train])
+    cases = [slides[item_id].case_id for item_id in train]
     assert count_chance_findings(maxima, labels, cases, ("normal", "tumor"), range(200)) <= 0.05 * 200
 
 

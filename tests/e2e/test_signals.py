@@ -28,7 +28,7 @@ def wait_for(condition, seconds=120):
 def slides(tmp_path_factory):
     """The slides of the small quickstart, drawn."""
     pytest.importorskip("openslide")
-    from src.data.synthetic_slides import generate_slides
+    from src.data.synthetic.slides import generate_slides
 
     folder = tmp_path_factory.mktemp("slides")
     generate_slides(folder / "synthetic_slides_small", n_slides=18, n_cases=18, size=768)

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src import config
-from src.lineage import StaleRunError
-from src.records import read_slides, read_split
-from src.runner import execute
+from src.records import read_items, read_split
+from src.runs.execution import execute
+from src.runs.lineage import StaleRunError
 
 pytest.importorskip("openslide")
 pytestmark = pytest.mark.slow
@@ -95,18 +95,18 @@ def change_features(folder):
 
 def change_labels(folder):
     path = dataset(folder) / "dataset.csv"
-    slide_id = split(folder).train[0]
-    (label,) = (slide.label for slide in read_slides(path) if slide.slide_id == slide_id)
+    item_id = split(folder).train[0]
+    (label,) = (slide.label for slide in read_items(path) if slide.item_id == item_id)
     other = {"normal": "tumor", "tumor": "normal"}[label]
-    path.write_text(path.read_text().replace(f",{slide_id},{label}", f",{slide_id},{other}"))
+    path.write_text(path.read_text().replace(f",{item_id},{label}", f",{item_id},{other}"))
 
 
 def change_split(folder):
     """Swaps a train and a test slide of one class."""
     (path,) = dataset(folder).glob("splits_*/splits_0.csv")
-    label_of = {slide.slide_id: slide.label for slide in read_slides(dataset(folder) / "dataset.csv")}
+    label_of = {slide.item_id: slide.label for slide in read_items(dataset(folder) / "dataset.csv")}
     one = split(folder).train[0]
-    other = next(slide_id for slide_id in split(folder).test if label_of[slide_id] == label_of[one])
+    other = next(item_id for item_id in split(folder).test if label_of[item_id] == label_of[one])
     swap = {one: other, other: one}
     cells = [line.split(",") for line in path.read_text().splitlines()]
     path.write_text("\n".join(",".join(swap.get(cell, cell) for cell in line) for line in cells) + "\n")
@@ -156,8 +156,8 @@ def features_of(folder, part):
     return path
 
 
-def is_outlined(folder, slide_id):
-    return (dataset(folder) / "annotations" / f"{slide_id}.xml").is_file()
+def is_outlined(folder, item_id):
+    return (dataset(folder) / "annotations" / f"{item_id}.xml").is_file()
 
 
 # What changed: the tasks that refuse to start then, and those that a pipeline makes again. A result that comes out

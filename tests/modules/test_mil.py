@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 
-from src.data.bag_datamodule import BagDataModule
+from src.data.feeding.bag_datamodule import BagDataModule
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule
@@ -57,12 +57,12 @@ def fit(folder, model, batch_size=1, max_epochs=15, lr=1e-3):
 def test_planted_patch_is_learned_and_found(tmp_path, pool, batch_size):
     torch.manual_seed(0)
     _, _, bags, labels, places, predictions = fit(tmp_path, pool(8, 2), batch_size)
-    assert [one.slide_id for one in predictions] == [str(index) for index in range(44, 60)]
-    right = [one.probabilities.argmax().item() == labels[one.slide_id] for one in predictions]
+    assert [one.item_id for one in predictions] == [str(index) for index in range(44, 60)]
+    right = [one.probabilities.argmax().item() == labels[one.item_id] for one in predictions]
     assert np.mean(right) >= 0.9
     if pool is AttentionMIL:
-        assert [len(one.attention) for one in predictions] == [len(bags[one.slide_id]) for one in predictions]
-        found = [one.attention.argmax().item() == places[one.slide_id] for one in predictions if one.slide_id in places]
+        assert [len(one.attention) for one in predictions] == [len(bags[one.item_id]) for one in predictions]
+        found = [one.attention.argmax().item() == places[one.item_id] for one in predictions if one.item_id in places]
         assert np.mean(found) >= 0.9
     else:
         assert all(one.attention is None for one in predictions)

@@ -50,7 +50,7 @@ class _Balance(HTMLParser):
 
 
 def test_report_holds_everything_and_asks_for_nothing(tmp_path):
-    (tmp_path / "table.csv").write_text("slide_id,score\n007,0.5\n")
+    (tmp_path / "table.csv").write_text("item_id,score\n007,0.5\n")
     page = _run(
         tmp_path,
         paragraphs=["Trained <quickly> & well."],

@@ -26,19 +26,19 @@ def test_written_and_read(tmp_path, n_latents, stored_type):
     writer.write("1", SparseLatents.from_dense(bags["1"]))
     writer.write("007", SparseLatents.from_dense(bags["007"]), coords, 512, "abc")
     store = writer.finish()
-    assert store.slide_ids == ["007", "1"]
+    assert store.item_ids == ["007", "1"]
     assert store.n_latents == n_latents
-    for slide_id, dense in bags.items():
-        stored = store.read(slide_id)
+    for item_id, dense in bags.items():
+        stored = store.read(item_id)
         torch.testing.assert_close(stored.latents.to_dense(), dense, rtol=0, atol=0)
-        assert store.n_patches(slide_id) == len(dense)
+        assert store.n_patches(item_id) == len(dense)
     stored = store.read("007")
     np.testing.assert_array_equal(stored.coords, coords)
     assert stored.patch_size_level0 == 512
     assert store.digest("007") == "abc"
     assert store.read("1").coords is None
     assert store.read("1").patch_size_level0 is None
-    assert store.index["n_nonzero"].tolist() == [int((bags[slide_id] > 0).sum()) for slide_id in ("007", "1")]
+    assert store.index["n_nonzero"].tolist() == [int((bags[item_id] > 0).sum()) for item_id in ("007", "1")]
     assert store.index["path"].tolist() == ["h5_files/007.h5", "h5_files/1.h5"]
     with h5py.File(tmp_path / "all" / "h5_files" / "007.h5") as file:
         assert file["neuron_ids"].dtype == stored_type

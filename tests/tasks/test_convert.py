@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from src import config
 from src.report.page import read_page
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
 from src.stores.importers.settings import plain
 from src.stores.latents import LatentStore
 from src.stores.sae import load_sae

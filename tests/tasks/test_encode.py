@@ -7,10 +7,10 @@ import yaml
 
 from src import config
 from src.files import digest_file
-from src.lineage import StaleRunError
 from src.models.saes.core import SAECore
-from src.rundir import RunDir
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
+from src.runs.lineage import StaleRunError
+from src.runs.rundir import RunDir
 from src.stores.latents import LatentStore
 from src.tasks import encode
 from tests.synthetic import make_feature_folder
@@ -137,14 +137,14 @@ def test_latents_that_are_damaged_are_encoded_again(run, monkeypatch, tmp_path):
     _, rundir = run("encode")
     assert len(seen) == 3 * 3  # and the one that was cut short by the kill
     arrays(rundir)
-    assert len(LatentStore(rundir.latents_dir()).slide_ids) == N_SLIDES
+    assert len(LatentStore(rundir.latents_dir()).item_ids) == N_SLIDES
 
 
 def test_pieces_are_those_of_the_whole_slide(run):
     _, rundir = run("encode")
     store = LatentStore(rundir.latents_dir())
-    for slide_id in store.slide_ids[:2]:
-        latents = store.read(slide_id).latents
-        pieces = list(store.pieces(slide_id, 64))
+    for item_id in store.item_ids[:2]:
+        latents = store.read(item_id).latents
+        pieces = list(store.pieces(item_id, 64))
         assert [piece.n_rows for piece in pieces] == [64, 64, latents.n_rows - 128]
         np.testing.assert_array_equal(np.concatenate([piece.to_dense() for piece in pieces]), latents.to_dense())

@@ -12,8 +12,8 @@ from src import config
 from src.data.fold import open_fold
 from src.models.saes.core import SAECore
 from src.report.page import read_page
-from src.rundir import RunDir
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
+from src.runs.rundir import RunDir
 from src.stores.sae import load_sae
 from src.tasks import evaluate_sae
 from tests.synthetic import make_feature_folder
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 
 def rows_of(cfg, parts):
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    return torch.from_numpy(fold.store.gather(fold.store.row_ids(fold.split.slide_ids(parts))))
+    return torch.from_numpy(fold.store.gather(fold.store.row_ids(fold.split.item_ids(parts))))
 
 
 def test_numbers_are_those_of_the_exported_sae_on_the_test_slides(run):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from src import config
-from src.lineage import StaleRunError
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
+from src.runs.lineage import StaleRunError
 from tests.synthetic import make_feature_folder
 
 config.register_resolvers()
@@ -83,13 +83,13 @@ def test_what_is_made_with_an_sae_says_what_the_sae_was_fitted_on(folder):
     start(folder, "task=encode")
     start(folder, "task=select_neurons")
     trained, encoded, ranked = (
-        {slide.slide_id for slide in rundir_of(folder, f"task={task}").read_fitted_on()}
+        {slide.item_id for slide in rundir_of(folder, f"task={task}").read_fitted_on()}
         for task in ("train_sae", "encode", "select_neurons")
     )
     assert trained == encoded == ranked != set()
 
 
-@pytest.mark.parametrize("content", ["", "slide_id,case_id,digest,n_patches\n", "slide_id\n003\n"])
+@pytest.mark.parametrize("content", ["", "item_id,case_id,digest,n_patches\n", "item_id\n003\n"])
 def test_list_of_fitted_slides_without_slides_passes_no_check(folder, content):
     trained = rundir_of(folder, "task=train_sae")
     trained.fitted_on_path.write_text(content)

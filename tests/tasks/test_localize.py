@@ -7,11 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src import provenance
 from src.ops.sparse_latents import SparseLatents
-from src.records import FittedSlide
+from src.records import FittedItem
 from src.report.page import read_page
-from src.rundir import RunDir
+from src.runs import provenance
+from src.runs.rundir import RunDir
 from src.stores.latents import LatentWriter
 from src.tasks import localize
 
@@ -59,16 +59,16 @@ def cfg(tmp_path):
     for folder in ("slides", "annotations", "features/h5_files", "splits"):
         (data / folder).mkdir(parents=True)
     with open(data / "dataset.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("case_id", "slide_id", "label"), *((f"c{s}", s, k) for s, k in SLIDES.items())])
+        csv.writer(file).writerows([("case_id", "item_id", "label"), *((f"c{s}", s, k) for s, k in SLIDES.items())])
     parts = [TRAIN, VAL, TEST]
     pd.DataFrame({name: pd.Series(part) for name, part in zip(("train", "val", "test"), parts, strict=True)}).to_csv(
         data / "splits/splits_0.csv", index=False
     )
-    for slide_id, label in SLIDES.items():
-        _write_slide(data / f"slides/{slide_id}.tif", rng)
+    for item_id, label in SLIDES.items():
+        _write_slide(data / f"slides/{item_id}.tif", rng)
         if label == "tumor":
-            _write_outline(data / f"annotations/{slide_id}.xml")
-        with h5py.File(data / f"features/h5_files/{slide_id}.h5", "w") as file:
+            _write_outline(data / f"annotations/{item_id}.xml")
+        with h5py.File(data / f"features/h5_files/{item_id}.h5", "w") as file:
             features = rng.normal(size=(GRID**2, 4)).astype(np.float32)
             features[:, CHANNEL] += 2 * (_inside() & (label == "tumor"))
             file["features"] = features
@@ -99,7 +99,7 @@ def cfg(tmp_path):
 def _finish(rundir, fitted=()):
     manifest = provenance.describe_run(0, 0) | {"status": "completed"}
     rundir.write_json(rundir.manifest_path, manifest)
-    rundir.write_fitted_on(FittedSlide(slide_id, f"c{slide_id}", f"d{slide_id}", GRID**2) for slide_id in fitted)
+    rundir.write_fitted_on(FittedItem(item_id, f"c{item_id}", f"d{item_id}", GRID**2) for item_id in fitted)
     return rundir
 
 
@@ -109,14 +109,14 @@ def rundir(tmp_path):
     rng = np.random.default_rng(1)
     runs = {name: RunDir(tmp_path / "runs" / name, lambda task: tmp_path / "runs" / task) for name in _TASKS}
     writer = LatentWriter(runs["encode"].latents_dir(), n_latents=8)
-    for slide_id, label in SLIDES.items():
+    for item_id, label in SLIDES.items():
         latents = rng.random((GRID**2, 8)) * (rng.random((GRID**2, 8)) < 0.1)
         latents[:, NEURON] += 3 * rng.random(GRID**2) * (_inside() & (label == "tumor"))
         sparse = SparseLatents.from_dense(torch.from_numpy(latents.astype(np.float32)))
-        writer.write(slide_id, sparse, _coords(), SIZE, f"d{slide_id}")
+        writer.write(item_id, sparse, _coords(), SIZE, f"d{item_id}")
         for method in ("attention_activations", "attention_latents"):
             attention = np.exp(rng.normal(size=GRID**2) + 2 * _inside())
-            path = runs["train_mil"].path / "attention" / method / f"{slide_id}.npy"
+            path = runs["train_mil"].path / "attention" / method / f"{item_id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, attention / attention.sum())
     writer.finish()
@@ -148,8 +148,8 @@ def test_neuron_is_scored_beside_channel_attention_and_a_random_neuron(cfg, rund
     assert 0.4 < results["test/random_neuron_patch_auroc"] < 0.6
     assert set(table["n_patches"]) == {4 * GRID**2}
     assert set(table["n_positive"]) == {2 * 6}
-    by_slide = pd.read_csv(rundir.table("localization_slides"), dtype={"slide_id": str})
-    assert sorted(set(by_slide["slide_id"])) == ["05", "07"]
+    by_slide = pd.read_csv(rundir.table("localization_slides"), dtype={"item_id": str})
+    assert sorted(set(by_slide["item_id"])) == ["05", "07"]
     page = read_page(rundir.page_path)
     shown = [str(figure.path) for figure in page.figures]
     assert sorted(shown[:2]) == ["plots/overlay_05.png", "plots/overlay_07.png"]

@@ -5,9 +5,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src import provenance
 from src.report.page import Page, PageFigure
-from src.rundir import RunDir
+from src.runs import provenance
+from src.runs.rundir import RunDir
 from src.tasks import report
 
 FOLD_TASKS = ("train_sae", "encode", "select_neurons", "train_mil", "localize")

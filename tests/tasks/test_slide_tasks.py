@@ -8,7 +8,7 @@ import pytest
 
 from src import config
 from src.records import read_split
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
 from src.stores.latents import LatentStore
 from tests.synthetic import make_feature_folder
 
@@ -79,17 +79,17 @@ def test_the_planted_direction_is_selected_on_train_slides_only(two_classes):
     assert neurons.loc[0, "auroc"] > 0.9
     assert results["neuron_id"] == neurons.loc[0, "neuron_id"]
     assert len(pd.read_csv(rundir.table("channels"))) == 16
-    assert {slide.slide_id for slide in rundir.read_fitted_on()} == set(split_of(two_classes, 0).train)
+    assert {slide.item_id for slide in rundir.read_fitted_on()} == set(split_of(two_classes, 0).train)
 
 
 def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     results, rundir = two_classes.run("train_mil")
     split = split_of(two_classes, 0)
-    predictions = pd.read_csv(rundir.table("predictions"), dtype={"slide_id": str, "case_id": str})
-    assert list(predictions) == [*("method", "split", "slide_id", "case_id", "label", "prob_normal", "prob_tumor")]
+    predictions = pd.read_csv(rundir.table("predictions"), dtype={"item_id": str, "case_id": str})
+    assert list(predictions) == [*("method", "split", "item_id", "case_id", "label", "prob_normal", "prob_tumor")]
     for _, part in predictions.groupby("method"):
-        assert part.loc[part["split"] == "val", "slide_id"].tolist() == list(split.val)
-        assert part.loc[part["split"] == "test", "slide_id"].tolist() == list(split.test)
+        assert part.loc[part["split"] == "val", "item_id"].tolist() == list(split.val)
+        assert part.loc[part["split"] == "test", "item_id"].tolist() == list(split.test)
     np.testing.assert_allclose(predictions[["prob_normal", "prob_tumor"]].sum(axis=1), 1, atol=1e-6)
     assert predictions["method"].unique().tolist() == [*MIL_METHODS, "neuron"]
     assert results["test/neuron_auroc"] > 0.9
@@ -97,9 +97,9 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     store = LatentStore(two_classes.run("encode")[1].latents_dir())
     kept = {path.parent.name for path in (rundir.path / "attention").glob("*/*.npy")}
     assert kept == {method for method in MIL_METHODS if method.startswith("attention")}
-    for slide_id in (*split.val, *split.test):
-        attention = np.load(rundir.path / "attention" / "attention_latents" / f"{slide_id}.npy")
-        assert attention.shape == (store.n_patches(slide_id),)
+    for item_id in (*split.val, *split.test):
+        attention = np.load(rundir.path / "attention" / "attention_latents" / f"{item_id}.npy")
+        assert attention.shape == (store.n_patches(item_id),)
         assert attention.sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_a_method_does_not_depend_on_the_others(two_classes):
     _, alone = two_classes.run("train_mil", 0, "mil.methods=[attention_latents]")
     _, together = two_classes.run("train_mil")
     tables = [pd.read_csv(rundir.table("predictions")) for rundir in (alone, together)]
-    columns = ["slide_id", "prob_tumor"]
+    columns = ["item_id", "prob_tumor"]
     of_method = tables[1][tables[1]["method"] == "attention_latents"].reset_index(drop=True)
     pd.testing.assert_frame_equal(tables[0][columns], of_method[columns])
 
@@ -176,7 +176,7 @@ def test_a_fold_without_validation_slides_and_with_one_test_class(tmp_path, capl
     make_feature_folder(tmp_path / "features", n_slides=24)
     (tmp_path / "mine").mkdir()
     train, test = [f"{index:03d}" for index in range(20)], ["020", "021"]  # one case, so one class
-    rows = [f"{slide_id},{test[index] if index < 2 else ''}" for index, slide_id in enumerate(train)]
+    rows = [f"{item_id},{test[index] if index < 2 else ''}" for index, item_id in enumerate(train)]
     (tmp_path / "mine" / "splits_0.csv").write_text("\n".join(["train,test", *rows]) + "\n")
     workplace = Workplace(tmp_path, "dataset.positive_class=tumor", f"dataset.splits_dir={tmp_path / 'mine'}")
     with caplog.at_level(logging.INFO):

@@ -1,28 +1,29 @@
-from types import SimpleNamespace
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from src.records import read_split
-from src.rundir import RunDir
+from src.runs.rundir import RunDir
 from src.tasks import splits
 
 
 @pytest.fixture
 def cfg(tmp_path):
     rows = [(f"{i:03d}", f"{i:03d}", ("normal", "tumor")[i % 2]) for i in range(20)]
-    pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]).to_csv(tmp_path / "dataset.csv", index=False)
-    return SimpleNamespace(
-        overwrite=False,
-        splits=SimpleNamespace(n_folds=4, seed=0, val_share=0.2),
-        dataset=SimpleNamespace(
-            metadata_csv=tmp_path / "dataset.csv", class_names=None, splits_dir=tmp_path / "splits"
-        ),
-    )
+    pd.DataFrame(rows, columns=["case_id", "item_id", "label"]).to_csv(tmp_path / "dataset.csv", index=False)
+    dataset = {
+        "metadata_csv": str(tmp_path / "dataset.csv"),
+        "class_names": None,
+        "splits_dir": str(tmp_path / "splits"),
+    }
+    options = {"n_folds": 4, "seed": 0, "val_share": 0.2}
+    return OmegaConf.create({"overwrite": False, "splits": options, "dataset": dataset})
 
 
 def files(cfg):
-    return {path.name: path.read_bytes() for path in cfg.dataset.splits_dir.iterdir()}
+    return {path.name: path.read_bytes() for path in Path(cfg.dataset.splits_dir).iterdir()}
 
 
 def test_writes_folds_table_and_page(cfg, tmp_path):
@@ -39,7 +40,7 @@ def test_writes_folds_table_and_page(cfg, tmp_path):
 def test_made_again_alike(cfg, tmp_path):
     splits.run(cfg, RunDir(tmp_path / "run"))
     before = files(cfg)
-    (cfg.dataset.splits_dir / "splits_2.csv").unlink()  # as after a kill
+    (Path(cfg.dataset.splits_dir) / "splits_2.csv").unlink()  # as after a kill
     assert splits.missing_inputs(cfg) == []
     splits.run(cfg, RunDir(tmp_path / "run"))
     assert files(cfg) == before
@@ -61,8 +62,8 @@ def test_other_folds_of_this_task_need_overwrite(cfg, tmp_path):
 def test_folds_of_the_dataset_are_never_touched(cfg, tmp_path, overwrite):
     cfg.overwrite = overwrite
     assert splits.missing_inputs(cfg) == []
-    cfg.dataset.splits_dir.mkdir()
-    (cfg.dataset.splits_dir / "splits_0.csv").write_text("train,val,test\n000,001,002\n")
+    Path(cfg.dataset.splits_dir).mkdir()
+    (Path(cfg.dataset.splits_dir) / "splits_0.csv").write_text("train,val,test\n000,001,002\n")
     before = files(cfg)
     (reason,) = splits.missing_inputs(cfg)
     assert "the dataset has splits at" in reason

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from src import config
-from src.data.features import FeatureFolder
-from src.records import FoldSplit, read_slides, read_split
-from src.runner import execute
+from src.data.readers.features import FeatureFolder
+from src.records import FoldSplit, read_items, read_split
+from src.runs.execution import execute
 from src.tasks import train_sae
 from src.tasks.streaming import open_stream
 
@@ -55,7 +55,7 @@ def test_activations_are_those_that_embed_writes_bit_for_bit_where_batches_are_e
     features = FeatureFolder(cfg.dataset.features_dir)
     for parts in ("train", "val"):
         rows = fold.rows(parts)
-        expected = [features.read(slide_id).features for slide_id in split.slide_ids(parts)]
+        expected = [features.read(item_id).features for item_id in split.item_ids(parts)]
         assert min(len(one) for one in expected) > 10
         assert rows.slide_starts.tolist() == [0, *np.cumsum([len(one) for one in expected])[:-1]]
         np.testing.assert_array_equal(rows.read(0, rows.n_rows), np.concatenate(expected))
@@ -106,10 +106,10 @@ def test_a_resumed_stream_goes_on_with_the_rows_that_are_missing(embedded):
 def test_leakage_rule_knows_slides_and_cases_but_no_digest(embedded):
     cfg = resolve(embedded)
     fold = open_stream(cfg)
-    cases = {slide.slide_id: slide.case_id for slide in read_slides(cfg.dataset.metadata_csv)}
+    cases = {slide.item_id: slide.case_id for slide in read_items(cfg.dataset.metadata_csv)}
     features = FeatureFolder(cfg.dataset.features_dir)
-    assert [(slide.slide_id, slide.case_id, slide.digest, slide.n_patches) for slide in fold.fitted("train")] == [
-        (slide_id, cases[slide_id], "", features.shape(slide_id)[0]) for slide_id in fold.split.train
+    assert [(slide.item_id, slide.case_id, slide.digest, slide.n_patches) for slide in fold.fitted("train")] == [
+        (item_id, cases[item_id], "", features.shape(item_id)[0]) for item_id in fold.split.train
     ]
 
 

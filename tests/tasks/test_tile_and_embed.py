@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from src import config
-from src.data.features import FeatureFolder
-from src.data.slide_images import open_slide_images
+from src.data.readers.features import FeatureFolder
 from src.data.slide_writer import write_slide
-from src.rundir import RunDir
+from src.data.slides.slide_images import open_slide_images
+from src.runs.rundir import RunDir
 from src.tasks import embed, tile
 
 config.register_resolvers()

@@ -8,7 +8,7 @@ import torch
 
 from src import config
 from src.modules.sae import SAEModule
-from src.runner import execute, open_rundir
+from src.runs.execution import execute, open_rundir
 from src.tasks import train_sae
 from tests.modules.test_sae import N_STEPS, _batches, _blocks, _loader, _sae, _trainer
 from tests.synthetic import make_feature_folder

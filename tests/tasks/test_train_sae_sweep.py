@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from src import config
-from src.runner import execute
+from src.runs.execution import execute
 from src.tasks import train_sae_sweep
 from tests.synthetic import make_feature_folder
 
@@ -67,7 +67,7 @@ def test_runs_of_a_sweep_equal_runs_alone(typed, tmp_path, monkeypatch, caplog):
     assert (sweep / "plots" / "frontier.png").stat().st_size > 5000
     logs = [path.read_text() for path in together.rglob("run.log") if path.parent.name == "train_sae"]
     assert len(logs) == 8
-    assert all(log.count("INFO src.runner: train_sae in ") == 1 for log in logs)
+    assert all(log.count("INFO src.runs.execution: train_sae in ") == 1 for log in logs)
 
 
 @pytest.mark.slow

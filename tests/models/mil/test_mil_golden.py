@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.bags import BagItem, collate_bags
+from src.data.feeding.bags import BagItem, collate_bags
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule

@@ -1,0 +1,222 @@
+"""Feeds SAE training: blocks of shuffled activation batches, each row exactly once an epoch."""
+
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from src.data.feeding.epoch_loader import EpochLoader, recount_batches, unfinished_batches
+from src.data.feeding.epoch_order import EpochOrder, Positions, Span, block_batches
+from src.data.feeding.residency import choose_residency, free_gpu, free_ram
+from src.data.feeding.resident_rows import DeviceFeed, InOrderFeed, RamFeed
+from src.data.feeding.row_source import ImageRows, RowSource
+from src.data.feeding.rows import StoreRows
+from src.data.feeding.shared_blocks import SharedBlocks
+from src.data.feeding.slide_entropy import slide_entropy
+from src.data.feeding.windows import WINDOW_BYTES, WindowFeed, windowed_order
+
+_LOGGER = logging.getLogger(__name__)
+BATCH_UNITS = ("rows", "images")
+_N_ENTROPY_BATCHES = 16
+# Of a block, unless a single batch is larger: one is trained on, one is made and BLOCKS_AHEAD wait.
+_MOST_BLOCK_BYTES = 128 << 20
+
+Block = list[torch.Tensor]
+
+
+class ActivationDataModule(L.LightningDataModule):
+    """Train and validation activations of one fold.
+
+    Training yields blocks: lists of `block_size` float32 tensors [<= batch_size, d_in], so that one training step of
+    Lightning makes many optimizer steps. Every epoch visits each train row once, in an order that the rows and (seed,
+    epoch) decide (`windowed_order`), wherever the rows lie;
+    the last block may hold fewer batches and its last batch fewer rows. The position is part of Lightning's checkpoint,
+    and a resumed run goes on at the next row that was not trained on, also with another residency, another number of
+    workers or processes or another block size.
+
+    Of several processes (Lightning's world size), each gets its piece of every batch (`block_batches`); `batch_size`
+    is that of all together.
+
+    Validation yields single batches of rows in the order of the slides, divided among processes in the same way.
+
+    Args:
+        train_rows: to train on: those of slides in a packed store (`src.data.feeding.rows.StoreRows`), or rows that are
+            computed when they are read (`src.data.feeding.backbone_rows.BackboneRows`).
+        val_rows: to validate on; may be none.
+        batch_size: rows of a batch, or images with batch_unit `images`.
+        block_size: batches of a block; fewer where they would take more than 128 MiB.
+        seed: of the permutations.
+        residency: where train rows lie, of `RESIDENCIES`: `gpu` and `ram` hold them, `mmap` and `stream`
+            read them window by window, from the map or from whatever the source does. `auto` chooses by size
+            and free memory. All visit rows in one order.
+        n_workers: threads that read ahead, by two blocks; 0 reads when a block is asked for.
+        batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
+        n_tokens: rows an image.
+        window_bytes: rows of more than this are mixed by windows of so much; `mmap` and `stream` hold two of them.
+
+    Raises:
+        ValueError: when a size is below 1, there is no train row, a residency or unit is
+            unknown, the rows of a slide are no multiple of n_tokens, or there are fewer items than processes.
+    """
+
+    def __init__(
+        self,
+        train_rows: RowSource,
+        val_rows: RowSource,
+        batch_size: int,
+        block_size: int,
+        seed: int,
+        *,
+        residency: str = "auto",
+        n_workers: int = 0,
+        batch_unit: str = "rows",
+        n_tokens: int | None = None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or block_size < 1:
+            raise ValueError(f"Expected batch_size and block_size of at least 1, got {batch_size} and {block_size}.")
+        if n_workers < 0:
+            raise ValueError(f"Expected train.n_workers of at least 0, got {n_workers}.")
+        if batch_unit not in BATCH_UNITS or (batch_unit == "images") != (n_tokens is not None):
+            raise ValueError(
+                f"Expected train.batch_unit rows, or images with train.n_tokens, got {batch_unit} and {n_tokens}."
+            )
+        self.batch_size, self.seed = batch_size, seed
+        self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
+        self.window_bytes = window_bytes
+        self._shared: SharedBlocks[Block] | None = None
+        self.train_rows, self.val_rows = train_rows, val_rows
+        if not self.train_rows.n_rows:
+            raise ValueError("Expected train slides with rows, got none.")
+        self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
+        batch_bytes = batch_size * self._items.d_in * 4
+        self.block_size = min(block_size, max(1, _MOST_BLOCK_BYTES // batch_bytes))
+        choose_residency(residency, 0, 0, 0)  # refuses a name that is none
+
+    @property
+    def n_items(self) -> int:
+        """What `batch_size` counts: train rows, or images."""
+        return self._items.n_rows
+
+    def setup(self, stage: str) -> None:
+        """Decides where train rows lie, in all processes alike."""
+        if stage == "fit":
+            _ = self._train_loader
+
+    def teardown(self, stage: str) -> None:
+        """Ends reading ahead."""
+        if stage == "fit":
+            self._train_loader.close()
+
+    def train_dataloader(self) -> EpochLoader[Block]:
+        """Returns the loader of blocks."""
+        recount_batches(self.trainer, self._train_loader)
+        return self._train_loader
+
+    def val_dataloader(self) -> Iterable[torch.Tensor]:
+        """Returns the loader of validation batches.
+
+        An empty list without validation slides; give the Trainer limit_val_batches=0 then, or it warns.
+        """
+        if not self.val_rows.n_rows:
+            return []
+        feed = InOrderFeed(self.val_rows)
+
+        def read(positions: Positions, blocks: Sequence[Span]) -> Generator[torch.Tensor, None, None]:
+            return (batch for (batch,) in feed.read(positions, self._of_this_process(blocks, batch_rows)))
+
+        batch_rows = self.batch_size * (self.n_tokens or 1)
+        return EpochLoader(EpochOrder(self.val_rows.n_rows, seed=None), batch_rows, read)
+
+    def slide_entropy(self, epoch: int) -> float:
+        """Returns how well some batches of an epoch mix the slides; see `src.data.feeding.slide_entropy`."""
+        order = self._train_loader.positions(epoch)
+        n_whole = max(1, self.n_items // self.batch_size)
+        numbers = np.unique(np.linspace(0, n_whole - 1, _N_ENTROPY_BATCHES).astype(int))
+        batches = [np.asarray(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers.tolist()]
+        return slide_entropy(batches, self._items.slide_starts, self.n_items)
+
+    def share(self, stream: "ActivationDataModule", blocks: SharedBlocks[Block]) -> None:
+        """Takes train blocks from `blocks`, which several trainings share, instead of reading them.
+
+        Args:
+            stream: the data module that reads them, made with the same arguments; it says where rows lie.
+            blocks: made of its `read_blocks`.
+        """
+        self._feed = stream._feed
+        self._shared = blocks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position in training: epoch, and items consumed in it by all processes."""
+        return self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up a position in training, and the order it is a position in, where rows can be fed in it.
+
+        That is another order than this run's where an earlier version, or other window_bytes, began the run.
+        """
+        loader = self._train_loader
+        if state_dict.get("order") == "windows" or not isinstance(self._feed, WindowFeed):
+            loader.order = replace(loader.order, chunk=state_dict.get("chunk"), window=state_dict.get("window"))
+        loader.load_state_dict(state_dict)
+
+    @cached_property
+    def _train_loader(self) -> EpochLoader[Block]:
+        if self.n_items < self._rank_of[1]:
+            raise ValueError(
+                f"Expected at least as many train {'rows' if self.n_tokens is None else 'images'} as processes, got "
+                f"{self.n_items} and {self._rank_of[1]}: use fewer processes (trainer.devices)."
+            )
+        _ = self._feed  # a wrong residency is told before the first batch, and by all processes together
+        return EpochLoader(
+            windowed_order(self._items, self.seed, self.window_bytes),
+            self.batch_size,
+            self.read_blocks if self._shared is None else self._read_shared,
+            block_size=self.block_size,
+            data=self._items.identity,
+            n_unfinished=lambda: unfinished_batches(self.trainer),
+        )
+
+    @cached_property
+    def _feed(self) -> RamFeed | DeviceFeed | WindowFeed:
+        """Where rows come from; the first process decides for all, which may not share a machine but share an order."""
+        items, n_bytes = self._items, self._items.n_rows * self._items.d_in * self._items.dtype.itemsize
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        is_computed = not isinstance(self.train_rows, StoreRows)
+        ram = free_ram(self._rank_of[1]) if self.residency == "auto" else 0
+        chosen = choose_residency(self.residency, n_bytes, ram, free_gpu(device), is_computed)
+        if self.trainer is not None:
+            chosen = self.trainer.strategy.broadcast(chosen)
+        name, reason = chosen
+        _LOGGER.info("Residency of %.2f GiB of train activations: %s, %s.", n_bytes / 2**30, name, reason)
+        if name == "gpu":
+            return DeviceFeed(items, device)
+        return RamFeed(items, self.n_workers) if name == "ram" else WindowFeed(items, self.n_workers)
+
+    def read_blocks(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
+        """Yields the blocks at some places of an epoch, this process's piece of them."""
+        read = self._feed.read(positions, self._of_this_process(blocks, self.batch_size))
+        try:
+            for block in read:
+                yield block if self.n_tokens is None else [batch.unflatten(1, (self.n_tokens, -1)) for batch in block]
+                del block
+        finally:
+            read.close()
+
+    def _read_shared(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
+        shared: Any = self._shared
+        return shared.read(self._train_loader.epoch, positions, blocks)
+
+    def _of_this_process(self, blocks: Sequence[Span], batch_size: int) -> list[list[Span]]:
+        return [block_batches(start, stop, batch_size, *self._rank_of) for start, stop in blocks]
+
+    @property
+    def _rank_of(self) -> tuple[int, int]:
+        """(rank, number of processes)."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

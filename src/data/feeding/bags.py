@@ -1,0 +1,117 @@
+"""Slides as bags of patch vectors with one label: what MIL models are trained on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.data.activation_store import ActivationStore
+from src.data.feeding.rows import DEFAULT_RAM_BYTES
+from src.data.feeding.standardize import Standardizer
+from src.stores.latents import LatentStore
+
+BagReader = Callable[[str], Tensor]
+"""Returns the bag [n_patches, d] float32 of a slide id."""
+
+
+class BagItem(NamedTuple):
+    """One slide: its patches [n_patches, d], which of them count [n_patches] (all), and the index of its class."""
+
+    item_id: str
+    bag: Tensor
+    mask: Tensor
+    label: int
+
+
+class BagBatch(NamedTuple):
+    """Slides padded to the longest: bags [n_bags, n_patches, d], mask [n_bags, n_patches] (true: a patch), labels."""
+
+    item_ids: list[str]
+    bags: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def activation_bags(store: ActivationStore, standardizer: Standardizer | None = None) -> BagReader:
+    """Returns a reader of bags of activations [n_patches, d_in], standardised when asked."""
+
+    def read(item_id: str) -> Tensor:
+        rows = store.rows(item_id)
+        # A tensor must own its memory, the map is read-only.
+        return torch.from_numpy(np.array(rows) if standardizer is None else standardizer(rows))
+
+    return read
+
+
+def latent_bags(store: LatentStore, neuron_ids: Sequence[int] | None = None) -> BagReader:
+    """Returns a reader of dense bags of latents: all [n_patches, n_latents], or of some neurons, in the order given."""
+
+    def read(item_id: str) -> Tensor:
+        latents = store.read(item_id).latents
+        return latents.to_dense() if neuron_ids is None else latents.columns(neuron_ids)
+
+    return read
+
+
+class CachedBags:
+    """Keeps the bags that a reader has read, as long as they fit.
+
+    Args:
+        read: the reader.
+        ram_bytes: how much may be kept; bags read after that are read again each time.
+    """
+
+    def __init__(self, read: BagReader, ram_bytes: int = DEFAULT_RAM_BYTES) -> None:
+        self._read = read
+        self._bytes_left = ram_bytes
+        self._bags: dict[str, Tensor] = {}
+
+    def __call__(self, item_id: str) -> Tensor:
+        """Returns the bag of a slide; not to be changed in place."""
+        if item_id in self._bags:
+            return self._bags[item_id]
+        bag = self._read(item_id)
+        if bag.nbytes <= self._bytes_left:
+            self._bytes_left -= bag.nbytes
+            self._bags[item_id] = bag
+        return bag
+
+
+class BagDataset(Dataset[BagItem]):
+    """The slides of one part of a split, as bags.
+
+    Args:
+        read: gives the bag of a slide: `activation_bags`, `latent_bags`, perhaps in `CachedBags`.
+        item_ids: the slides, in order.
+        labels: class index by slide id.
+
+    Raises:
+        ValueError: when a slide has no label.
+    """
+
+    def __init__(self, read: BagReader, item_ids: Sequence[str], labels: Mapping[str, int]) -> None:
+        if unlabelled := [item_id for item_id in item_ids if item_id not in labels]:
+            raise ValueError(f"Expected a label for every slide, got none for {unlabelled[:5]}: add them to the csv.")
+        self._read = read
+        self.item_ids = tuple(item_ids)
+        self.labels = tuple(labels[item_id] for item_id in self.item_ids)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __getitem__(self, position: int) -> BagItem:
+        bag = self._read(self.item_ids[position])
+        return BagItem(self.item_ids[position], bag, torch.ones(len(bag), dtype=torch.bool), self.labels[position])
+
+
+def collate_bags(items: Sequence[BagItem]) -> BagBatch:
+    """Pads bags with zeros to the longest and stacks them; the mask is false on padding."""
+    return BagBatch(
+        item_ids=[item.item_id for item in items],
+        bags=torch.nn.utils.rnn.pad_sequence([item.bag for item in items], batch_first=True),
+        mask=torch.nn.utils.rnn.pad_sequence([item.mask for item in items], batch_first=True),
+        labels=torch.tensor([item.label for item in items]),
+    )

@@ -1,0 +1,112 @@
+"""Feeds blocks from rows that are read window by window, so that memory is bounded whatever their number."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import torch
+
+from src.data.feeding.epoch_order import EpochOrder, OneWindow, Positions, Span, Window, WindowedPermutation
+from src.data.feeding.prefetch import prefetch
+from src.data.feeding.row_source import RowSource
+from src.data.feeding.rows import BufferPool, take_rows
+
+# A chunk is long enough to be read at nearly the full speed of a disk, and a window holds some 500 of them: a batch
+# mixes rows from all over the store.
+WINDOW_BYTES = 128 << 20
+CHUNK_BYTES = 256 << 10
+# Blocks made or in the making beyond the one that is trained on.
+BLOCKS_AHEAD = 2
+
+
+def windowed_order(source: RowSource, seed: int, window_bytes: int = WINDOW_BYTES) -> EpochOrder:
+    """Returns the order in which training visits rows, wherever they lie: the rows decide it, and never free memory.
+
+    Rows that one window holds are permuted all together. More are mixed by windows of `window_bytes` (at least a
+    chunk), made of chunks of CHUNK_BYTES (at least a row), so that they can be read from disk at its speed.
+    """
+    row_bytes = source.d_in * source.dtype.itemsize
+    if source.n_rows * row_bytes <= window_bytes:
+        return EpochOrder(source.n_rows, seed)
+    chunk = _chunk_rows(source)
+    return EpochOrder(source.n_rows, seed, chunk, max(1, window_bytes // (chunk * row_bytes)))
+
+
+def _chunk_rows(source: RowSource) -> int:
+    return max(1, CHUNK_BYTES // (source.d_in * source.dtype.itemsize))
+
+
+class WindowFeed:
+    """Reads the chunks of a window in the order of the source, and gathers shuffled blocks from there.
+
+    With workers, the next window is read while one is in use, into a second buffer, and blocks are gathered ahead.
+
+    Args:
+        source: the rows; each is read once an epoch.
+        n_workers: threads that read; one more gathers. 0 does both when a block is asked for.
+    """
+
+    def __init__(self, source: RowSource, n_workers: int = 0) -> None:
+        self._source = source
+        self._n_workers = n_workers
+        self._windows: list[np.ndarray] = []
+        self._blocks = BufferPool()
+
+    def read(self, positions: Positions, blocks: Sequence[list[Span]]) -> Generator[list[torch.Tensor], None, None]:
+        """Yields the blocks, as `RamFeed.read` does; `blocks` must ascend.
+
+        An order of all rows, not one of windows, is taken for one window: all of them are read into memory.
+        """
+        is_windowed = isinstance(positions, WindowedPermutation)
+        order = positions if is_windowed else OneWindow(np.asarray(positions[:]), _chunk_rows(self._source))
+        with closing(self._gather(order, blocks)) as gathered:
+            tasks = (partial(next, gathered) for _ in blocks)
+            yield from prefetch(tasks, min(1, self._n_workers), BLOCKS_AHEAD)
+
+    def _gather(
+        self, order: WindowedPermutation | OneWindow, blocks: Sequence[list[Span]]
+    ) -> Generator[list[torch.Tensor], None, None]:
+        with closing(self._load(order, blocks[0][0][0], blocks[-1][-1][1])) as windows:
+            window, rows = None, np.empty(0)
+            for block in blocks:
+                lengths = [stop - start for start, stop in block]
+                out, filled = self._blocks.take((sum(lengths), self._source.d_in)), 0
+                for start, stop in block:
+                    while start < stop:
+                        while window is None or window.stop <= start:
+                            window, rows = next(windows)
+                        end = min(stop, window.stop)
+                        within = window.permutation[start - window.start : end - window.start]
+                        take_rows(rows, within, out[filled : filled + len(within)])
+                        start, filled = end, filled + len(within)
+                yield list(torch.from_numpy(out).split(lengths))
+                del out
+
+    def _load(
+        self, order: WindowedPermutation | OneWindow, start: int, stop: int
+    ) -> Generator[tuple[Window, np.ndarray], None, None]:
+        n_pieces = max(1, self._n_workers)
+
+        def tasks() -> Iterator[Callable[[], tuple[Window, np.ndarray]]]:
+            for number, window in enumerate(order.windows(start, stop)):
+                rows = self._buffer(number % 2, order.window_size)[: len(window.permutation)]
+                ends = np.cumsum([last - first for first, last in window.spans]).tolist()
+                for piece in np.array_split(np.arange(len(ends)), n_pieces):
+                    yield partial(self._fill, window, rows, [(window.spans[i], ends[i]) for i in piece])
+
+        # As many pieces ahead as a window has: while a window is in use, only the other buffer is written to.
+        with closing(prefetch(tasks(), self._n_workers, n_pieces)) as pieces:
+            for number, loaded in enumerate(pieces, start=1):
+                if number % n_pieces == 0:
+                    yield loaded
+
+    def _fill(self, window: Window, rows: np.ndarray, spans: list[tuple[Span, int]]) -> tuple[Window, np.ndarray]:
+        for (start, stop), end in spans:
+            np.copyto(rows[end - (stop - start) : end], self._source.read(start, stop))
+        return window, rows
+
+    def _buffer(self, number: int, n_rows: int) -> np.ndarray:
+        if number == len(self._windows):
+            self._windows.append(np.empty((n_rows, self._source.d_in), dtype=self._source.dtype))
+        return self._windows[number]

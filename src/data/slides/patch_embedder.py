@@ -1,0 +1,84 @@
+"""Activations of the patches of a slide, made batch by batch."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.data.slides.slide_images import open_slide_images
+from src.models.backbones.base import Backbone
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class PatchEmbedder:
+    """Reads and embeds patches batch by batch; when the device runs out of memory, with half the batch from then on.
+
+    Args:
+        backbone: on the device it is to run on.
+        batch_size: patches that are read, and go through the backbone, at once.
+
+    Raises:
+        ValueError: when the batch size is below 1.
+    """
+
+    def __init__(self, backbone: Backbone, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected embed.batch_size of at least 1, got {batch_size}.")
+        self._backbone = backbone
+        self._batch_size = batch_size
+
+    def embed(
+        self, read: Callable[[np.ndarray], np.ndarray], coords: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns activations [n_patches, d_in] float32, in the order of the coords.
+
+        Args:
+            read: coords [n, 2] of a batch -> its patches, RGB uint8 [n, height, width, 3].
+            coords: of all patches [n_patches, 2].
+            out: filled and returned when given.
+        """
+        if out is None:
+            out = np.empty((len(coords), self._backbone.d_in), dtype=np.float32)
+        start = 0
+        while start < len(coords):
+            patches = torch.from_numpy(read(coords[start : start + self._batch_size])).permute(0, 3, 1, 2)
+            self._embed(patches, out[start : start + len(patches)])
+            start += len(patches)
+        return out
+
+    def _embed(self, patches: torch.Tensor, out: np.ndarray) -> None:
+        done = 0
+        while done < len(patches):
+            try:
+                activations = self._backbone.embed(patches[done : done + self._batch_size])
+            except torch.cuda.OutOfMemoryError:
+                if self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                torch.cuda.empty_cache()
+                _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", self._batch_size)
+                continue
+            out[done : done + len(activations)] = activations.cpu().numpy()
+            done += len(activations)
+
+
+def read_patches(slide_path: str | Path, coords: np.ndarray, size_level0: int, side: int) -> np.ndarray:
+    """Returns the patches of a slide, RGB uint8 [n, side, side, 3].
+
+    The slide is opened for each call, so threads share no handle and no more slides are open than threads read; beside
+    decoding a batch of patches, opening takes little.
+
+    Args:
+        slide_path: the slide.
+        coords: level-0 corners [n, 2].
+        size_level0: edge of a patch in level-0 pixels.
+        side: edge of the image made of it, in pixels.
+
+    Raises:
+        ValueError: when OpenSlide cannot read the slide.
+    """
+    with open_slide_images(slide_path) as images:
+        return np.stack([images.patch(x, y, size_level0, side) for x, y in coords])

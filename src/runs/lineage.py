@@ -1,0 +1,213 @@
+"""Whether runs are up to date: made with these settings, from the data and the runs that are there now."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src import config
+from src.data.current_inputs import CurrentInputs
+from src.inputs import RUN, Input, compare_inputs, digest_inputs
+from src.runs.outputs import Output, changed_outputs
+from src.runs.provenance import SCHEMA_VERSION
+from src.runs.rundir import RunDir, run_input
+from src.runs.stored_config import differences, other_folders
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_SHOWN = 5
+
+
+class StaleRunError(ValueError):
+    """A run was made from something that has changed since."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A run that is out of date, or missing although another run was made from it."""
+
+    task: str
+    fold: int | None
+    path: Path
+    reasons: tuple[str, ...]
+
+    @property
+    def why(self) -> str:
+        """The reasons as one text."""
+        more = len(self.reasons) - _MOST_SHOWN
+        return "; ".join(self.reasons[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+class Lineage:
+    """The runs of one configuration, and what they were made from compared with what is there now.
+
+    A run is up to date when its settings, what it read (`inputs.csv`), the results of the runs that it read, and its
+    own results are what they were when it ended. A run that was named explicitly (`sae_run=`) stands for itself: its
+    results are checked, what it was made from is not.
+
+    Args:
+        cfg: the resolved configuration.
+        overrides: what the user typed.
+    """
+
+    def __init__(self, cfg: Any, overrides: Sequence[str]) -> None:
+        self._cfg, self._overrides = cfg, list(overrides)
+        typed = [override for override in overrides if not override.startswith("task=")]
+        self.command = " ".join(["python -m src.run", *typed])
+        self._current: dict[int | None, CurrentInputs] = {}
+        self._reasons: dict[Path, list[str]] = {}
+        self._before: dict[tuple[str, int | None], dict[Path, Stale]] = {}
+
+    def locate(self, task: str, fold: int | None = None) -> Path:
+        """Returns the directory that the run of a task has or would have."""
+        if self._is_explicit(task):
+            return Path(self._cfg.sae_run)
+        return config.locate_run(self._cfg, self._overrides, task, fold)
+
+    def rundir(self, task: str) -> RunDir:
+        """Returns the directory of a task's run under this configuration, where it is to be made."""
+        path = config.locate_run(self._cfg, self._overrides, task)
+        return RunDir(path, self.locate, self.command, is_begun=False)
+
+    def stale_ancestors(self, task: str) -> list[Stale]:
+        """Returns the runs that are out of date among those that a task builds on, ancestors first."""
+        return list(self._stale_before(task, None).values())
+
+    def reasons(self, task: str, run: RunDir) -> list[str]:
+        """Returns in words why a finished or begun run is out of date; nothing when it is not.
+
+        Inputs that are gone are no reason: what was made from them is still true. A warning names them.
+        """
+        if run.path not in self._reasons:
+            self._reasons[run.path] = list(self._find_reasons(task, run))
+        return self._reasons[run.path]
+
+    def refuse(self, stale: Stale, task: str) -> StaleRunError:
+        """Returns the error of a task that builds on a run that is out of date, or of that run itself."""
+        if self._is_explicit(stale.task) and stale.path == self.locate(stale.task):
+            return StaleRunError(
+                f"Expected sae_run={stale.path} to be a finished run as its task left it, got this: {stale.why}. "
+                "Restore it, or name another run."
+            )
+        fold = f" fold={stale.fold}" if stale.fold not in (None, self._cfg.fold) else ""
+        again = f"{self.command}{fold} task={stale.task} overwrite=true"
+        if stale.task == task:
+            return StaleRunError(
+                f"Expected the run {stale.path} to be made from what is there now, got one that is out of date: "
+                f"{stale.why}. Make it again with overwrite=true; task=pipeline makes all again that is out of date. "
+                + (
+                    "For other data beside these give another dataset.name or backbone.name."
+                    if config.task_spec(task).scope == "dataset"
+                    else "For other data beside these give name=<name>."
+                )
+            )
+        return StaleRunError(
+            f"Expected {task} to build on runs that are up to date, got the {stale.task} run {stale.path}: "
+            f"{stale.why}. Make it again: {again} (or task=pipeline, which makes all again that is out of date)."
+        )
+
+    def _stale_before(self, task: str, fold: int | None) -> dict[Path, Stale]:
+        """Returns the runs that are out of date before a task, by directory; each task is looked at once."""
+        if (task, fold) not in self._before:
+            found: dict[Path, Stale] = {}
+            for stale in self._walk(task, fold):
+                found.setdefault(stale.path, stale)
+            self._before[task, fold] = found
+        return self._before[task, fold]
+
+    def _walk(self, task: str, fold: int | None) -> Iterator[Stale]:
+        for upstream in config.task_spec(task).upstream:
+            for run in self._runs(task, upstream, fold):
+                if not run.is_finished or not self._is_of_these_data(upstream, run):
+                    continue
+                if not self._is_explicit(upstream):
+                    yield from self._stale_before(upstream, run.fold).values()
+                    yield from self._missing(run)
+                if reasons := self.reasons(upstream, run):
+                    yield Stale(upstream, run.fold, run.path, tuple(reasons))
+
+    def _runs(self, task: str, upstream: str, fold: int | None) -> Iterator[RunDir]:
+        """Yields the upstream runs: of all folds where a task gathers folds, else of one."""
+        path = self.locate(upstream, fold)
+        if config.task_spec(task).scope == "name" and config.task_spec(upstream).scope == "fold":
+            paths = sorted(path.parent.parent.glob(f"fold_*/{upstream}"))
+        else:
+            paths = [path]
+        for path in paths:
+            yield RunDir(path, self.locate, self.command, is_begun=False)
+
+    def _missing(self, run: RunDir) -> Iterator[Stale]:
+        """Yields the runs that a finished run was made from and that are not there any more."""
+        for one in run.recorded():
+            if one.what == RUN and not (upstream := self._upstream(run, one)).is_finished:
+                task = one.name.partition(" ")[0]
+                reason = f"it is not finished or not there, and {run.path} was made from it"
+                yield Stale(task, upstream.fold, upstream.path, (reason,))
+
+    def _find_reasons(self, task: str, run: RunDir) -> Iterator[str]:
+        manifest = run.read_manifest() or {}
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            yield "it was made by another version of this program"
+            return
+        is_finished = manifest["status"] == "completed"
+        if is_finished:
+            yield from changed_outputs(run.path, [Output(**output) for output in manifest["outputs"]])
+        if self._is_explicit(task):
+            return
+        for difference in differences(run.config_path, self._cfg, task, run.fold):
+            yield f"its settings differ: {difference}"
+        if is_finished and digest_inputs(run.recorded()) != manifest["inputs"]:
+            yield "its inputs.csv was changed after it had ended"
+            return
+        yield from self._changed_inputs(run)
+
+    def _changed_inputs(self, run: RunDir) -> Iterator[str]:
+        recorded = run.recorded()
+        gone: list[str] = []
+        for what in dict.fromkeys(one.what for one in recorded):
+            before = [one for one in recorded if one.what == what]
+            if what == RUN:
+                now = [
+                    run_input(upstream, one.name)
+                    for one in before
+                    if (upstream := self._upstream(run, one)).is_finished
+                ]
+                changed = [
+                    f"the {one.name} run that it was made from is another one now" for one in _changed(before, now)
+                ]
+                yield from changed
+                continue
+            try:
+                now = self._inputs_of(run.fold).read(what, recorded=before)
+            except FileNotFoundError as error:
+                gone.append(f"{what}: {error}")
+                continue
+            changed, missing = compare_inputs(before, now)
+            gone += missing
+            yield from changed
+        if gone:
+            shown = "; ".join(gone[:_MOST_SHOWN]) + (
+                f"; and {len(gone) - _MOST_SHOWN} more" if gone[_MOST_SHOWN:] else ""
+            )
+            _LOGGER.warning(
+                "Of what %s was made from, something is not there any more; it stays as it is. %s", run.path, shown
+            )
+
+    def _inputs_of(self, fold: int | None) -> CurrentInputs:
+        return self._current.setdefault(fold, CurrentInputs(self._cfg, fold))
+
+    def _upstream(self, run: RunDir, one: Input) -> RunDir:
+        task, _, fold = one.name.partition(" fold ")
+        return RunDir(self.locate(task, int(fold) if fold else run.fold))
+
+    def _is_explicit(self, task: str) -> bool:
+        return task == "train_sae" and self._cfg.sae_run is not None
+
+    def _is_of_these_data(self, task: str, run: RunDir) -> bool:
+        """Whether the run of a task on a whole data set wrote where this configuration reads."""
+        return not other_folders(run.config_path, self._cfg, config.task_spec(task).writes)
+
+
+def _changed(before: Sequence[Input], now: Sequence[Input]) -> list[Input]:
+    digests = {one.key: one.digest for one in now}
+    return [one for one in before if digests.get(one.key, one.digest) != one.digest]

@@ -1,0 +1,298 @@
+"""The one place that knows the names of files inside a run directory."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.files import read_json_object, write_atomically
+from src.fitted_on import FILE as FITTED_ON_FILE
+from src.fitted_on import read_fitted_on, write_fitted_on
+from src.inputs import RUN, Input, read_inputs, write_inputs
+from src.records import FittedItem, refuse_leakage
+from src.report.page import Page, write_page
+
+_LOGGER = logging.getLogger(__name__)
+_START_OVER = "It was cut short or edited: start the run over with overwrite=true."
+_FOLD_DIR = re.compile(r"fold_(\d+)")
+
+
+class RunDir:
+    """A run directory: where each kind of file goes, and where the runs lie that this one builds on.
+
+    Attributes:
+        path: the directory.
+        left_out: directories of runs of other folds that are not to be read, being out of date, with the reason.
+        replaces: whether the run takes the place of one made from other inputs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        locate: Callable[[str], Path] | None = None,
+        command: str = "",
+        is_begun: bool = True,
+    ) -> None:
+        """Describes a run directory; creates nothing.
+
+        Args:
+            path: the directory.
+            locate: gives the directory of another task's run under the same configuration.
+            command: the command line of this run without its task, for messages.
+            is_begun: whether what is read is noted in the directory; not yet when a run is only looked at.
+        """
+        self.path = Path(path)
+        self._locate = locate
+        self._command = command
+        self.is_begun = is_begun
+        self._inputs: dict[tuple[str, str], Input] = {}
+        self.left_out: Mapping[Path, str] = {}
+        self.replaces = False
+
+    @property
+    def config_path(self) -> Path:
+        """The fully resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def manifest_path(self) -> Path:
+        """What the run is, what it read and how it ended."""
+        return self.path / "manifest.json"
+
+    @property
+    def inputs_path(self) -> Path:
+        """What the run read, with digests."""
+        return self.path / "inputs.csv"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that was logged."""
+        return self.path / "run.log"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Metrics by optimizer step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def results_path(self) -> Path:
+        """Final scalars."""
+        return self.path / "results.json"
+
+    @property
+    def page_path(self) -> Path:
+        """The run's page of the report."""
+        return self.path / "page.json"
+
+    @property
+    def report_path(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def lock_path(self) -> Path:
+        """The sign that a process is at work."""
+        return self.path / ".lock"
+
+    @property
+    def own_paths(self) -> set[Path]:
+        """What the run keeps for itself: no results."""
+        return {self.lock_path, self.log_path, self.inputs_path}
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """What training resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def export_dir(self) -> Path:
+        """The trained SAE for use elsewhere."""
+        return self.path / "export"
+
+    @property
+    def fitted_on_path(self) -> Path:
+        """The slides that the run fitted something on."""
+        return self.path / FITTED_ON_FILE
+
+    @property
+    def fitted_on_unknown_path(self) -> Path:
+        """Why nobody knows what the run's SAE was fitted on; only runs that fitted nothing themselves have it."""
+        return self.path / "fitted_on_unknown.txt"
+
+    def latents_dir(self, feature_set: str = "all") -> Path:
+        """Returns the folder of a latents store."""
+        return self.path / "latents" / feature_set
+
+    def table(self, name: str) -> Path:
+        """Returns the path of a table, its folder made."""
+        return self._made(self.path / "analysis" / f"{name}.csv")
+
+    def plot(self, name: str) -> Path:
+        """Returns the path of a figure, its folder made."""
+        return self._made(self.path / "plots" / f"{name}.png")
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Returns the manifest, or None when the run never started.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        manifest = read_json_object(self.manifest_path, _START_OVER) if self.manifest_path.is_file() else None
+        if manifest is not None and not {"status", "schema_version"} <= manifest.keys():
+            raise ValueError(
+                f"Expected the manifest of a run at {self.manifest_path}, got the keys {sorted(manifest)}. "
+                + _START_OVER
+            )
+        return manifest
+
+    def read_results(self) -> dict[str, float]:
+        """Returns the final scalars of a finished run.
+
+        Raises:
+            FileNotFoundError, ValueError: when the file is missing or damaged.
+        """
+        return read_json_object(self.results_path, _START_OVER)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run completed."""
+        manifest = self.read_manifest()
+        return manifest is not None and manifest["status"] == "completed"
+
+    @property
+    def has_partial_work(self) -> bool:
+        """Whether the directory holds what an unfinished run would go on from."""
+        return self.checkpoints_dir.is_dir() or self.latents_dir().is_dir()
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that the directory belongs to, None for runs over all folds."""
+        match = _FOLD_DIR.fullmatch(self.path.parent.name)
+        return int(match.group(1)) if match else None
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Writes JSON, whole or not at all."""
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+    def write_page(self, page: Page) -> None:
+        """Adds the run's page to the report."""
+        write_page(page, self.page_path)
+
+    def record(self, *inputs: Input) -> None:
+        """Notes what the run reads in inputs.csv, at once: a run that is resumed compares it."""
+        if self.is_begun:
+            self._inputs |= {one.key: one for one in inputs}
+            write_inputs(self.inputs_path, self._inputs.values())
+
+    def recorded(self) -> list[Input]:
+        """Returns what the run in this directory noted.
+
+        Raises:
+            ValueError: when its list is damaged.
+        """
+        return read_inputs(self.inputs_path)
+
+    def upstreams(self) -> dict[str, dict[str, str]]:
+        """Returns directory and digest of every run that this one read, by task (and fold)."""
+        return {one.name: {"path": one.path, "digest": one.digest} for one in self._inputs.values() if one.what == RUN}
+
+    def upstream(self, task: str) -> "RunDir":
+        """Returns the finished run of another task under the same configuration, and notes it as read.
+
+        Raises:
+            FileNotFoundError: when there is none, naming the directory and the command that makes it.
+        """
+        found = self.optional_upstream(task)
+        if found is None:
+            path = self._path_of(task)
+            raise FileNotFoundError(
+                f"Expected a finished {task} run at {path}, found none. Make it with: {self._command} task={task}"
+            )
+        return found
+
+    def optional_upstream(self, task: str) -> "RunDir | None":
+        """Returns the finished run of another task under the same configuration, None when there is none."""
+        found = RunDir(self._path_of(task), self._locate, self._command)
+        if found.path in self.left_out or not found.is_finished:
+            return None
+        self.record(run_input(found, task))
+        return found
+
+    def upstream_folds(self, task: str) -> "dict[int, RunDir]":
+        """Returns the finished runs of a per-fold task under the same configuration, by fold, and notes them as read.
+
+        Those that are out of date and to be left out are not among them.
+        """
+        runs = self._path_of(task).parent.parent
+        found = [RunDir(path, self._locate, self._command) for path in runs.glob(f"fold_*/{task}")]
+        folds = {run.fold: run for run in found if run.fold is not None and run.path not in self.left_out}
+        folds = {fold: run for fold, run in sorted(folds.items()) if run.is_finished}
+        if folds:
+            self.record(*(run_input(run, f"{task} fold {fold}") for fold, run in folds.items()))
+        return folds
+
+    def write_fitted_on(self, slides: Iterable[FittedItem]) -> None:
+        """Lists the slides that this run fitted something on."""
+        write_fitted_on(self.fitted_on_path, slides)
+
+    def write_fitted_on_unknown(self, reason: str) -> None:
+        """Says that what this run holds was fitted elsewhere, on slides that are not known."""
+        with write_atomically(self.fitted_on_unknown_path) as temporary:
+            temporary.write_text(reason + "\n")
+
+    def read_fitted_on(self) -> list[FittedItem]:
+        """Returns the slides that this run fitted something on, or what it was made from.
+
+        Raises:
+            FileNotFoundError: when the run does not say.
+            ValueError: when the list is empty or damaged.
+        """
+        return read_fitted_on(self.fitted_on_path)
+
+    def refuse_leakage(self, upstream: "RunDir", held_out: Sequence[FittedItem]) -> None:
+        """Refuses an upstream run that was fitted on slides or cases that this run holds out.
+
+        Where the upstream run says that some of its training slides are not known (an imported SAE), leakage cannot be
+        ruled out and a warning says so.
+
+        Raises:
+            FileNotFoundError: when the upstream run says nothing.
+            ValueError: naming the first slide, case or copy that both have.
+        """
+        if upstream.fitted_on_unknown_path.is_file():
+            reason = upstream.fitted_on_unknown_path.read_text().strip()
+            _LOGGER.warning("Leakage cannot be ruled out for %s: %s", upstream.path, reason)
+            if not upstream.fitted_on_path.is_file():
+                return
+        for twins in refuse_leakage(upstream.read_fitted_on(), held_out, f"the run {upstream.path}"):
+            _LOGGER.warning("Tiny bags with equal activations on both sides of the split: %s.", twins)
+
+    def pass_on_fitted(self, upstream: "RunDir", slides: Iterable[FittedItem] = ()) -> None:
+        """Lists as fitted on what an upstream run lists, together with slides that this run itself fits on.
+
+        What is made with something that was fitted on slides leaks them as that does.
+        """
+        if upstream.fitted_on_unknown_path.is_file():
+            self.write_fitted_on_unknown(upstream.fitted_on_unknown_path.read_text().strip())
+        known = upstream.read_fitted_on() if upstream.fitted_on_path.is_file() else []
+        if together := list(dict.fromkeys([*known, *slides])):
+            self.write_fitted_on(together)
+
+    def _path_of(self, task: str) -> Path:
+        if self._locate is None:
+            raise ValueError(f"Expected {self.path} to know where the runs of {task} lie; give `locate`.")
+        return self._locate(task)
+
+    @staticmethod
+    def _made(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def run_input(run: RunDir, name: str) -> Input:
+    """Describes a finished run as an input; its digest is that of its results."""
+    manifest = run.read_manifest() or {}
+    return Input(RUN, name, str(run.path), 0, 0, str(manifest.get("digest", "")))

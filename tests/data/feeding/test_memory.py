@@ -1,0 +1,98 @@
+"""Anonymous memory does not grow with the store, the slides or the width of the rows."""
+
+import sys
+
+import pytest
+
+from tests.memory import GIB, run_script
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory"),
+]
+
+ROWS = """
+import sys, time, types
+import numpy as np, torch
+from tests.memory import peak_above_start
+torch.set_num_threads(1)
+folder, n_rows, d_in = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rows = np.lib.format.open_memmap(f"{folder}/rows.npy", "w+", np.float32, (n_rows, d_in))
+generator = np.random.default_rng(0)
+for start in range(0, n_rows, 4096):
+    piece = rows[start : start + 4096]
+    piece[:] = generator.standard_normal(piece.shape, dtype=np.float32)
+rows.flush()
+"""
+
+FEED = (
+    ROWS
+    + """
+from src.data.feeding.activations import ActivationDataModule
+
+class Mapped:
+    dtype, slide_starts, identity = rows.dtype, np.array([0]), "mapped"
+    n_rows, d_in = rows.shape
+
+    def read(self, start, stop):
+        return rows[start:stop]
+
+class NoRows(Mapped):
+    n_rows = 0
+
+data = ActivationDataModule(Mapped(), NoRows(), 4096, 16, 0, residency="mmap", n_workers=2)
+seen = []
+
+def train():
+    for block in data.train_dataloader():
+        time.sleep(0.02)  # so that all that may be read ahead is
+        seen.append(sum(len(batch) for batch in block))
+
+peak = peak_above_start(train)
+assert sum(seen) == n_rows
+print(peak)
+"""
+)
+
+ENCODE = (
+    ROWS
+    + """
+from src.models.saes.topk import TopK
+from src.stores.latent_file import SlideFacts
+from src.stores.latents import LatentWriter
+from src.tasks import encode
+
+class Store:
+    def row_ranges(self, item_ids):
+        return [(0, n_rows)]
+
+    def read(self, start, stop):
+        return rows[start:stop]
+
+torch.manual_seed(0)
+sae = TopK(d_in, 512, k=256).eval()  # many latents: they outgrow what is gathered in memory, too
+with torch.no_grad():
+    sae.encode(torch.zeros(8, d_in))
+split = types.SimpleNamespace(item_ids=lambda part: ["slide"] if part == "test" else [])
+fold = types.SimpleNamespace(store=Store(), split=split)
+writer = LatentWriter(f"{folder}/latents", 512, "made by")
+parts = encode._Parts(fold, sae)
+facts = SlideFacts(np.zeros((n_rows, 2), np.int32), 256, "digest")
+peaks = []
+for is_kept in (False, True):
+    peaks.append(peak_above_start(lambda: kept.append(encode._encode_slide("slide", facts, fold, sae, writer, parts))))
+    assert kept.pop() == is_kept
+assert writer.finish().index["n_nonzero"][0] > 200 * n_rows
+print(max(peaks))
+""".replace("peaks = []", "peaks, kept = [], []")
+)
+
+
+@pytest.mark.parametrize(("n_rows", "d_in"), [(366_000, 1024), (90_000, 4096)])
+def test_feeding_a_mapped_store(tmp_path, n_rows, d_in):
+    assert 0.3 * GIB < run_script(FEED, tmp_path, n_rows, d_in) < 0.9 * GIB
+
+
+def test_encoding_a_large_slide(tmp_path):
+    """200,000 patches of 1024 values are 0.8 GB, and 256 latents each another 0.3 GB."""
+    assert run_script(ENCODE, tmp_path, 200_000, 1024) < 0.3 * GIB

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.slides.slide_images import SlideImages, open_slide_images
+
+
+class _Slide:
+    """Stands in for OpenSlide: two levels of one picture, fully opaque but for the last columns."""
+
+    dimensions = (400, 200)
+    level_downsamples = (1.0, 4.0)
+
+    def __init__(self, properties=None):
+        self.properties = properties or {}
+        self.reads = []
+        picture = np.zeros((200, 400, 4), np.uint8)
+        picture[..., 0] = np.arange(400)[None] // 2
+        picture[..., 1] = np.arange(200)[:, None]
+        picture[:, :360, 3] = 255
+        self._levels = (picture, picture[::4, ::4])
+
+    def get_best_level_for_downsample(self, downsample):
+        return 1 if downsample >= 4 else 0
+
+    def read_region(self, location, level, size):
+        self.reads.append((location, level, size))
+        x, y = (int(c / self.level_downsamples[level]) for c in location)
+        return Image.fromarray(self._levels[level][y : y + size[1], x : x + size[0]])
+
+
+def test_thumbnail_is_read_from_a_small_level_and_keeps_its_shape():
+    slide = _Slide()
+    thumbnail = SlideImages(slide).thumbnail(80)
+    assert thumbnail.shape == (40, 80, 3)
+    assert slide.reads == [((0, 0), 1, (100, 50))]
+
+
+def test_small_slides_are_not_enlarged():
+    assert SlideImages(_Slide()).thumbnail(4000).shape == (200, 400, 3)
+
+
+def test_outside_of_the_scan_is_white():
+    thumbnail = SlideImages(_Slide()).thumbnail(400)
+    assert (thumbnail[:, 361:] == 255).all()
+    assert (thumbnail[:, :359, 2] == 0).all()
+
+
+def test_patch_shows_its_place():
+    patch = SlideImages(_Slide()).patch(100, 50, size_level0=32, side=32)
+    assert patch.shape == (32, 32, 3)
+    assert patch[0, 0].tolist() == [50, 50, 0]
+    assert patch[31, 31].tolist() == [65, 81, 0]
+
+
+def test_resolution_is_stated_or_unknown():
+    assert SlideImages(_Slide({"openslide.mpp-x": "0.25"})).mpp == 0.25
+    assert SlideImages(_Slide()).mpp is None
+
+
+def test_file_that_is_no_slide_is_named(tmp_path):
+    pytest.importorskip("openslide")
+    (tmp_path / "s.svs").write_bytes(b"nothing")
+    with (
+        pytest.raises(ValueError, match=r"Expected a slide that OpenSlide reads at .*s\.svs"),
+        open_slide_images(tmp_path / "s.svs"),
+    ):
+        pass
+
+
+@pytest.mark.realdata
+def test_real_slide(data_dir):
+    pytest.importorskip("openslide")
+    for path in sorted((data_dir / "slides").glob("*.svs")):
+        with open_slide_images(path) as images:
+            width, height = images.size_level0
+            thumbnail = images.thumbnail(500)
+            patch = images.patch(width // 2, height // 2, 256, 128)
+        assert thumbnail.shape[2] == 3
+        assert max(thumbnail.shape) == 500
+        assert thumbnail.shape[1] / thumbnail.shape[0] == pytest.approx(width / height, rel=0.01)
+        # The same tissue, read from level 0 and from the thumbnail's level, has about the same mean colour.
+        y, x = height // 2 * thumbnail.shape[0] // height, width // 2 * thumbnail.shape[1] // width
+        side = round(256 * thumbnail.shape[1] / width)
+        assert np.abs(patch.mean((0, 1)) - thumbnail[y : y + side, x : x + side].mean((0, 1))).max() < 12
