@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,18 @@ from hydra.errors import InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from src.checks.paths import missing_data, wrong_folders, wrong_sae_run
-from src.checks.targets import target_errors
-from src.checks.trial import trial_errors
-from src.checks.values import Kinds, default_kinds, group_errors, value_errors
+from src.checks.arguments import accepted_arguments
+from src.checks.paths import missing_data, wrong_folders, wrong_run
+from src.checks.values import Kinds, default_kinds, flat_values, group_errors, value_errors
 from src.files import digest_text
 from src.records import class_name
-from src.runs.identity import TaskSpec, run_path
-from src.training.ddp import n_devices
+from src.task_graph import STEPS, TaskGraph, TaskSpec
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
-# The tasks that start a process for each of several trainer.devices.
-_STARTS_PROCESSES = ("train_sae", "pipeline")
 # Their files set keys of other groups.
 _GLOBAL_GROUPS = ("cluster", "exp", "local", "task")
 
@@ -38,6 +34,8 @@ _GLOBAL_GROUPS = ("cluster", "exp", "local", "task")
 def register_resolvers() -> None:
     """Registers the resolvers that conf/ uses; safe to call twice."""
     OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("loupe.patches", patches_folder, replace=True)
+    OmegaConf.register_new_resolver("loupe.features", features_folder, replace=True)
 
 
 def folder_name(folder: str | None) -> str:
@@ -48,61 +46,145 @@ def folder_name(folder: str | None) -> str:
     return f"{os.path.basename(path)}_{digest_text(path, 6)}"
 
 
+def patches_folder(tile: Mapping[str, Any]) -> str:
+    """Names a folder of patches by how they are cut: `patches_256_level1`, `patches_256_0.5mpp_step128`."""
+    scale = f"level{tile['patch_level']}" if tile["mpp"] is None else f"{tile['mpp']}mpp"
+    step = "" if tile["step"] in (None, tile["patch_size"]) else f"_step{tile['step']}"
+    return f"patches_{tile['patch_size']}_{scale}{step}"
+
+
+def features_folder(backbone: Mapping[str, Any], tile: Mapping[str, Any]) -> str:
+    """Names a folder of activations by the place in the model and its input: `features_resnet50_layer3_avg_224px_...`.
+
+    Where the backbone computes none, the folder comes from elsewhere and has the backbone's name alone.
+    """
+    name = f"features_{backbone['name']}"
+    if "_target_" not in backbone:
+        return name
+    layer = backbone.get("layer")
+    place = "" if layer is None else f"_layer{layer}_{backbone.get('pooling')}"
+    return f"{name}{place}_{backbone['image_size']}px_{patches_folder(tile).removeprefix('patches_')}"
+
+
+def config_dirs() -> tuple[Path, ...]:
+    """Returns the folders of configuration files: conf/, and those of --config-dir and hydra.searchpath."""
+    if not HydraConfig.initialized():
+        return (CONF_DIR,)
+    sources = HydraConfig.get().runtime.config_sources
+    return tuple(dict.fromkeys([CONF_DIR, *(Path(one.path) for one in sources if one.schema == "file")]))
+
+
+def tasks() -> TaskGraph:
+    """Returns the tasks that conf/task declares, and those of further configuration folders.
+
+    Raises:
+        ValueError: when a declaration is wrong.
+    """
+    return _read_tasks(config_dirs())
+
+
 @functools.cache
-def task_spec(task: str) -> TaskSpec:
-    """Reads from conf/task/<task>.yaml what fixes the directory of a task's run.
+def _read_tasks(folders: tuple[Path, ...]) -> TaskGraph:
+    nodes = {path.stem: path for folder in folders for path in sorted((folder / "task").glob("*.yaml"))}
+    return TaskGraph(TaskSpec.from_node(_task_node(path), str(path)) for path in nodes.values())
+
+
+def _task_node(path: Path) -> dict[str, Any]:
+    node: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return node["task"]
+
+
+def has_choice(group: str, name: str) -> bool:
+    """Whether a config group has a file of this name."""
+    return any((folder / group / f"{name}.yaml").is_file() for folder in config_dirs())
+
+
+def with_task(cfg: DictConfig, task: str) -> DictConfig:
+    """Returns a resolved configuration with another task; all other values stay.
 
     Raises:
         ValueError: when there is no such task.
     """
-    path = CONF_DIR / "task" / f"{task}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise ValueError(f"Expected a task among {known}, got {task!r}.")
-    node: Any = OmegaConf.load(path)["task"]  # pyright: ignore[reportArgumentType]
-    return TaskSpec(
-        task,
-        node["scope"],
-        tuple(node["groups"]),
-        bool(node.get("names_backbone", False)),
-        tuple(node.get("upstream", ())),
-        tuple(node.get("writes", ())),
-    )
-
-
-def locate_run(cfg: DictConfig, overrides: Sequence[str], task: str, fold: int | None = None) -> Path:
-    """Returns the directory that `task` has or would have under the configuration and overrides of this run.
-
-    Args:
-        cfg: the configuration.
-        overrides: what the user typed.
-        task: the task.
-        fold: another fold than the configuration's.
-    """
-    spec = task_spec(task)
-    subject = cfg.name
-    if spec.scope == "dataset":
-        subject = cfg.dataset.name + (f"_{cfg.backbone.name}" if spec.names_backbone else "")
-    return run_path(Path(cfg.paths.runs), subject, cfg.fold if fold is None else fold, spec, overrides)
+    spec = tasks()[task]
+    path = next(file for folder in reversed(config_dirs()) if (file := folder / "task" / f"{spec.name}.yaml").is_file())
+    return _frozen(to_container(cfg) | {"task": _task_node(path)})
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Composes a configuration as the command line with these overrides would, without Hydra's own node."""
     if GlobalHydra.instance().is_initialized():  # inside a run: the same search path, `--config-dir` included
-        return hydra.compose("config", overrides=list(overrides))
+        return take(hydra.compose("config", overrides=list(overrides), return_hydra_config=True))
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+        return take(hydra.compose("config", overrides=list(overrides), return_hydra_config=True))
+
+
+def take(composed: DictConfig, hydra_node: Any = None) -> DictConfig:
+    """Returns a composed configuration without Hydra's own node, the preset that was typed noted in it."""
+    node = composed.hydra if hydra_node is None else hydra_node
+    cfg = _without_hydra(composed)
+    with open_dict(cfg):
+        cfg.preset = node.runtime.choices.get("exp")
+    return cfg
+
+
+def base_values(values: dict[str, Any], keep: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what a configuration would be without the overrides that the user typed.
+
+    The base is conf/exp/<name>.yaml, which all presets of one name share; where there is none, the preset that was
+    typed. Fold, repeat and seed are those of the configuration.
+
+    Args:
+        values: the configuration, plain and resolved.
+        keep: tells the dotted keys whose values are taken from the configuration: places of data and the like.
+
+    Returns:
+        The base, and the base with the choices of groups that the configuration names (`sae.name`); plain values.
+    """
+    preset = values["name"] if has_choice("exp", str(values["name"])) else values["preset"]
+    typed = [f"{key}={values[key]}" for key in ("fold", "repeat", "seed")]
+    typed += [] if preset is None else [f"exp={preset}"]
+    base, composed = _plain_base(tuple(typed), values, keep), _compose_once(tuple(typed), config_dirs())
+    choices = [
+        f"{group}={node['name']}"
+        for group, node in values.items()
+        if isinstance(node, dict)
+        and node.get("name") is not None
+        and node["name"] != OmegaConf.select(composed, f"{group}.name")
+        and has_choice(group, str(node["name"]))
+        and group not in _GLOBAL_GROUPS
+    ]
+    return base, _plain_base((*typed, *choices), values, keep) if choices else base
+
+
+def _plain_base(typed: tuple[str, ...], values: dict[str, Any], keep: Callable[[str], bool]) -> dict[str, Any]:
+    base = _compose_once(typed, config_dirs()).copy()
+    with open_dict(base):
+        for key, value in flat_values(values):
+            if not isinstance(value, dict) and keep(key):
+                OmegaConf.update(base, key, value, force_add=True)
+    plain = to_container(base)
+    _name_classes(plain["dataset"])
+    return plain
+
+
+@functools.cache
+def _compose_once(typed: tuple[str, ...], _: tuple[Path, ...]) -> DictConfig:
+    return compose(typed)
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
     """Returns a resolved, read-only copy without Hydra's node: what tasks receive and config.yaml records.
 
     Raises:
-        ValueError: from `validate`, with every error of the configuration at once.
+        ValueError: from `validate`, with every wrong value at once.
     """
     validate(cfg)
     values: Any = OmegaConf.to_container(_without_hydra(cfg), resolve=True)
     _name_classes(values["dataset"])
+    return _frozen(values)
+
+
+def _frozen(values: dict[str, Any]) -> DictConfig:
     plain = OmegaConf.create(values)
     OmegaConf.set_readonly(plain, True)
     OmegaConf.set_struct(plain, True)
@@ -113,8 +195,9 @@ def _name_classes(dataset: dict[str, Any]) -> None:
     """Makes texts of labels such as 0 and 1, which YAML and the command line take for numbers."""
     if dataset.get("class_names") is not None:
         dataset["class_names"] = [class_name(name, "dataset.class_names") for name in dataset["class_names"]]
-    if dataset.get("positive_class") is not None:
-        dataset["positive_class"] = class_name(dataset["positive_class"], "dataset.positive_class")
+    for key in ("positive_class", "uncertain"):
+        if dataset.get(key) is not None:
+            dataset[key] = class_name(dataset[key], f"dataset.{key}")
 
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:
@@ -166,11 +249,14 @@ def expand_grid(grid: Sequence[str]) -> list[list[str]]:
 def instantiate(node: Any, **kwargs: Any) -> Any:
     """Builds the object that a config node names by `_target_`, with plain Python values.
 
-    The one call of Hydra's instantiate, so that a later whitelist of targets is a one-line change.
+    The name of a choice, which is for run directories, is handed on to classes that take one only. The one call of
+    Hydra's instantiate, so that a later whitelist of targets is a one-line change.
 
     Raises:
         ValueError, OSError: the constructor's own; as a ValueError also whatever else it raises.
     """
+    if "name" in node and "name" not in accepted_arguments(get_object(node["_target_"]))[0]:
+        node = {key: value for key, value in node.items() if key != "name"}
     try:
         return hydra_instantiate(node, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -189,7 +275,7 @@ def task_function(target: str) -> Any:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Checks a whole configuration before any work: values, targets and their arguments.
+    """Checks the values of a configuration, without importing what it names.
 
     Raises:
         ValueError: listing all errors.
@@ -200,21 +286,32 @@ def validate(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         errors += [f"{key}: expected a value, got none; give {key}=<value>" for key in missing]
         plain = to_container(cfg)
-        errors += [*group_errors(plain, _groups()), *value_errors(plain, _default_kinds()), *target_errors(plain)]
+        errors += [*group_errors(plain, _groups()), *value_errors(plain, _default_kinds())]
         if not errors:
-            errors += [*wrong_folders(plain["paths"]), *wrong_sae_run(plain["sae_run"])]
-            errors += [*_wrong_grid(cfg), *_processes_in_a_sweep(cfg)]
+            given = tasks().given(plain).items()
+            errors += wrong_folders(plain["paths"])
+            errors += [error for task, path in given for error in wrong_run(tasks()[task].run_key or "", task, path)]
+            errors += _wrong_grid(cfg)
     _raise(errors)
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Checks what a task needs to begin, and a finished run does not: its data, and what it builds of its values.
+    """Checks what a task needs to begin, and a finished run does not: its data, then what it builds of its values.
 
     Raises:
         ValueError: listing all errors.
     """
     plain = to_container(cfg)
-    _raise([*missing_data(plain), *trial_errors(plain, instantiate)])
+    _raise(list(missing_data(plain)))
+    # Not before: they import torch, Lightning and the backbones' libraries.
+    from src.checks.targets import target_errors
+    from src.checks.trial import trial_errors
+
+    steps = [spec.name for spec in tasks().steps] if tasks()[cfg.task.name].upstream == STEPS else [cfg.task.name]
+    own = {group for step in steps for group in tasks()[step].groups}
+    nodes = {group: plain[group] for group in plain if group in own or group in ("task", "logger")}
+    errors = [*target_errors(nodes), *_processes_in_a_sweep(cfg)]
+    _raise(errors or list(trial_errors(plain, own, instantiate)))
 
 
 def _raise(errors: list[str]) -> None:
@@ -268,9 +365,12 @@ def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
     """Yields an error where the jobs of `-m` that run in this process, one after another, would start processes."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return
+    from src.checks.devices import n_devices
+
     launcher = str(HydraConfig.get().launcher._target_)
+    starts = any(tasks()[task].starts_processes for task in tasks().before(cfg.task.name))
     several = n_devices(cfg.trainer.accelerator, cfg.trainer.devices) > 1
-    if several and cfg.task.name in _STARTS_PROCESSES and not launcher.endswith("SlurmLauncher"):
+    if several and starts and not launcher.endswith("SlurmLauncher"):
         yield (
             f"trainer.devices: expected 1 device for the jobs of -m, which all run inside one process, got "
             f"{cfg.trainer.devices}; start the jobs one after the other without -m, or give cluster=slurm"
@@ -279,8 +379,3 @@ def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore
-
-
-def _resolve_run_dir(*, _root_: DictConfig) -> str:
-    # Absolute, so that Hydra does not join a sweep's directory in front of it.
-    return str(locate_run(_root_, list(_root_.hydra.overrides.task), _root_.task.name).absolute())

@@ -3,18 +3,17 @@
 import codecs
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # What `str.strip` leaves: characters without width, which nobody sees either.
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Reads a csv with a header; every value stays a string, an empty cell is "".
+def read_table(path: str | Path) -> dict[str, list[str]]:
+    """Reads a csv with a header into columns; every value stays a string, an empty cell is "".
 
     Args:
         path: a file in UTF-8, with or without a byte order mark; empty lines are left out.
@@ -43,7 +42,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     header = rows[0]
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise ValueError(f"Expected each column once in {path}, got {twice} more than once: rename or remove one.")
-    return pd.DataFrame(rows[1:], columns=header, dtype=object)
+    return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
 
 
 def read_text(path: str | Path) -> str:
@@ -83,6 +82,11 @@ def refuse_blanks(values: Iterable[str], what: str, path: str | Path, may_be_emp
         raise ValueError(
             f"Expected {what} without blanks around them{none_empty} in {path}, got {some(bad)}: correct them there."
         )
+
+
+def repeated(values: Iterable[str]) -> list[str]:
+    """Returns the values that occur more than once, each once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from src.csv_tables import read_table, refuse_blanks, some
+from src.csv_tables import read_table, refuse_blanks, repeated, some
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -112,42 +110,39 @@ def read_items(
             f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
     table = read_table(path)
-    id_column = _id_column(table, path)
-    table = table.rename(columns={id_column: "item_id"})
-    if missing := [column for column in columns if column not in table.columns]:
+    if missing := [column for column in columns if column not in table]:
         raise ValueError(
-            f"Expected the label columns {columns} in {path}, got {list(table.columns)}: add {missing}, give "
+            f"Expected the label columns {columns} in {path}, got {list(table)}: add {missing}, give "
             "dataset.target=<column>, or dataset.target=null for a data set without labels."
         )
-    if "case_id" not in table.columns:
+    id_column = _id_column(table, path)
+    item_ids = table[id_column]
+    case_ids = table.get("case_id")
+    if case_ids is None:
         _LOGGER.warning("%s has no column case_id: every item counts as a case of its own.", path)
-        table["case_id"] = table["item_id"]
-    for column in dict.fromkeys(["item_id", "case_id", *columns]):
-        name = id_column if column == "item_id" else column
-        refuse_blanks(table[column], name, path, may_be_empty=column in columns)
-    if twice := table.loc[table["item_id"].duplicated(), "item_id"].tolist():
+        case_ids = item_ids
+    for column, values in {id_column: item_ids, "case_id": case_ids, **{name: table[name] for name in columns}}.items():
+        refuse_blanks(values, column, path, may_be_empty=column in columns)
+    if twice := repeated(item_ids):
         raise ValueError(f"Expected every id once in {path}, got {some(twice)} more than once: remove the others.")
     meanings = {"": None} | ({} if uncertain is None else {UNCERTAIN: None if uncertain == "unlabelled" else uncertain})
     meant = {column: [meanings.get(value, value) for value in table[column]] for column in columns}
-    names = [None] * len(table) if target is None else meant[target]
+    names = [None] * len(item_ids) if target is None else meant[target]
     if class_names is not None:
         known = [class_name(name, "dataset.class_names") for name in class_names]
         if unknown := sorted({name for name in names if name is not None} - set(known)):
             raise ValueError(
                 f"Expected labels among {known} in {path}, got {unknown}: correct the csv or dataset.class_names."
             )
-    others = [
-        dict(zip(labels, values, strict=True)) for values in zip(*(meant[column] for column in labels), strict=True)
-    ]
-    rows = zip(table["item_id"], table["case_id"], names, others or [{}] * len(table), strict=True)
-    return [Item(str(item_id), str(case_id), name, other) for item_id, case_id, name, other in rows]
+    others = ({column: meant[column][i] for column in labels} for i in range(len(item_ids)))
+    return [Item(*values) for values in zip(item_ids, case_ids, names, others, strict=True)]
 
 
-def _id_column(table: pd.DataFrame, path: Path) -> str:
-    found = [column for column in ID_COLUMNS if column in table.columns]
+def _id_column(table: Mapping[str, list[str]], path: Path) -> str:
+    found = [column for column in ID_COLUMNS if column in table]
     if len(found) != 1:
         raise ValueError(
-            f"Expected one of the columns {', '.join(ID_COLUMNS)} in {path}, got {found or list(table.columns)}: name "
+            f"Expected one of the columns {', '.join(ID_COLUMNS)} in {path}, got {found or list(table)}: name "
             "the column of the ids so, and no other."
         )
     return found[0]
@@ -212,16 +207,14 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
     """
     path = find_split(splits_dir, fold)
     table = read_table(path)
-    if missing := {"train", "test"} - set(table.columns):
-        raise ValueError(
-            f"Expected columns train, val, test in {path}, got {list(table.columns)}: missing {sorted(missing)}."
-        )
+    if missing := {"train", "test"} - set(table):
+        raise ValueError(f"Expected columns train, val, test in {path}, got {list(table)}: missing {sorted(missing)}.")
     members = _flagged_slides if path.name.endswith("_bool.csv") else _listed_slides
     parts = {part: members(table, part, path) if part in table else () for part in PARTS}
     split = FoldSplit(fold, **parts)
-    everything = pd.Series(split.item_ids("train+val+test"), dtype=object)
+    everything = split.item_ids("train+val+test")
     refuse_blanks(everything, "slide ids", path)
-    if both := everything[everything.duplicated()].tolist():
+    if both := repeated(everything):
         raise ValueError(
             f"Expected each slide in one part of fold {fold} in {splits_dir}, got {some(both)} in several."
         )
@@ -320,12 +313,13 @@ def refuse_leakage(fitted: Iterable[FittedItem], held_out: Iterable[FittedItem],
     return twins
 
 
-def _listed_slides(table: pd.DataFrame, part: str, _: Path) -> tuple[str, ...]:
+def _listed_slides(table: Mapping[str, list[str]], part: str, _: Path) -> tuple[str, ...]:
     return tuple(value for value in table[part] if value)
 
 
-def _flagged_slides(table: pd.DataFrame, part: str, path: Path) -> tuple[str, ...]:
-    flags = table[part].str.lower()
+def _flagged_slides(table: Mapping[str, list[str]], part: str, path: Path) -> tuple[str, ...]:
+    flags = [flag.lower() for flag in table[part]]
     if unknown := sorted(set(flags) - {"true", "false"}):
         raise ValueError(f"Expected True or False in column {part} of {path}, got {some(unknown)}.")
-    return tuple(table.iloc[:, 0][flags == "true"])
+    item_ids = next(iter(table.values()))
+    return tuple(item_id for item_id, flag in zip(item_ids, flags, strict=True) if flag == "true")

@@ -40,7 +40,7 @@ _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseExc
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
-        return _optimized(execute(cfg, config.hydra_overrides()), cfg.optimize)
+        return _optimized(execute(config.take(cfg, HydraConfig.get()), config.hydra_overrides()), cfg.optimize)
     except _MISTAKES as error:
         # A user's mistake needs a sentence and no stack. In a sweep Hydra goes on with the other jobs, and prints what
         # an exception of this kind says.

@@ -58,7 +58,7 @@ def test_every_choice_of_a_group_binds(group):
 def test_groups_of_a_task_exist():
     known = set(OmegaConf.to_container(config.compose([]), resolve=False))
     for task in TASKS:
-        assert set(config.task_spec(task).groups) <= known
+        assert set(config.tasks()[task].groups) <= known
 
 
 def test_missing_data_is_named_with_the_command_that_makes_it(tmp_path):

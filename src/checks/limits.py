@@ -52,6 +52,10 @@ def _one_of(*choices: str) -> Limit:
     return Limit(words, lambda value: value in choices, frozenset({TEXT}), says_all=True)
 
 
+def _is_fold(value: Any) -> bool:
+    return value == "all" if isinstance(value, str) else value >= 0
+
+
 # Of numbers and texts that the table does not list.
 USUAL_LIMITS = {
     WHOLE: _between(0),
@@ -65,19 +69,27 @@ _POSITIVE = _between(0, math.inf, NUMBER, low_open=True)
 _SHARE = _between(0, 1, NUMBER)
 _SHARE_BELOW_1 = _between(0, 1, NUMBER, high_open=True)
 _INNER_SHARE = _between(0, 1, NUMBER, low_open=True, high_open=True)
-_SEED = _between(0, 2**32 - 1)
+_SEED = _between(0, 2**32 - 1, WHOLE)
 _ANY_NUMBER = Limit("of any sign", kinds=frozenset({NUMBER}))
 
 LIMITS: dict[str, Limit] = {
     # The run
     "seed": _SEED,
+    "fold": Limit("a whole number of at least 0, or all", _is_fold, frozenset({WHOLE, TEXT}), says_all=True),
+    "preset": _kind(TEXT),
     "sae_run": _kind(TEXT),
+    "ranking_run": _kind(TEXT),
+    "mil_run": _kind(TEXT),
     "optimize": _kind(TEXT),
     # Data. Labels are compared with the csv, whatever they look like.
     "dataset.dir": _kind(TEXT),
     "dataset.*_dir": _kind(TEXT),
     "dataset.metadata_csv": _kind(TEXT),
     "dataset.tensor*.*": _kind(TEXT),
+    "dataset.target": _kind(TEXT),
+    "dataset.labels": _kind(LIST),
+    "dataset.labels[]": _kind(TEXT),
+    "dataset.uncertain": _kind(TEXT, WHOLE),
     "dataset.class_names[]": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.positive_class": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from src.records import ALL
+
 # How a user comes by what a task needs.
 _REMEDIES = {
     "slides_dir": "give dataset.slides_dir=<folder of slides>",
@@ -15,6 +17,13 @@ _REMEDIES = {
     "task=metadata",
     "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
 }
+_NO_BACKBONE = (
+    "give dataset.features_dir=<folder with h5_files/ or pt_files/>, e.g. of CLAM or TRIDENT; backbone={} computes no "
+    "activations, so task=embed cannot make them"
+)
+_SAE = "export/cfg.json"
+# What tells the run of a task that can be named explicitly.
+_PRODUCTS = {"train_sae": _SAE, "select_neurons": "analysis/neurons.csv", "train_mil": "export"}
 # How conf/dataset spells a path in a folder that was not given.
 _NOWHERE = "None/"
 
@@ -25,6 +34,8 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
     draws = task["name"] == "tile" and dataset.get("generator") is not None
     streams = config["train"]["residency"] == "stream" and "needs_to_stream" in task
     needs = task["needs_to_stream"] if streams else task.get("needs", [])
+    if config["fold"] == ALL:
+        needs = [key for key in needs if key != "splits_dir"]
     for key in needs:
         value = dataset.get(key)
         if key == "features_dir" and dataset.get("tensors") is not None:
@@ -34,6 +45,8 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
         is_there = Path.is_file if key.endswith("_csv") else Path.is_dir
         if value is None or not is_there(Path(value)):
             remedy = _REMEDIES[key]
+            if key == "features_dir" and "_target_" not in config["backbone"]:
+                remedy = _NO_BACKBONE.format(config["backbone"]["name"])
             if str(value).startswith(_NOWHERE):
                 value, remedy = None, f"give dataset.dir=<folder of the data set>, or {remedy}"
             if streams and key in ("patches_dir", "slides_dir"):
@@ -41,28 +54,35 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"task={task['name']} needs dataset.{key}: found {_found(value)}; {remedy}"
 
 
-def wrong_sae_run(sae_run: str | None) -> Iterator[str]:
-    """Yields an error when `sae_run` is not the directory of a finished run with an exported SAE."""
-    if sae_run is None or (found := _found_instead_of_a_run(Path(sae_run))) is None:
-        return
-    yield f"sae_run: expected the directory of a finished run of train_sae or convert, got {sae_run}: {found}"
+def wrong_run(key: str, task: str, path: str) -> Iterator[str]:
+    """Yields an error when a run that was named explicitly is not the directory of a finished run of its task.
+
+    Args:
+        key: what names it, e.g. `sae_run`.
+        task: that makes such runs.
+        path: the directory.
+    """
+    if (found := _found_instead_of_a_run(Path(path), _PRODUCTS[task])) is not None:
+        makers = "train_sae or convert" if task == "train_sae" else task
+        yield f"{key}: expected the directory of a finished run of {makers}, got {path}: {found}"
 
 
-def _found_instead_of_a_run(path: Path) -> str | None:
+def _found_instead_of_a_run(path: Path, product: str) -> str | None:
     if not path.is_dir():
         return "a file" if path.is_file() else "nothing is there"
     if path.name == "export" and (path / "cfg.json").is_file():
         return f"the export in one; give sae_run={path.parent}"
     manifest = path / "manifest.json"
     if not manifest.is_file():
-        return "a folder without manifest.json; take an SAE that was trained elsewhere over with task=convert"
+        hint = "; take an SAE that was trained elsewhere over with task=convert" if product == _SAE else ""
+        return f"a folder without manifest.json{hint}"
     try:
         status = json.loads(manifest.read_text())["status"]
     except (ValueError, KeyError, TypeError):
         return "its manifest.json cannot be read; start the command that made it again"
     if status != "completed":
         return f"its status is {status}; start the command that made it again to finish it"
-    return None if (path / "export" / "cfg.json").is_file() else "a run without export/cfg.json"
+    return None if (path / product).exists() else f"a run without {product}"
 
 
 def wrong_folders(paths: Mapping[str, str]) -> Iterator[str]:

@@ -1,28 +1,26 @@
 """Builds what a task would build once the data are read, without data and memory, to hear early what is refused."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 # Wide enough for any sae.k that is meant; on the meta device it costs nothing.
 _WIDTH = 2**16
-_TRAIN_SAES = ("train_sae", "train_sae_sweep", "pipeline")
-_TRAIN = (*_TRAIN_SAES, "train_mil")
 # What the SAE's own optimizer steps and its calibration work in.
 _PRECISIONS = ("32-true", "32", 32, "bf16-mixed")
 
 
-def trial_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Iterator[str]:
+def trial_errors(config: Mapping[str, Any], groups: Set[str], build: Callable[..., Any]) -> Iterator[str]:
     """Yields what the constructors of a task that trains refuse: the SAE's, the Trainer's, torch.compile's and W&B's.
 
     Args:
         config: a plain, resolved configuration whose values are of the right kinds.
+        groups: those that shape what the task itself makes.
         build: makes the object that a config node names by `_target_`; raises ValueError for what it refuses.
     """
-    task = config["task"]["name"]
-    if task in _TRAIN_SAES:
+    if "sae" in groups:
         yield from _sae_errors(config, build)
-    if task in _TRAIN:
+    if "trainer" in groups and groups & {"train", "mil"}:
         yield from _trainer_errors(config, build)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from src.data.fold import FoldData, open_fold
 from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.packed_index import digest_coords
 from src.data.slides.patching import read_patch_file
@@ -25,7 +24,7 @@ class CurrentInputs:
         fold: another cross-validation fold than the configuration's.
     """
 
-    def __init__(self, cfg: Any, fold: int | None = None) -> None:
+    def __init__(self, cfg: Any, fold: int | str | None = None) -> None:
         self._cfg, self._dataset, self._other_fold = cfg, cfg.dataset, fold
 
     def read(self, *whats: str, recorded: Iterable[Input] = ()) -> list[Input]:
@@ -64,11 +63,13 @@ class CurrentInputs:
         return readers[kind](what, parts, recorded)
 
     @property
-    def _number(self) -> int:
+    def _number(self) -> int | str:
         return self._cfg.fold if self._other_fold is None else self._other_fold
 
     @cached_property
-    def _fold(self) -> FoldData:
+    def _fold(self) -> Any:
+        from src.data.fold import open_fold  # with torch; most starts compare without it
+
         return open_fold(self._dataset, self._number, self._cfg.paths.cache)
 
     @cached_property

@@ -9,14 +9,14 @@ SD_RATIO_KEY = "train/largest_sd_over_median"
 """Result of `train_sae`: the largest deviation of a feature over the median one, where features are as on disk."""
 
 
-def describe_doubts(results: Sequence[tuple[int | None, Mapping[str, float]]], k: float | None) -> list[str]:
+def describe_doubts(results: Sequence[tuple[int | str | None, Mapping[str, float]]], k: float | None) -> list[str]:
     """Returns warnings about explained variance, L0 and unequal features: a sentence a kind and part of the split.
 
     Args:
         results: fold and results of runs of train_sae, encode and evaluate_sae. Keys of train slides are left out.
         k: the L0 that the SAE was trained for; None where it has none.
     """
-    found: dict[tuple[str, str], dict[int | None, float]] = {}
+    found: dict[tuple[str, str], dict[int | str | None, float]] = {}
     for fold, numbers in results:
         for key, value in numbers.items():
             part, _, name = key.rpartition("/")
@@ -37,7 +37,7 @@ def expected_l0(cfg: Any) -> float | None:
     return cfg.get("train", {}).get("calibrate_l0") or cfg.sae.get("k") or cfg.sae.get("target_l0")
 
 
-def _describe(name: str, part: str, by_fold: Mapping[int | None, float], k: float | None) -> str:
+def _describe(name: str, part: str, by_fold: Mapping[int | str | None, float], k: float | None) -> str:
     folds = sorted(fold for fold in by_fold if fold is not None)
     where = f" (fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))})" if folds else ""
     if name == "explained_variance":

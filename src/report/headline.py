@@ -60,8 +60,8 @@ class Headline:
 
 
 def build_headline(
-    rankings: Mapping[int, Path],
-    localizations: Mapping[int, Path],
+    rankings: Mapping[int | str, Path],
+    localizations: Mapping[int | str, Path],
     summary: Path | None,
     figure: PageFigure | None,
     positive_class: str | None,
@@ -88,7 +88,7 @@ def build_headline(
     return Headline(sentences, charts, figure)
 
 
-def _describe_neurons(rankings: Mapping[int, Path], positive_class: str | None) -> str:
+def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | None) -> str:
     best = pd.DataFrame({fold: pd.read_csv(path).iloc[0] for fold, path in rankings.items()}).T
     n_neurons = pd.read_csv(next(iter(rankings.values())))["neuron_id"].nunique()
     sought = best["class"].iloc[0] if "class" in best else positive_class
@@ -108,7 +108,7 @@ def _describe_neurons(rankings: Mapping[int, Path], positive_class: str | None) 
     )
 
 
-def _describe_place(scores: Mapping[int, pd.DataFrame]) -> str:
+def _describe_place(scores: Mapping[int | str, pd.DataFrame]) -> str:
     value = sum(table.loc["neuron", "auroc"] for table in scores.values()) / len(scores)  # pyright: ignore
     n_slides = sum(int(table.loc["neuron", "n_outlined_slides"]) for table in scores.values())  # pyright: ignore
     mean = f", in the mean of {len(scores)} folds" if len(scores) > 1 else ""
@@ -118,7 +118,7 @@ def _describe_place(scores: Mapping[int, pd.DataFrame]) -> str:
     )
 
 
-def _patch_chart(scores: Mapping[int, pd.DataFrame]) -> Chart:
+def _patch_chart(scores: Mapping[int | str, pd.DataFrame]) -> Chart:
     bars = []
     for method in _PATCH_METHODS:
         rows = [table.loc[method] for table in scores.values() if method in table.index]

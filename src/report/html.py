@@ -33,7 +33,7 @@ class RunPage:
     """A finished run and its page; `fold` is None for a run that is not of one fold."""
 
     task: str
-    fold: int | None
+    fold: int | str | None
     run_dir: Path
     page: Page
     manifest: Mapping[str, Any]

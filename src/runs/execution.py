@@ -7,13 +7,11 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
-
-import lightning
 
 from src import config
 from src.files import digest_file, remove_leftovers, write_atomically, write_even_when_full
@@ -57,6 +55,9 @@ def execute(
         LiveRunError: when another process is at work in the directory.
     """
     cfg = config.resolve(composed)
+    if config.tasks()[cfg.task.name].scope == "none":
+        config.check_start(cfg)
+        return (function or config.task_function(cfg.task._target_))(cfg, RunDir(Path(cfg.paths.runs), is_begun=False))
     rundir = open_rundir(cfg, overrides)
     if not cfg.overwrite and rundir.is_finished:
         begin, why = _begin(cfg, rundir, overrides, replace)
@@ -64,7 +65,9 @@ def execute(
             _LOGGER.info("%s", why)
             return rundir.read_results()
     config.check_start(cfg)
-    with lock_run(rundir.lock_path):
+    with ExitStack() as locks:
+        for path in (rundir.lock_path, *_locks_of_data(cfg)):
+            locks.enter_context(lock_run(path))
         # Looked at under the lock: another process may have finished the run since.
         begin, why = _begin(cfg, rundir, overrides, replace)
         if begin is _Begin.NOT:
@@ -104,7 +107,7 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
     """
     task, lineage = cfg.task.name, Lineage(cfg, overrides)
     stale = lineage.stale_ancestors(task)
-    gathers = bool(cfg.task.get("refresh", False))
+    gathers = config.tasks()[task].gathers
     if task != "pipeline":  # it makes them again
         others = [one for one in stale if replace and gathers]
         if refused := [one for one in stale if one not in others]:
@@ -141,10 +144,17 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
     return finished
 
 
+def _locks_of_data(cfg: Any) -> Iterator[Path]:
+    """Yields the locks of the folders that a task on a whole data set writes: runs elsewhere may write there too."""
+    for key in config.tasks()[cfg.task.name].writes:
+        path = Path(cfg.dataset[key])
+        yield path.parent / f".{path.name}.lock"
+
+
 def _written(cfg: Any) -> dict[str, list[str]]:
     """Returns the files that a task on a whole data set wrote outside of its directory, by key of `dataset`."""
     found = {}
-    for key in config.task_spec(cfg.task.name).writes:
+    for key in config.tasks()[cfg.task.name].writes:
         place = Path(cfg.dataset[key])
         paths = [place, *sorted(place.rglob("*"))]
         found[key] = [
@@ -177,7 +187,7 @@ def _run_task(
     manifest = provenance.describe_run(cfg.seed, cfg.fold if cfg.task.scope == "fold" else None)
     _write_configuration(cfg, rundir, overrides)
     rundir.write_json(rundir.manifest_path, manifest)
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    _seed_everything(cfg.seed)
     try:
         results = function(cfg, rundir)
     except BaseException as error:
@@ -205,12 +215,18 @@ def _run_task(
         "digest": digest_outputs(outputs),
         "outputs": [asdict(output) for output in outputs],
     }
-    if cfg.task.get("refresh", False):
+    if config.tasks()[cfg.task.name].gathers:
         manifest["gathered"] = gathered(cfg, rundir)
     rundir.write_json(rundir.manifest_path, manifest)
     for key, value in results.items():
         _LOGGER.info("%s %s = %.4g", cfg.task.name, key, value)
     return json.loads(rundir.results_path.read_text())
+
+
+def _seed_everything(seed: int) -> None:
+    import lightning  # takes seconds; a finished run is told without it
+
+    lightning.seed_everything(seed, workers=True, verbose=False)
 
 
 def _write_configuration(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> None:

@@ -1,152 +1,172 @@
-"""Where a run lives: the same command gives the same directory, other results another one."""
+"""Where a run lives: equal values give the same directory, values that shape other results another one."""
 
+import functools
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from src import config
 from src.files import digest_text
 
-# Root keys that change results and belong to no config group.
-_RESULT_KEYS = frozenset({"seed", "split", "sae_run"})
-# Keys inside result-shaping groups that do not change results: where things lie and what they run on.
-_NEUTRAL_KEYS = frozenset(
-    {
-        "dataset.dir",
-        "dataset.on_bad_file",
-        "trainer",
-        "trainer.accelerator",
-        "trainer.devices",
-        "trainer.num_nodes",
-        "trainer.enable_progress_bar",
-        "embed.batch_size",
-        "evaluation.batch_size",
-        "tile.n_workers",
-    }
-)
-# Where things lie. What lies there is compared by content, so a run goes on when its data were moved.
-_PATH_KEYS = re.compile(
-    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors(\..*)?|tensor_ids(\..*)?|tensor_labels(\..*)?)|backbone\.checkpoint"
+# Keys inside result-shaping groups that change no result: where things lie, and what they run on.
+_NEUTRAL_KEY = re.compile(
+    r"dataset\.(name|dir|root|on_bad_file|\w+_dir|metadata_csv|tensor\w*(\..*)?)"
+    r"|backbone\.checkpoint"
+    r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar)"
+    r"|train\.(n_workers|block_size|residency)"
+    r"|(embed|evaluation)\.batch_size|tile\.n_workers"
 )
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8
+_REMOVED = "removed"
+_DEFAULT = "default"
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """What fixes the directory of a task's run.
+def result_values(values: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Any]:
+    """Returns the part of a plain configuration that shapes a result, flat: dotted key to value.
 
-    Attributes:
-        name: the task.
-        scope: `fold` (one run a fold), `name` (one run for all folds) or `dataset` (one run for all presets).
-        groups: the config groups that shape the task's result, its own and its upstreams'.
-        names_backbone: whether a dataset-wide task is one per backbone.
-        upstream: the tasks whose runs it reads, where they are there.
-        writes: the keys of `dataset` that name what a dataset-wide task writes outside of its directory.
-    """
-
-    name: str
-    scope: str
-    groups: tuple[str, ...]
-    names_backbone: bool = False
-    upstream: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-
-
-def variant(overrides: Sequence[str], groups: Sequence[str]) -> str:
-    """Names the configuration that command-line overrides make of a preset.
-
-    Only overrides under `groups`, and root keys that change results, enter; their order does not matter, the last of
-    two for one key holds. Names and places of data do not: what lies there is compared by content. `sae_run` enters by
-    digest, long names are cut and closed by a digest of the whole.
+    Places and names of data do not: what lies there is compared by content.
 
     Args:
-        overrides: as typed, `key=value`.
-        groups: the config groups that shape the task's result.
-
-    Returns:
-        A folder name, `default` when nothing that matters is overridden.
-    """
-    kept: dict[str, str] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        deleted = key.startswith("~")
-        key = key.lstrip("+~")
-        root = re.split(r"[./@]", key)[0]
-        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key) or (root not in groups and key not in _RESULT_KEYS):
-            continue
-        kept[key] = "removed" if deleted else _canonical(value)
-    if not kept:
-        return "default"
-    text = ",".join(f"{key}-{_folder_safe(value)}" for key, value in sorted(kept.items()))
-    text = text.replace("/", ".")
-    if len(text) > _LONGEST_VARIANT:
-        cut = _LONGEST_VARIANT - _DIGEST_LENGTH - 1
-        text = f"{text[:cut]}-{digest_text(text, _DIGEST_LENGTH)}"
-    return text
-
-
-def run_path(runs: Path, subject: str, fold: int, spec: TaskSpec, overrides: Sequence[str]) -> Path:
-    """Returns the directory of a task's run.
-
-    Args:
-        runs: the folder of all runs.
-        subject: the preset's name, or the dataset's for dataset-wide tasks.
-        fold: the cross-validation fold.
-        spec: the task.
-        overrides: the command line's.
-
-    Raises:
-        ValueError: when the scope is unknown.
-    """
-    name = variant(overrides, spec.groups)
-    if spec.scope == "fold":
-        return runs / subject / name / f"fold_{fold}" / spec.name
-    if spec.scope == "name":
-        return runs / subject / name / spec.name
-    if spec.scope == "dataset":
-        return runs / subject / spec.name / ("" if name == "default" else name)
-    raise ValueError(f"Expected task.scope of {spec.name} to be fold, name or dataset, got {spec.scope!r}.")
-
-
-def result_values(config: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """Returns the part of a plain configuration that shapes a result, places aside, flat: dotted key to value.
-
-    Args:
-        config: the configuration.
-        groups: the config groups and root keys that shape the result.
+        values: the configuration.
+        groups: the config groups that shape the result.
     """
 
     def flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if key in _NEUTRAL_KEYS or _PATH_KEYS.fullmatch(key) or key == "sae_run":
-            return
-        if isinstance(node, Mapping):
+        if isinstance(node, Mapping) and node:
             for name, value in node.items():
                 yield from flat(value, f"{key}.{name}")
-        else:
-            yield key, node
+        elif not is_neutral(key):
+            yield key, _canonical(node)
 
-    roots = [root for root in config if root in groups or root in _RESULT_KEYS]
-    return dict(pair for root in roots for pair in flat(config[root], root))
-
-
-def _canonical(value: str) -> str:
-    """Spells equal values alike: Hydra's sweeps write True and 0.001 where the user typed true and 1e-3."""
-    if value.lower() in ("true", "false", "null"):
-        return value.lower()
-    for number in (int, float):
-        try:
-            return repr(number(value))
-        except ValueError:
-            continue
-    return value
+    return dict(pair for group in sorted(groups) if group in values for pair in flat(values[group], group))
 
 
-def _folder_safe(value: str) -> str:
-    if "/" in value:
-        # Not Path.resolve, which raises on links that lead to themselves: the task says what is wrong with the path.
-        return digest_text(os.path.realpath(Path(value.strip("'\"")).expanduser()), _DIGEST_LENGTH)
-    # Characters that shells or file systems treat specially are spelled by their code, so that no two values meet.
-    return re.sub(r"[^\w.+-]", lambda match: f"%{ord(match.group()):x}", value)
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a configuration are equal; true is not 1."""
+    return json.dumps(one) == json.dumps(other)
+
+
+def is_neutral(key: str) -> bool:
+    """Whether a dotted key changes no result."""
+    return _NEUTRAL_KEY.fullmatch(key) is not None
+
+
+def variant(
+    values: Mapping[str, Any], base: Mapping[str, Any], chosen: Mapping[str, Any], groups: Iterable[str]
+) -> str:
+    """Names what a configuration has other than its preset: `sae-topk+sae.k-8`, `default` where nothing differs.
+
+    The names of choices come first, then the single keys that differ from those choices. There is no `=`, comma or
+    slash in it, so that paths can be typed as overrides; what is too long is closed by a digest of all.
+
+    Args:
+        values: the configuration, plain and resolved.
+        base: the preset's.
+        chosen: the preset's with the choices that the configuration names.
+        groups: the config groups that shape the task's result.
+    """
+    now, before, nearest = (result_values(one, groups) for one in (values, base, chosen))
+    choices = {
+        key.removesuffix(".name"): value
+        for key, value in nearest.items()
+        if key.count(".") == 1 and key.endswith(".name") and before.get(key) != value
+    }
+    named = {f"{group}.name" for group in choices}
+    differing = [
+        (key, now.get(key, _REMOVED))
+        for key in sorted({*now, *nearest} - named)
+        if not same(now.get(key, _REMOVED), nearest.get(key, _REMOVED))
+    ]
+    parts = [f"{key}-{_spelled(value)}" for key, value in [*sorted(choices.items()), *differing]]
+    return "+".join(parts) or _DEFAULT
+
+
+def run_path(cfg: Any, task: str, fold: int | str | None = None) -> Path:
+    """Returns the directory that the run of a task has or would have under a resolved configuration.
+
+    Args:
+        cfg: the configuration.
+        task: the task.
+        fold: another fold than the configuration's.
+
+    Raises:
+        ValueError: when the task leaves no run.
+    """
+    values = config.to_container(cfg)
+    graph = config.tasks()
+    spec, runs = graph[task], Path(values["paths"]["runs"])
+    if spec.scope == "none":
+        raise ValueError(f"Expected a task that leaves a run, got {task}, which does not.")
+    if spec.scope == "dataset":
+        folder = Path(values["dataset"][spec.writes[0]] or task)
+        return runs / values["dataset"]["name"] / task / (folder.stem if folder.suffix == ".csv" else folder.name)
+    place = "_".join([f"fold_{values['fold'] if fold is None else fold}", *_draws(values)])
+    if spec.scope == "name":
+        place = "_".join(_draws(values))
+    graph_given = graph.given(values)
+    given = {one: path for one, path in graph_given.items() if one != task and one in graph.before(task, graph_given)}
+    text = _variant_of(json.dumps(values), tuple(sorted(graph.groups(task, given))), config.config_dirs())
+    parts = [text] if text != _DEFAULT or not given else []
+    text = "+".join([*parts, *(f"{graph[one].run_key}-{_digest_of(Path(path))}" for one, path in given.items())])
+    if len(text) > _LONGEST_VARIANT:
+        text = f"{text[: _LONGEST_VARIANT - _DIGEST_LENGTH - 1]}-{digest_text(text, _DIGEST_LENGTH)}"
+    return runs / values["name"] / text / place / task
+
+
+def folds_of(path: Path) -> list[tuple[str, Path]]:
+    """Returns fold and directory of the runs that differ from the one at `path` in their fold alone, sorted.
+
+    Args:
+        path: the directory of a run of a task of scope fold.
+    """
+    _, _, rest = path.parent.name.removeprefix("fold_").partition("_")
+    pattern = re.compile(r"fold_([^_]+)" + (f"_{re.escape(rest)}" if rest else ""))
+    matches = [(pattern.fullmatch(folder.name), folder) for folder in path.parent.parent.glob("fold_*")]
+    found = [(match.group(1), folder / path.name) for match, folder in matches if match is not None]
+    return sorted(found, key=lambda one: (len(one[0]), one[0]))
+
+
+def _draws(values: Mapping[str, Any]) -> list[str]:
+    """Returns what tells runs of one fold apart: the repeat of the cross-validation and the seed, where not 0."""
+    return [f"{key}_{values[key]}" for key in ("repeat", "seed") if values.get(key, 0)]
+
+
+@functools.lru_cache(maxsize=256)
+def _variant_of(values_json: str, groups: tuple[str, ...], _: tuple[Path, ...]) -> str:
+    values = json.loads(values_json)
+    return variant(values, *config.base_values(values, is_neutral), groups)
+
+
+def _digest_of(run: Path) -> str:
+    """Returns the short digest of a finished run's results; that of its path where it has none."""
+    manifest = run / "manifest.json"
+    stated = json.loads(manifest.read_text()).get("digest") if manifest.is_file() else None
+    return str(stated)[:_DIGEST_LENGTH] if stated else digest_text(os.path.abspath(run), _DIGEST_LENGTH)
+
+
+def _canonical(value: Any) -> Any:
+    """Spells equal numbers alike: 8 and 8.0."""
+    if isinstance(value, list):
+        return [_canonical(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _spelled(value: Any) -> str:
+    """Spells a value with letters, digits, dots, hyphens and underscores, and a digest where that loses something."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_")
+    is_exact = safe == text and not (isinstance(value, str) and _reads_as_other(value))
+    return safe if is_exact else f"{safe}-{digest_text(json.dumps(value), 6)}"
+
+
+def _reads_as_other(text: str) -> bool:
+    """Whether a text looks like a number, a truth value, null or nothing: `'8'` and 8 are other values."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return text in ("", _REMOVED)
+    return True

@@ -9,6 +9,7 @@ from typing import Any
 from src import config
 from src.data.current_inputs import CurrentInputs
 from src.inputs import RUN, Input, compare_inputs, digest_inputs
+from src.runs.identity import folds_of, run_path
 from src.runs.outputs import Output, changed_outputs
 from src.runs.provenance import SCHEMA_VERSION
 from src.runs.rundir import RunDir, run_input
@@ -27,7 +28,7 @@ class Stale:
     """A run that is out of date, or missing although another run was made from it."""
 
     task: str
-    fold: int | None
+    fold: int | str | None
     path: Path
     reasons: tuple[str, ...]
 
@@ -51,23 +52,23 @@ class Lineage:
     """
 
     def __init__(self, cfg: Any, overrides: Sequence[str]) -> None:
-        self._cfg, self._overrides = cfg, list(overrides)
+        self._cfg, self._tasks = cfg, config.tasks()
+        self._given = self._tasks.given(cfg)
         typed = [override for override in overrides if not override.startswith("task=")]
         self.command = " ".join(["python -m src.run", *typed])
-        self._current: dict[int | None, CurrentInputs] = {}
+        self._current: dict[int | str | None, CurrentInputs] = {}
         self._reasons: dict[Path, list[str]] = {}
-        self._before: dict[tuple[str, int | None], dict[Path, Stale]] = {}
+        self._before: dict[tuple[str, int | str | None], dict[Path, Stale]] = {}
 
-    def locate(self, task: str, fold: int | None = None) -> Path:
+    def locate(self, task: str, fold: int | str | None = None) -> Path:
         """Returns the directory that the run of a task has or would have."""
-        if self._is_explicit(task):
-            return Path(self._cfg.sae_run)
-        return config.locate_run(self._cfg, self._overrides, task, fold)
+        if task in self._given:
+            return Path(self._given[task])
+        return run_path(self._cfg, task, fold)
 
     def rundir(self, task: str) -> RunDir:
         """Returns the directory of a task's run under this configuration, where it is to be made."""
-        path = config.locate_run(self._cfg, self._overrides, task)
-        return RunDir(path, self.locate, self.command, is_begun=False)
+        return RunDir(run_path(self._cfg, task), self.locate, self.command, is_begun=False)
 
     def stale_ancestors(self, task: str) -> list[Stale]:
         """Returns the runs that are out of date among those that a task builds on, ancestors first."""
@@ -84,10 +85,10 @@ class Lineage:
 
     def refuse(self, stale: Stale, task: str) -> StaleRunError:
         """Returns the error of a task that builds on a run that is out of date, or of that run itself."""
-        if self._is_explicit(stale.task) and stale.path == self.locate(stale.task):
+        if stale.task in self._given and stale.path == self.locate(stale.task):
             return StaleRunError(
-                f"Expected sae_run={stale.path} to be a finished run as its task left it, got this: {stale.why}. "
-                "Restore it, or name another run."
+                f"Expected {self._tasks[stale.task].run_key}={stale.path} to be a finished run as its task left it, "
+                f"got this: {stale.why}. Restore it, or name another run."
             )
         fold = f" fold={stale.fold}" if stale.fold not in (None, self._cfg.fold) else ""
         again = f"{self.command}{fold} task={stale.task} overwrite=true"
@@ -96,8 +97,8 @@ class Lineage:
                 f"Expected the run {stale.path} to be made from what is there now, got one that is out of date: "
                 f"{stale.why}. Make it again with overwrite=true; task=pipeline makes all again that is out of date. "
                 + (
-                    "For other data beside these give another dataset.name or backbone.name."
-                    if config.task_spec(task).scope == "dataset"
+                    "For other data beside these give another dataset.name or folder."
+                    if self._tasks[task].scope == "dataset"
                     else "For other data beside these give name=<name>."
                 )
             )
@@ -106,7 +107,7 @@ class Lineage:
             f"{stale.why}. Make it again: {again} (or task=pipeline, which makes all again that is out of date)."
         )
 
-    def _stale_before(self, task: str, fold: int | None) -> dict[Path, Stale]:
+    def _stale_before(self, task: str, fold: int | str | None) -> dict[Path, Stale]:
         """Returns the runs that are out of date before a task, by directory; each task is looked at once."""
         if (task, fold) not in self._before:
             found: dict[Path, Stale] = {}
@@ -115,24 +116,22 @@ class Lineage:
             self._before[task, fold] = found
         return self._before[task, fold]
 
-    def _walk(self, task: str, fold: int | None) -> Iterator[Stale]:
-        for upstream in config.task_spec(task).upstream:
+    def _walk(self, task: str, fold: int | str | None) -> Iterator[Stale]:
+        for upstream in self._tasks.upstream(task):
             for run in self._runs(task, upstream, fold):
                 if not run.is_finished or not self._is_of_these_data(upstream, run):
                     continue
-                if not self._is_explicit(upstream):
+                if upstream not in self._given:
                     yield from self._stale_before(upstream, run.fold).values()
                     yield from self._missing(run)
                 if reasons := self.reasons(upstream, run):
                     yield Stale(upstream, run.fold, run.path, tuple(reasons))
 
-    def _runs(self, task: str, upstream: str, fold: int | None) -> Iterator[RunDir]:
+    def _runs(self, task: str, upstream: str, fold: int | str | None) -> Iterator[RunDir]:
         """Yields the upstream runs: of all folds where a task gathers folds, else of one."""
         path = self.locate(upstream, fold)
-        if config.task_spec(task).scope == "name" and config.task_spec(upstream).scope == "fold":
-            paths = sorted(path.parent.parent.glob(f"fold_*/{upstream}"))
-        else:
-            paths = [path]
+        gathers_folds = self._tasks[task].scope == "name" and self._tasks[upstream].scope == "fold"
+        paths = [folder for _, folder in folds_of(path)] if gathers_folds and upstream not in self._given else [path]
         for path in paths:
             yield RunDir(path, self.locate, self.command, is_begun=False)
 
@@ -152,7 +151,7 @@ class Lineage:
         is_finished = manifest["status"] == "completed"
         if is_finished:
             yield from changed_outputs(run.path, [Output(**output) for output in manifest["outputs"]])
-        if self._is_explicit(task):
+        if task in self._given and run.path == self.locate(task):
             return
         for difference in differences(run.config_path, self._cfg, task, run.fold):
             yield f"its settings differ: {difference}"
@@ -193,19 +192,16 @@ class Lineage:
                 "Of what %s was made from, something is not there any more; it stays as it is. %s", run.path, shown
             )
 
-    def _inputs_of(self, fold: int | None) -> CurrentInputs:
+    def _inputs_of(self, fold: int | str | None) -> CurrentInputs:
         return self._current.setdefault(fold, CurrentInputs(self._cfg, fold))
 
     def _upstream(self, run: RunDir, one: Input) -> RunDir:
         task, _, fold = one.name.partition(" fold ")
-        return RunDir(self.locate(task, int(fold) if fold else run.fold))
-
-    def _is_explicit(self, task: str) -> bool:
-        return task == "train_sae" and self._cfg.sae_run is not None
+        return RunDir(self.locate(task, fold or run.fold))
 
     def _is_of_these_data(self, task: str, run: RunDir) -> bool:
         """Whether the run of a task on a whole data set wrote where this configuration reads."""
-        return not other_folders(run.config_path, self._cfg, config.task_spec(task).writes)
+        return not other_folders(run.config_path, self._cfg, self._tasks[task].writes)
 
 
 def _changed(before: Sequence[Input], now: Sequence[Input]) -> list[Input]:

@@ -8,14 +8,14 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
 SCHEMA_VERSION = 2
 _PACKAGES = ("torch", "lightning", "hydra-core", "timm", "open_clip_torch", "h5py", "numpy", "pandas", "scikit-learn")
 
 
-def describe_run(seed: int, fold: int | None) -> dict[str, Any]:
+def describe_run(seed: int, fold: int | str | None) -> dict[str, Any]:
     """Returns the entries of a manifest that are known when a run starts."""
+    import torch  # takes seconds; a finished run is told without it
+
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",

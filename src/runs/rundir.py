@@ -13,10 +13,11 @@ from src.fitted_on import read_fitted_on, write_fitted_on
 from src.inputs import RUN, Input, read_inputs, write_inputs
 from src.records import FittedItem, refuse_leakage
 from src.report.page import Page, write_page
+from src.runs.identity import folds_of
 
 _LOGGER = logging.getLogger(__name__)
 _START_OVER = "It was cut short or edited: start the run over with overwrite=true."
-_FOLD_DIR = re.compile(r"fold_(\d+)")
+_FOLD_DIR = re.compile(r"fold_([^_]+)(_.*)?")
 
 
 class RunDir:
@@ -167,10 +168,12 @@ class RunDir:
         return self.checkpoints_dir.is_dir() or self.latents_dir().is_dir()
 
     @property
-    def fold(self) -> int | None:
-        """The fold that the directory belongs to, None for runs over all folds."""
+    def fold(self) -> int | str | None:
+        """The fold that the directory belongs to (a number or `all`), None for runs over all folds."""
         match = _FOLD_DIR.fullmatch(self.path.parent.name)
-        return int(match.group(1)) if match else None
+        if match is None:
+            return None
+        return int(match.group(1)) if match.group(1).isdigit() else match.group(1)
 
     def write_json(self, path: Path, content: Any) -> None:
         """Writes JSON, whole or not at all."""
@@ -221,15 +224,14 @@ class RunDir:
         self.record(run_input(found, task))
         return found
 
-    def upstream_folds(self, task: str) -> "dict[int, RunDir]":
+    def upstream_folds(self, task: str) -> "dict[int | str, RunDir]":
         """Returns the finished runs of a per-fold task under the same configuration, by fold, and notes them as read.
 
         Those that are out of date and to be left out are not among them.
         """
-        runs = self._path_of(task).parent.parent
-        found = [RunDir(path, self._locate, self._command) for path in runs.glob(f"fold_*/{task}")]
-        folds = {run.fold: run for run in found if run.fold is not None and run.path not in self.left_out}
-        folds = {fold: run for fold, run in sorted(folds.items()) if run.is_finished}
+        found = [RunDir(path, self._locate, self._command) for _, path in folds_of(self._path_of(task))]
+        present = [run for run in found if run.path not in self.left_out and run.is_finished]
+        folds = {run.fold: run for run in present if run.fold is not None}
         if folds:
             self.record(*(run_input(run, f"{task} fold {fold}") for fold, run in folds.items()))
         return folds

@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 from src import config
-from src.runs.identity import result_values
+from src.runs.identity import result_values, same
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def differences(config_path: Path, cfg: Any, task: str, fold: int | None = None) -> list[str]:
+def differences(config_path: Path, cfg: Any, task: str, fold: int | str | None = None) -> list[str]:
     """Returns a line for every value that shapes a task's result and differs from the stored configuration's.
 
     Values that the stored configuration does not have count as their defaults; paths are compared by what lies there,
@@ -30,14 +30,18 @@ def differences(config_path: Path, cfg: Any, task: str, fold: int | None = None)
     stored = _read_stored(config_path)
     if stored is None:
         return []
-    spec = config.task_spec(task)
-    before, now = (result_values(values, spec.groups) for values in (stored, config.to_container(cfg)))
-    if spec.scope == "fold":
-        before["fold"], now["fold"] = stored.get("fold"), cfg.fold if fold is None else fold
+    graph, values = config.tasks(), config.to_container(cfg)
+    spec = graph[task]
+    groups = spec.groups if spec.scope == "dataset" else graph.groups(task, graph.given(values))
+    before, now = (result_values(one, groups) for one in (stored, values))
+    if spec.scope != "dataset":
+        drawn = ("seed", "repeat", "fold") if spec.scope == "fold" else ("seed", "repeat")
+        before |= {key: stored[key] for key in drawn if key in stored}
+        now |= {key: values[key] for key in drawn} | ({} if fold is None else {"fold": fold})
     return [
         f"{key}: {value!r} there, {now.get(key)!r} here"
         for key, value in sorted(before.items())
-        if now.get(key) != value
+        if not same(now.get(key), value)
     ]
 
 

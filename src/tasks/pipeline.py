@@ -8,6 +8,7 @@ from typing import Any
 from src import config
 from src.interrupts import keeping
 from src.runs.execution import execute
+from src.runs.identity import run_path
 from src.runs.lock import LiveRunError
 from src.runs.rundir import RunDir
 
@@ -16,11 +17,11 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Runs `cfg.task.steps`.
+    """Runs the steps that the tasks' declarations give, see `src.task_graph`.
 
-    Every step is composed anew with the same overrides plus `task=<step>`, so it lands where the command alone would
-    put it. A step that is out of date is made again. A task module says by `missing_inputs(cfg) -> list[str]` why it
-    cannot run on this dataset.
+    Every step has this run's configuration but for the task, so it lands where the command alone would put it. A step
+    that is out of date is made again. A task module says by `missing_inputs(cfg) -> list[str]` why it cannot run on
+    this dataset.
 
     Returns:
         The number of steps that were run (or had finished) and of those that were skipped.
@@ -29,21 +30,20 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     skipped: dict[str, list[str]] = {}
     done: list[str] = []
     with keeping(lambda: f"the finished steps {', '.join(done)}" if done else ""):
-        _run_steps(cfg.task.steps, overrides, skipped, done)
+        _run_steps(cfg, overrides, skipped, done)
     rundir.write_json(rundir.path / "skipped.json", skipped)
     return {"n_steps": len(done), "n_skipped": len(skipped)}
 
 
-def _run_steps(steps: list[str], overrides: list[str], skipped: dict[str, list[str]], done: list[str]) -> None:
-    for step in steps:
-        typed = [*overrides, f"task={step}"]
-        composed = config.compose(typed)
-        if reasons := _missing_inputs(composed):
+def _run_steps(cfg: Any, overrides: list[str], skipped: dict[str, list[str]], done: list[str]) -> None:
+    for step in (spec.name for spec in config.tasks().steps):
+        step_cfg = config.with_task(cfg, step)
+        if reasons := _missing_inputs(step_cfg):
             skipped[step] = reasons
             _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
             continue
         started = time.monotonic()
-        _execute(composed, typed)
+        _execute(step_cfg, [*overrides, f"task={step}"])
         done.append(step)
         _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
 
@@ -53,14 +53,13 @@ def inputs(cfg: Any, _: RunDir) -> list[Any]:
 
     Steps that gather all folds are left out: another fold's pipeline makes them anew, which is no news for this one.
     """
-    steps = [step for step in cfg.task.steps if config.task_spec(step).scope != "name"]
-    paths = [config.locate_run(cfg, config.hydra_overrides(), step) / "manifest.json" for step in steps]
+    paths = [run_path(cfg, step) / "manifest.json" for step in config.tasks().upstream("pipeline")]
     return [path for path in paths if path.is_file()]
 
 
 def _missing_inputs(composed: Any) -> list[str]:
-    if composed.task.name == "train_sae" and composed.sae_run is not None:
-        return [f"sae_run names an SAE: {composed.sae_run}"]
+    if path := config.tasks().given(composed).get(composed.task.name):
+        return [f"{config.tasks()[composed.task.name].run_key} names a run of it: {path}"]
     module = importlib.import_module(composed.task._target_.rpartition(".")[0])
     return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
 

@@ -17,8 +17,6 @@ from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
 _MEASURE_SAES = ("train_sae", "evaluate_sae", "encode")
-# They report on others and have no page of their own.
-_WITHOUT_PAGE = frozenset({"report", "pipeline"})
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -62,26 +60,26 @@ def inputs(_: Any, rundir: RunDir) -> list[Path]:
     ]
 
 
-def _finished_runs(rundir: RunDir) -> Iterator[tuple[str, int | None, RunDir]]:
+def _finished_runs(rundir: RunDir) -> Iterator[tuple[str, int | str | None, RunDir]]:
     """Yields task, fold (None when it has none) and directory of every finished run of this configuration."""
-    for path in sorted((config.CONF_DIR / "task").glob("*.yaml")):
-        task = path.stem
-        if task in _WITHOUT_PAGE:
-            continue
-        if config.task_spec(task).scope == "fold":
+    for spec in sorted(config.tasks().pages, key=lambda spec: spec.name):
+        task = spec.name
+        if spec.scope == "fold":
             for fold, run in rundir.upstream_folds(task).items():
                 yield task, fold, run
         elif (run := rundir.optional_upstream(task)) is not None:
             yield task, None, run
 
 
-def _missing(cfg: Any, runs: list[tuple[str, int | None, RunDir]]) -> Iterator[tuple[str, str]]:
+def _missing(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]]) -> Iterator[tuple[str, str]]:
     """Yields every expected task (and fold) without a page, with the reason."""
     folds = sorted({fold for _, fold, _ in runs if fold is not None})
     pages = {(task, fold): run.page_path.is_file() for task, fold, run in runs}
-    for task in cfg.report.expected:
-        is_per_fold = config.task_spec(task).scope == "fold"
-        for fold in folds or [cfg.fold] if is_per_fold else [None]:
+    for spec in config.tasks().steps:
+        task = spec.name
+        if spec.order is None:
+            continue
+        for fold in folds or [cfg.fold] if spec.scope == "fold" else [None]:
             if pages.get((task, fold)):
                 continue
             part = task if fold is None else f"{task}, fold {fold}"
@@ -95,12 +93,12 @@ def _missing(cfg: Any, runs: list[tuple[str, int | None, RunDir]]) -> Iterator[t
 
 
 def _reasons(cfg: Any, task: str) -> list[str]:
-    module = importlib.import_module(f"src.tasks.{task}")
+    module = importlib.import_module(config.tasks()[task].target.rpartition(".")[0])
     return list(module.missing_inputs(cfg)) if hasattr(module, "missing_inputs") else []
 
 
-def _headline(cfg: Any, runs: list[tuple[str, int | None, RunDir]], pages: list[RunPage]) -> Any:
-    def tables(task: str, name: str) -> dict[int, Path]:
+def _headline(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]], pages: list[RunPage]) -> Any:
+    def tables(task: str, name: str) -> dict[int | str, Path]:
         return {
             fold or 0: path
             for found, fold, run in runs
@@ -152,7 +150,7 @@ def _warnings(cfg: Any, pages: list[RunPage]) -> Iterator[str]:
         yield "Some runs were made with changes to the code that are in no commit."
 
 
-def _doubts(cfg: Any, runs: list[tuple[str, int | None, RunDir]]) -> list[str]:
+def _doubts(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]]) -> list[str]:
     measured = [
         (fold, run.read_results()) for task, fold, run in runs if task in _MEASURE_SAES and run.results_path.is_file()
     ]

@@ -54,7 +54,7 @@ def _read(run: RunDir) -> pd.DataFrame:
     return table.loc[table["split"] == "test"]
 
 
-def _missing(cfg: Any, present: list[int]) -> list[str]:
+def _missing(cfg: Any, present: list[int | str]) -> list[str]:
     """Names the folds that have a split and no finished run."""
     files = Path(cfg.dataset.splits_dir).glob("splits_*.csv") if cfg.dataset.splits_dir else ()
     found = (re.fullmatch(r"splits_(\d+)(_bool)?\.csv", file.name) for file in files)
