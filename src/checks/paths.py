@@ -34,6 +34,9 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
     draws = task["name"] == "tile" and dataset.get("generator") is not None
     streams = config["train"]["residency"] == "stream" and "needs_to_stream" in task
     needs = task["needs_to_stream"] if streams else task.get("needs", [])
+    for key in task.get("writes", []):
+        if dataset.get(key) is None:
+            yield f"task={task['name']} writes dataset.{key}: found no path; give dataset.{key}=<folder>"
     if config["fold"] == ALL:
         needs = [key for key in needs if key != "splits_dir"]
     for key in needs:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.packed_index import digest_coords
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
+from src.models.backbones.spec import describe_weights
 
 
 class CurrentInputs:
@@ -105,15 +107,10 @@ class CurrentInputs:
         paths = [Path(self._dataset.annotations_dir) / f"{item_id}.xml" for item_id in self._item_ids(parts)]
         return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
 
-    def _weights(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
-        weights = self._cfg.backbone.get("checkpoint")
-        if weights is None or not Path(weights).is_file():  # a hub's, or random ones: what the configuration says
-            return [value_input(what, weights)]
-        status = Path(weights).stat()
-        for one in recorded:
-            if one.what == what and (one.bytes, one.time) == (status.st_size, status.st_mtime_ns):
-                return [file_input(what, weights, one.digest)]
-        return [file_input(what, weights)]
+    def _weights(self, what: str, *_: object) -> list[Input]:
+        if (weights := describe_weights(self._cfg.backbone)) == UNKNOWN:
+            raise FileNotFoundError(f"no weights at {self._cfg.backbone.checkpoint}")
+        return [value_input(what, weights)]
 
     def _generator(self, what: str, *_: object) -> list[Input]:
         generator = self._dataset.get("generator")

@@ -98,7 +98,7 @@ class FoldData:
         return Input(what, "", str(self.folder.path), status.st_size, status.st_mtime_ns, digest)
 
 
-def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
+def open_fold(dataset: Any, fold: int | str, cache_dir: str | Path) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
@@ -121,7 +121,7 @@ def open_fold(dataset: Any, fold: int, cache_dir: str | Path) -> FoldData:
     store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
     split = table.split
     if gone := sorted(needed - set(store.item_ids)):
-        _LOGGER.warning("Left out of fold %d, their feature files being bad or missing: %s", fold, ", ".join(gone))
+        _LOGGER.warning("Left out of fold %s, their feature files being bad or missing: %s", fold, ", ".join(gone))
         split = keep_slides(split, set(store.item_ids))
     return FoldData(table, split, folder, store, bool(dataset.standardize))
 

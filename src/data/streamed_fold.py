@@ -86,7 +86,7 @@ class StreamedFold:
         return read_patches(patches.path, coords, patches.size_level0, patches.side)
 
 
-def open_streamed_fold(dataset: Any, fold: int, backbone: Backbone, batch_size: int) -> StreamedFold:
+def open_streamed_fold(dataset: Any, fold: int | str, backbone: Backbone, batch_size: int) -> StreamedFold:
     """Opens one fold of a dataset of slides that task=tile has cut; reads the coords of train and validation slides.
 
     Args:

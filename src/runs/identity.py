@@ -77,11 +77,11 @@ def variant(
     }
     named = {f"{group}.name" for group in choices}
     differing = [
-        (key, now.get(key, _REMOVED))
+        f"{key}-{_spelled(now[key]) if key in now else _REMOVED}"
         for key in sorted({*now, *nearest} - named)
-        if not same(now.get(key, _REMOVED), nearest.get(key, _REMOVED))
+        if key not in now or key not in nearest or not same(now[key], nearest[key])
     ]
-    parts = [f"{key}-{_spelled(value)}" for key, value in [*sorted(choices.items()), *differing]]
+    parts = [*(f"{group}-{_spelled(name)}" for group, name in sorted(choices.items())), *differing]
     return "+".join(parts) or _DEFAULT
 
 

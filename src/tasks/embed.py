@@ -1,6 +1,6 @@
 """Runs a backbone over the patches of every slide and writes their activations in CLAM's layout."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src.activation_spec import ActivationSpec
 from src.data.current_inputs import CurrentInputs
 from src.data.slides.patch_embedder import PatchEmbedder, read_patches
-from src.data.slides.patching import read_patch_file
+from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
 from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
-from src.models.backbones.base import Backbone
+from src.models.backbones.spec import configured_spec
 from src.progress import track
 from src.report.page import Page, PageTable
 from src.runs.rundir import RunDir
@@ -54,9 +55,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         raise FileNotFoundError(f"Expected patch files in {patches_dir / 'patches'}, found none. Run task=tile.")
     inputs = CurrentInputs(cfg).read("weights", "slides cut", "patches all")
     rundir.record(*inputs)
-    (weights,) = (one.digest for one in inputs if one.what == "weights")
     slides = {Path(one.name).stem: one.digest for one in inputs if one.what == "slides cut"}
     backbone = open_backbone(cfg)
+    configured = replace(configured_spec(cfg.backbone), layer=backbone.layer_name)
     embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
     for folder in ("h5_files", "pt_files"):
         remove_leftovers(features_dir / folder)
@@ -65,11 +66,12 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         for path in track(patch_files, "Embedding slides"):
             coords, size_level0, side = read_patch_file(path)
             h5_path = features_dir / "h5_files" / path.name
-            made_of = {"weights": weights, "slide": slides.get(path.stem, "")}
-            if cfg.overwrite or not _is_done(h5_path, coords, backbone, made_of, rundir.replaces):
+            spec = replace(configured, patch_size=str(side), mpp=read_scale(path))
+            slide = slides.get(path.stem, "")
+            if cfg.overwrite or not _is_done(h5_path, coords, spec, slide, rundir.replaces):
                 slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
                 features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
-                _write_features(features_dir, path.stem, features, coords, size_level0, backbone, made_of)
+                _write_features(features_dir, path.stem, features, coords, size_level0, spec, slide)
             rows.append((path.stem, len(coords)))
     table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
     table.to_csv(rundir.table("embedded"), index=False)
@@ -94,35 +96,31 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return results
 
 
-def _is_done(path: Path, coords: np.ndarray, backbone: Backbone, made_of: Mapping[str, str], may_replace: bool) -> bool:
-    """Whether a slide's file is there, of this backbone, this slide and these patches.
+def _is_done(path: Path, coords: np.ndarray, spec: ActivationSpec, slide: str, may_replace: bool) -> bool:
+    """Whether a slide's file is there, of this spec, this slide and these patches.
 
     Args:
         path: the file.
         coords: of the patches.
-        backbone: what is to embed them.
-        made_of: digests of the backbone's weights and of the slide.
-        may_replace: whether features of another backbone are made again, being this run's own of before.
+        spec: of the activations that are to be made.
+        slide: digest of the slide.
+        may_replace: whether activations of another spec are made again, being this run's own of before.
 
     Raises:
-        ValueError: when the folder holds the features of another backbone, or of other weights.
+        ValueError: when the folder holds activations of another spec; prints both.
     """
     if not path.is_file():
         return False
     with h5py.File(path, "r") as file:
         embedded: Any = file["coords"]
-        made_by = (file.attrs.get("backbone"), file.attrs.get("transform"), file.attrs.get("weights"))
-        expected = (backbone.description, backbone.transform, made_of["weights"])
-        is_same = np.array_equal(embedded, coords) and file.attrs.get("slide") == made_of["slide"]
-    if made_by != expected:
-        if may_replace:
-            return False
+        found = ActivationSpec.from_json(file.attrs.get("spec"))
+        is_same = np.array_equal(embedded, coords) and file.attrs.get("slide") == slide
+    if found != spec and not may_replace:
         raise ValueError(
-            f"Expected {path} to be made by {expected[0]} ({expected[1]}, weights {expected[2]}), got {made_by[0]} "
-            f"({made_by[1]}, weights {made_by[2]}). Give another dataset.features_dir, or overwrite=true to embed the "
-            "slides again."
+            f"Expected {path} to hold activations of this configuration, got others:\n  here: {spec}\n  there: {found}\n"
+            "Give another dataset.features_dir, or overwrite=true to embed the slides again."
         )
-    return is_same
+    return is_same and found == spec
 
 
 def _write_features(
@@ -131,8 +129,8 @@ def _write_features(
     features: np.ndarray,
     coords: np.ndarray,
     size_level0: int,
-    backbone: Backbone,
-    made_of: Mapping[str, str],
+    spec: ActivationSpec,
+    slide: str,
 ) -> None:
     """Writes the pt file and then the h5 file, which is the sign that the slide is done."""
     n_bytes = features.nbytes + coords.nbytes
@@ -141,13 +139,8 @@ def _write_features(
     with write_atomically(pt_path, n_bytes) as temporary, open(temporary, "wb") as opened:
         torch.save(torch.from_numpy(features), opened)
     with write_atomically(h5_path, n_bytes) as temporary, h5py.File(temporary, "w") as file:
-        rows = min(_CHUNK_ROWS, len(features))
-        file.create_dataset("features", data=features, chunks=(rows, features.shape[1]), maxshape=(None, backbone.d_in))
-        file.create_dataset("coords", data=coords.astype(np.int32), chunks=(rows, 2), maxshape=(None, 2))
-        file.attrs.update(
-            patch_size_level0=size_level0,
-            backbone=backbone.description,
-            transform=backbone.transform,
-            name=slide_id,
-            **made_of,
-        )
+        n_rows, width = features.shape
+        chunk = min(_CHUNK_ROWS, n_rows)
+        file.create_dataset("features", data=features, chunks=(chunk, width), maxshape=(None, width))
+        file.create_dataset("coords", data=coords.astype(np.int32), chunks=(chunk, 2), maxshape=(None, 2))
+        file.attrs.update(patch_size_level0=size_level0, name=slide_id, spec=spec.to_json(), slide=slide)

@@ -78,8 +78,8 @@ def test_values_of_conf_are_right(plain):
         ("train.max_grad_norm", 0, "a number above 0 or null, got 0"),
         ("dataset.standardize", "maybe", "true or false, got 'maybe'"),
         ("dataset.on_bad_file", "maybe", "error or skip, got 'maybe'"),
-        ("fold", -1, "a whole number of at least 0, got -1"),
-        ("fold", "x", "a whole number, got 'x'"),
+        ("fold", -1, "a whole number of at least 0, or all, got -1"),
+        ("fold", "x", "a whole number of at least 0, or all, got 'x'"),
         ("seed", 1.5, "a whole number of at least 0 and at most 4294967295, got 1.5"),
         ("name", 2024, """text, got 2024; as text it is typed name="'2024'\""""),
         ("name", "", "text that is not empty, got ''"),
@@ -182,4 +182,4 @@ def test_choices_are_those_that_the_code_knows():
 def test_choices_of_a_class_are_read_from_its_annotations():
     cfg = config.compose(["sae.input_norm=zscore", "task=splits"])
     with pytest.raises(ValueError, match=f"sae.input_norm: expected one of {', '.join(get_args(InputNorm))}, got 'zsc"):
-        config.validate(cfg)
+        config.check_start(cfg)

@@ -5,16 +5,31 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src import config
 from src.report.page import Page, PageFigure
 from src.runs import provenance
 from src.runs.rundir import RunDir
+from src.task_graph import TaskGraph, TaskSpec
 from src.tasks import report
 
+STEPS = ("train_sae", "select_neurons")
+PAGES = {"tile": 10, "train_sae": 40, "encode": 50, "select_neurons": 60, "train_mil": 70, "localize": 80}
 FOLD_TASKS = ("train_sae", "encode", "select_neurons", "train_mil", "localize")
 
 
 @pytest.fixture
-def cfg():
+def cfg(monkeypatch):
+    specs = [
+        TaskSpec(
+            task,
+            f"src.tasks.{task}.run",
+            "fold" if task in FOLD_TASKS else "dataset",
+            order=order,
+            is_step=task in STEPS,
+        )
+        for task, order in PAGES.items()
+    ]
+    monkeypatch.setattr(config, "tasks", lambda: TaskGraph(specs))
     return OmegaConf.create(
         {
             "name": "demo",
@@ -22,7 +37,7 @@ def cfg():
             "dataset": {"name": "slides", "positive_class": "tumor"},
             "backbone": {"name": "net", "pretrained": True},
             "sae": {"_target_": "src.models.saes.batch_topk.BatchTopK"},
-            "report": {"expected": ["train_sae", "select_neurons"], "max_image_width": 800},
+            "report": {"max_image_width": 800},
         }
     )
 

@@ -47,13 +47,13 @@ def test_patches_and_their_activations_are_in_clams_layout_and_order(embedded):
     assert tiled["n_slides"] == results["n_slides"] == 2
     assert tiled["n_patches"] == results["n_patches"] > 4
     root = folder / "data" / "synthetic_slides"
-    processed = pd.read_csv(root / "patches_64" / "process_list_autogen.csv")
+    processed = pd.read_csv(root / "patches_64_level0" / "process_list_autogen.csv")
     assert processed["slide_id"].tolist() == ["case_1_1.tif", "case_2_1.tif"]
     assert processed["n_patches"].sum() == tiled["n_patches"]
     backbone = config.instantiate(cfg.backbone)
     for slide_id in ("case_1_1", "case_2_1"):
-        assert (root / "patches_64" / "masks" / f"{slide_id}.jpg").is_file()
-        with h5py.File(root / "patches_64" / "patches" / f"{slide_id}.h5") as file:
+        assert (root / "patches_64_level0" / "masks" / f"{slide_id}.jpg").is_file()
+        with h5py.File(root / "patches_64_level0" / "patches" / f"{slide_id}.h5") as file:
             coords, attributes = file["coords"][()], dict(file["coords"].attrs)
         assert coords.dtype == np.int64
         assert attributes["name"] == slide_id
@@ -105,26 +105,43 @@ def test_what_killed_writers_left_is_no_slide_and_no_patch_file(embedded):
 @pytest.mark.parametrize("override", ["backbone.seed=1", "backbone.layer=1", "backbone.normalize_each=false"])
 def test_features_of_another_backbone_are_kept(embedded, override):
     folder, *_ = embedded
-    with pytest.raises(ValueError, match=r"got resnet10t with random weights \(seed 0\), layer 2.*overwrite=true"):
-        run(embed, folder, override)
+    with pytest.raises(
+        ValueError, match=r"(?s)there: \[.*weights random, seed 0, layer 2, tokens pooled avg.*overwrite=true"
+    ):
+        run(embed, folder, override, f"dataset.features_dir={features_dir(folder)}")
+
+
+def features_dir(folder):
+    return next((folder / "data" / "synthetic_slides").glob("features_*"))
+
+
+def test_files_of_another_program_are_kept(embedded, tmp_path):
+    shutil.copytree(embedded[0] / "data", tmp_path / "data")
+    with h5py.File(features_dir(tmp_path) / "h5_files" / "case_1_1.h5", "a") as file:
+        del file.attrs["spec"]
+    with pytest.raises(ValueError, match=r"there: \[.*nothing is known\]"):
+        run(embed, tmp_path)
 
 
 @pytest.mark.parametrize("override", ["tile.min_tissue=0.9", "tile.step=32"])
 def test_patches_of_other_settings_are_kept(embedded, override):
-    folder, *_ = embedded
+    folder, _, *_ = embedded
+    patches = f"dataset.patches_dir={folder}/data/synthetic_slides/patches_64_level0"
     key, _, value = override.removeprefix("tile.").partition("=")
     with pytest.raises(ValueError, match=rf'"{key}": {value}.*got.*overwrite=true'):
-        run(tile, folder, override)
+        run(tile, folder, override, patches)
 
 
 def test_overwrite_cuts_and_embeds_again(embedded, tmp_path):
     folder, *_ = embedded
     shutil.copytree(folder / "data", tmp_path / "data")
-    overlapping = ("tile.step=32", "overwrite=true")
+    root = tmp_path / "data" / "synthetic_slides"
+    places = (f"dataset.patches_dir={root / 'patches_64_level0'}", f"dataset.features_dir={features_dir(tmp_path)}")
+    overlapping = ("tile.step=32", "overwrite=true", *places)
     n_patches = run(tile, tmp_path, *overlapping)[0]["n_patches"]
     assert n_patches > 2 * embedded[2]["n_patches"]
     with pytest.raises(ValueError, match="overwrite=true"):
-        run(embed, tmp_path, "tile.step=32", "backbone.layer=1")
+        run(embed, tmp_path, "tile.step=32", "backbone.layer=1", *places)
     results, _, cfg = run(embed, tmp_path, *overlapping, "backbone.layer=1")
     assert results == {"n_slides": 2, "n_patches": n_patches, "d_in": 64}
     bags = [FeatureFolder(cfg.dataset.features_dir).read(slide_id) for slide_id in ("case_1_1", "case_2_1")]

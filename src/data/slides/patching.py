@@ -1,5 +1,6 @@
 """Cuts the tissue of a slide into patches and keeps their coordinates in CLAM's layout."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from src.activation_spec import UNKNOWN
 from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
 from src.data.slides.patch_size import patch_size_level0
 from src.files import write_atomically
+from src.models.backbones.spec import describe_scale
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,12 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
             "the edge of a patch is not known. Make the file again with task=tile."
         )
     return coords, edge, int(attributes.get("patch_size_target", attributes.get("patch_size", edge)))
+
+
+def read_scale(path: Path) -> str:
+    """Returns at which resolution a slide was cut, as `ActivationSpec.mpp` has it; unknown where the file says not."""
+    settings = read_settings(path)
+    return describe_scale(json.loads(settings)) if settings else UNKNOWN
 
 
 def read_settings(path: Path) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from src.models.backbones.spec import INTERPOLATION, MEAN, STD, describe_transform
+
 Interpolation = Literal["bilinear", "bicubic"]
 # A blank image stays blank: one grey level of contrast in 255.
 _LEAST_STD = 1 / 255
@@ -20,6 +22,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         name: enters the names of feature folders.
         description: what the weights are, for the report.
+        layer_name: index of the block that activations come from, from 0; `output` of the model's own.
         d_in: width of the activations it gives, which is the SAE's input width.
 
     Args:
@@ -35,14 +38,15 @@ class Backbone(nn.Module, ABC):
 
     d_in: int
     description: str
+    layer_name: str = "output"
 
     def __init__(
         self,
         name: str,
         image_size: int,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        interpolation: Interpolation = "bicubic",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        interpolation: Interpolation = INTERPOLATION,
         normalize_each: bool = False,
     ) -> None:
         super().__init__()
@@ -75,6 +79,5 @@ class Backbone(nn.Module, ABC):
 
     @property
     def transform(self) -> str:
-        """The preprocessing in words, written beside the features: the same encoder at another size differs."""
-        scaling = "each image's own mean and std" if self.normalize_each else f"mean {self.mean}, std {self.std}"
-        return f"resize {self.image_size} {self.interpolation}, {scaling}"
+        """The preprocessing in words."""
+        return describe_transform(self.image_size, self.interpolation, self.mean, self.std, self.normalize_each)

@@ -69,6 +69,8 @@ class TimmBackbone(Backbone):
         self.description = _describe(model_name, checkpoint, pretrained, seed)
         if layer is not None:
             self.description += f", layer {layer}, pooled by {pooling}"
+        if layer is not None:
+            self.layer_name = str(layer if layer >= 0 else len(self.model.feature_info) + layer)
         self.layer, self.pooling = layer, pooling
         self.eval().requires_grad_(False)
         probe = torch.zeros(1, 3, self.image_size, self.image_size)
