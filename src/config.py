@@ -291,7 +291,7 @@ def validate(cfg: DictConfig) -> None:
             given = tasks().given(plain).items()
             errors += wrong_folders(plain["paths"])
             errors += [error for task, path in given for error in wrong_run(tasks()[task].run_key or "", task, path)]
-            errors += _wrong_grid(cfg)
+            errors += [*_wrong_grid(cfg), *_processes_in_a_sweep(cfg)]
     _raise(errors)
 
 
@@ -307,11 +307,16 @@ def check_start(cfg: DictConfig) -> None:
     from src.checks.targets import target_errors
     from src.checks.trial import trial_errors
 
-    steps = [spec.name for spec in tasks().steps] if tasks()[cfg.task.name].upstream == STEPS else [cfg.task.name]
-    own = {group for step in steps for group in tasks()[step].groups}
+    own = {group for spec in _own_specs(cfg) for group in spec.groups}
     nodes = {group: plain[group] for group in plain if group in own or group in ("task", "logger")}
-    errors = [*target_errors(nodes), *_processes_in_a_sweep(cfg)]
-    _raise(errors or list(trial_errors(plain, own, instantiate)))
+    _raise(list(target_errors(nodes)))
+    _raise(list(trial_errors(plain, own, instantiate)))
+
+
+def _own_specs(cfg: DictConfig) -> list[TaskSpec]:
+    """Returns the task, or the steps of the pipeline: what runs in this process."""
+    spec = tasks()[cfg.task.name]
+    return tasks().steps if spec.upstream == STEPS else [spec]
 
 
 def _raise(errors: list[str]) -> None:
@@ -368,7 +373,7 @@ def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
     from src.checks.devices import n_devices
 
     launcher = str(HydraConfig.get().launcher._target_)
-    starts = any(tasks()[task].starts_processes for task in tasks().before(cfg.task.name))
+    starts = any(spec.starts_processes for spec in _own_specs(cfg))
     several = n_devices(cfg.trainer.accelerator, cfg.trainer.devices) > 1
     if several and starts and not launcher.endswith("SlurmLauncher"):
         yield (

@@ -44,7 +44,9 @@ def test_presets_and_tasks_are_global(path):
 def test_every_preset_composes_with_every_task(exp, task):
     complaint = errors_of([f"exp={exp}", f"task={task}"])
     lines = complaint.splitlines()[1:]
-    assert all(f"task={task} needs dataset." in line for line in lines), complaint
+    assert all(
+        line.startswith((f"  task={task} needs dataset.", f"  task={task} writes dataset.")) for line in lines
+    ), complaint
 
 
 @pytest.mark.parametrize("group", ["sae", "backbone", "mil", "train", "trainer", "logger", "dataset"])
@@ -70,10 +72,8 @@ def test_missing_data_is_named_with_the_command_that_makes_it(tmp_path):
 
 def test_all_errors_are_shown_at_once():
     cfg = config.compose(["exp=camelyon16_conch_0", "sae.expansion=???", "fold=-1"])
-    with pytest.raises(ValueError, match=r"(?s)fold: expected a whole.*sae\.expansion: expected a value"):
+    with pytest.raises(ValueError, match=r"(?s)sae\.expansion: expected a value.*fold: expected a whole"):
         config.validate(cfg)
-    cfg = config.resolve(config.compose(["exp=quickstart", "task=tile", "+tile.kk=3"]))
-    config.check_start(cfg)
 
 
 def test_misspelt_override_is_refused():

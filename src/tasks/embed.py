@@ -117,8 +117,8 @@ def _is_done(path: Path, coords: np.ndarray, spec: ActivationSpec, slide: str, m
         is_same = np.array_equal(embedded, coords) and file.attrs.get("slide") == slide
     if found != spec and not may_replace:
         raise ValueError(
-            f"Expected {path} to hold activations of this configuration, got others:\n  here: {spec}\n  there: {found}\n"
-            "Give another dataset.features_dir, or overwrite=true to embed the slides again."
+            f"Expected {path} to hold activations of this configuration, got others:\n  here: {spec}\n"
+            f"  there: {found}\nGive another dataset.features_dir, or overwrite=true to embed the slides again."
         )
     return is_same and found == spec
 
