@@ -114,7 +114,7 @@ class Rank:
 def blocks_of_rank(store, rank, n_ranks, part, **kwargs):
     data = make_data(store, batch_size=5, **kwargs)
     data.trainer = Rank(rank, n_ranks)
-    loader = data._train_loader if part == "train" else data.val_dataloader()
+    loader = data.train_loader if part == "train" else data.val_dataloader()
     return [numbers([batch]) for block in loader for batch in (block if part == "train" else [block])]
 
 
@@ -150,7 +150,7 @@ def test_images(tmp_path, residency):
     images = [image for block in data.train_dataloader() for batch in block for image in batch]
     assert {batch.shape for block in data.train_dataloader() for batch in block} == {(2, 3, 2), (1, 3, 2)}
     expected = np.concatenate([values["a"], values["b"]]).reshape(7, 3, 2)
-    order = data._train_loader.order.epoch(0)[:]
+    order = data.train_loader.order.epoch(0)[:]
     np.testing.assert_array_equal(torch.stack(images), expected[order])
     assert [batch.shape for batch in data.val_dataloader()] == [(6, 2)]
 
