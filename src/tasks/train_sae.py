@@ -1,8 +1,10 @@
 """Trains the SAE of a fold on the activations of its train slides, and exports it."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -12,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
+from src.activation_spec import ActivationSpec
 from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
@@ -31,7 +34,7 @@ from src.ops.selection import ThresholdSearch
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
-from src.stores.sae import save_sae
+from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
 from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
@@ -131,7 +134,28 @@ def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[
     _calibrate(searches, data)
     for cfg, rundir, sae in trained:
         require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
-        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"))
+        spec = getattr(getattr(fold, "store", None), "spec", ActivationSpec())
+        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"), spec)
+        for path in sorted(rundir.checkpoints_dir.glob("step_*.ckpt")):
+            export_checkpoint(rundir, path.stem)
+
+
+def export_checkpoint(rundir: RunDir, name: str) -> Path:
+    """Exports a checkpoint of a run whose last SAE is exported, its threshold as training left it.
+
+    Args:
+        rundir: the run's directory.
+        name: of the checkpoint: `best`, `last`, `step_<n>`.
+
+    Returns:
+        The folder: `export/<name>`.
+    """
+    sae = load_sae(rundir.export_dir)
+    state = torch.load(rundir.checkpoints_dir / f"{name}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    sae.load_state_dict({key.removeprefix("sae."): value for key, value in state.items() if key.startswith("sae.")})
+    metadata = json.loads((rundir.export_dir / "cfg.json").read_text())["metadata"]
+    save_sae(sae, rundir.export_dir / name, metadata | {"checkpoint": name}, rundir.read_fitted_on())
+    return rundir.export_dir / name
 
 
 def finish_training(

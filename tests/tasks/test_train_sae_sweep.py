@@ -137,12 +137,9 @@ def test_runs_go_on_alone_from_the_checkpoints_of_a_sweep_and_a_sweep_from_their
 def test_what_cannot_share_a_stream_is_refused(typed, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"got none: give e\.g\. sweep\.grid"):
         _sweep(typed, monkeypatch, tmp_path / "runs", [])
-    for entry, named in (
-        ("train.batch_size=64,128", "train.batch_size"),
-        ("train.epochs=1,2", "train.epochs"),
-        ("seed=0,1", "seed"),
-        ("fold=0,1", "fold"),
-    ):
+    refused = [f"train.{key}" for key in ("batch_size=64,128", "epochs=1,2", "total_rows=10,20")]
+    for entry in (*refused, "seed=0,1", "fold=0,1"):
+        named = entry.partition("=")[0]
         with pytest.raises(ValueError, match=rf"got other {named} for .*: use -m with task=train_sae"):
             _sweep(typed, monkeypatch, tmp_path / "runs", [entry])
     with pytest.raises(ValueError, match=r"Expected trainer\.devices=1"):

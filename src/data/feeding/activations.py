@@ -102,8 +102,8 @@ class ActivationDataModule(L.LightningDataModule):
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
         batch_bytes = batch_size * self._items.d_in * 4
         self.block_size = min(block_size, max(1, _MOST_BLOCK_BYTES // batch_bytes))
-        n_total = epochs * self.n_items if total_rows is None else -(-total_rows // (n_tokens or 1))
-        self.length = TrainingLength(self.n_items, batch_size, n_total)
+        self._n_total = None if total_rows is None else -(-total_rows // (n_tokens or 1))
+        self.length = TrainingLength(self.n_items, batch_size, self._n_total or epochs * self.n_items)
         self.checkpoint_steps = self.length.evenly(n_checkpoints) if n_checkpoints else []
         self.n_unfinished: Callable[[], int] = int  # 0, until a trainer that counts is known
         choose_residency(residency, 0, 0, 0)  # refuses a name that is none
@@ -179,7 +179,7 @@ class ActivationDataModule(L.LightningDataModule):
             self._read_blocks,
             block_size=self.block_size,
             data=self._items.identity,
-            n_total=self.length.n_total,
+            n_total=self._n_total,
             stops={self.length.place(step) for step in self.checkpoint_steps},
             n_unfinished=lambda: self.n_unfinished(),
         )

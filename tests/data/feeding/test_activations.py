@@ -12,6 +12,7 @@ from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import epoch_order
 from src.data.feeding.resident_rows import DeviceFeed
 from src.data.feeding.rows import StoreRows
+from src.training.loop_state import LoopState
 from tests.data.stores import pack
 
 pytestmark = [
@@ -279,7 +280,7 @@ def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, d
         accelerator="cpu",
         max_epochs=max_epochs,
         logger=False,
-        callbacks=[checkpoint] if checkpoint else [],
+        callbacks=[LoopState(), *([checkpoint] if checkpoint else [])],
         enable_checkpointing=isinstance(checkpoint, ModelCheckpoint),
         enable_progress_bar=False,
         enable_model_summary=False,
