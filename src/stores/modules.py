@@ -30,7 +30,7 @@ def save_module(
     arguments: Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
     fitted: Sequence[FittedItem] | None = None,
-    spec: ActivationSpec | None = None,
+    spec: ActivationSpec = ActivationSpec(),  # noqa: B008 - frozen
 ) -> None:
     """Writes a module so that `load_module` gives it back bit for bit.
 
@@ -43,7 +43,7 @@ def save_module(
         spec: of the activations that it was fitted on.
     """
     export_dir = Path(export_dir)
-    stated = note_fitted_on(export_dir, fitted) | note_spec(spec)
+    stated = {"spec": spec.to_dict(), **note_fitted_on(export_dir, fitted)}
     write_state(module, export_dir / _STATE)
     config = {**describe(module, arguments), "metadata": {**(metadata or {}), **stated}}
     write_config(config, export_dir / _CONFIG)
@@ -146,8 +146,3 @@ def note_fitted_on(export_dir: Path, fitted: Sequence[FittedItem] | None) -> dic
         return {}
     write_fitted_on(export_dir / FITTED_ON_FILE, fitted)
     return {FITTED_ON_KEY: digest_file(export_dir / FITTED_ON_FILE)}
-
-
-def note_spec(spec: ActivationSpec | None) -> dict[str, Any]:
-    """Returns what an export states of the activations that it was fitted on."""
-    return {} if spec is None else {"spec": spec.to_dict()}

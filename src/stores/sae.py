@@ -17,7 +17,6 @@ from src.stores.modules import (
     build,
     describe,
     note_fitted_on,
-    note_spec,
     read_config,
     read_state,
     write_config,
@@ -36,7 +35,7 @@ def save_sae(
     export_dir: str | Path,
     metadata: Mapping[str, Any] | None = None,
     fitted: Sequence[FittedItem] | None = None,
-    spec: ActivationSpec | None = None,
+    spec: ActivationSpec = ActivationSpec(),  # noqa: B008 - frozen
 ) -> None:
     """Writes an SAE for use elsewhere.
 
@@ -55,7 +54,7 @@ def save_sae(
         spec: of the activations that it was trained on.
     """
     export_dir = Path(export_dir)
-    stated = note_fitted_on(export_dir, fitted) | note_spec(spec)
+    stated = {"spec": spec.to_dict(), **note_fitted_on(export_dir, fitted)}
     write_state(sae, export_dir / _STATE)
     with write_atomically(export_dir / _WEIGHTS) as path:
         save_file(saelens_weights(sae), path)

@@ -34,6 +34,7 @@ from src.ops.selection import ThresholdSearch
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
+from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
 from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
@@ -54,14 +55,14 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_train_fold(cfg)
-    data = open_data(cfg, fold)
     begin_training(cfg, rundir, fold)
+    data = open_data(cfg, fold)
     start = newest_checkpoint(rundir.checkpoints_dir)
     module = build_module(cfg, fold, data, is_resumed=start is not None)
-    every = epochs_between_validations(cfg, data)
-    callbacks = [*best_and_last(ModelCheckpoint, rundir, every, bool(fold.split.val)), LoopState(), SlideMixing()]
+    arguments = fit_arguments(cfg, data)
+    callbacks = [LoopState(), SlideMixing(), *best_and_last(ModelCheckpoint, rundir, fold, arguments)]
     callbacks.append(StepCheckpoints([rundir.checkpoints_dir], data.checkpoint_steps))
-    trainer = make_trainer(cfg, rundir, callbacks, **fit_arguments(data.length.n_epochs, every))
+    trainer = make_trainer(cfg, rundir, callbacks, **arguments)
     with keeping(lambda: describe_checkpoint(rundir.checkpoints_dir)):
         trainer.fit(module, data, ckpt_path=start and start.path)
     if trainer.interrupted:
@@ -112,15 +113,12 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     )
 
 
-def epochs_between_validations(cfg: Any, data: ActivationDataModule) -> int:
-    """Returns after how many epochs each there is a validation, and a checkpoint to resume from."""
-    return max(1, data.length.n_epochs // cfg.train.n_validations)
-
-
-def fit_arguments(n_epochs: int, every_n_epochs: int) -> dict[str, Any]:
+def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
     """Returns the Trainer's arguments of a training of SAEs."""
+    n_epochs = data.length.n_epochs
+    every = max(1, n_epochs // cfg.train.n_validations)
     fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    return {"max_epochs": n_epochs, "check_val_every_n_epoch": every_n_epochs, **fixed}
+    return {"max_epochs": n_epochs, "check_val_every_n_epoch": every, **fixed}
 
 
 def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[Any, RunDir, SAE]]) -> None:
@@ -154,7 +152,8 @@ def export_checkpoint(rundir: RunDir, name: str) -> Path:
     state = torch.load(rundir.checkpoints_dir / f"{name}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     sae.load_state_dict({key.removeprefix("sae."): value for key, value in state.items() if key.startswith("sae.")})
     metadata = json.loads((rundir.export_dir / "cfg.json").read_text())["metadata"]
-    save_sae(sae, rundir.export_dir / name, metadata | {"checkpoint": name}, rundir.read_fitted_on())
+    stated = (metadata | {"checkpoint": name}, rundir.read_fitted_on(), spec_of(metadata))
+    save_sae(sae, rundir.export_dir / name, *stated)
     return rundir.export_dir / name
 
 
@@ -209,7 +208,7 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
 
 
 def best_and_last(
-    checkpoint: Callable[..., lightning.Callback], rundir: RunDir, every_n_epochs: int, has_validation: bool
+    checkpoint: Callable[..., lightning.Callback], rundir: RunDir, fold: TrainFold, arguments: Mapping[str, Any]
 ) -> list[lightning.Callback]:
     """Keeps the last state, to resume, and with validation slides the best one by explained variance.
 
@@ -219,13 +218,14 @@ def best_and_last(
     Args:
         checkpoint: makes one, of ModelCheckpoint's arguments.
         rundir: the run's directory.
-        every_n_epochs: how often there is a validation.
-        has_validation: whether there are slides for it.
+        fold: what is trained on.
+        arguments: of the Trainer.
     """
+    has_validation = bool(fold.split.val)
     keep = partial(
         checkpoint,
         dirpath=rundir.checkpoints_dir,
-        every_n_epochs=every_n_epochs,
+        every_n_epochs=arguments["check_val_every_n_epoch"],
         enable_version_counter=False,
         save_on_train_epoch_end=not has_validation,
     )

@@ -23,7 +23,6 @@ from src.tasks.train_sae import (
     begin_training,
     best_and_last,
     build_module,
-    epochs_between_validations,
     export,
     finish_training,
     fit_arguments,
@@ -131,49 +130,37 @@ class _Sweep:
     def train(self) -> None:
         """Trains all members to their ends.
 
-        Those furthest behind, as after a kill, train up to the others and go on with them. A member that fails is left
-        out, and the others of its group go on from their last checkpoints.
+        Those that stand at one place are trained together; after a kill between their checkpoints there are two such
+        groups, and each reads what is left for it. A member that fails is left out, and the others of its group go on
+        from their last checkpoints.
         """
         waiting = set(self.members)
         while waiting:
             starts = {number: newest_checkpoint(self.members[number][1].checkpoints_dir) for number in waiting}
             steps = {number: start.step if start else 0 for number, start in starts.items()}
-            here = min(steps.values())
-            group = sorted(number for number in waiting if steps[number] == here)
-            until = self._epochs_until(min((step for step in steps.values() if step > here), default=None))
+            group = sorted(number for number in waiting if steps[number] == min(steps.values()))
             try:
-                self._train_group(group, [starts[number] for number in group], until)
+                self._train_group(group, [starts[number] for number in group])
+                waiting -= set(group)
             except MemberError as error:
-                failed = group[error.member]
-                self.outcomes[failed] = error.__cause__  # pyright: ignore[reportArgumentType]
-                waiting.remove(failed)
-                continue
+                self.outcomes[group[error.member]] = error.__cause__  # pyright: ignore[reportArgumentType]
+                waiting.remove(group[error.member])
             except Exception as error:  # of what they share
                 self.outcomes |= dict.fromkeys(waiting, error)
                 return
-            if until == self._data.length.n_epochs:
-                waiting -= set(group)
 
-    def _epochs_until(self, step: int | None) -> int:
-        """Returns after how many epochs to stop so that a group reaches others at `step`, at a validation."""
-        length = self._data.length
-        if step is None:
-            return length.n_epochs
-        every = epochs_between_validations(next(iter(self.members.values()))[0], self._data)
-        return min(-(-step // (length.steps_per_epoch * every)) * every, length.n_epochs)
-
-    def _train_group(self, group: list[int], starts: list[Position | None], until: int) -> None:
-        """Trains members that stand at one place, and where it is the end, exports and measures them."""
-        fold, data, length = self._fold, self._data, self._data.length
+    def _train_group(self, group: list[int], starts: list[Position | None]) -> None:
+        """Trains members that stand at one place, exports and measures them."""
+        fold, data = self._fold, self._data
         modules, runs = [], [self.members[number] for number in group]
         for number, (cfg, _) in enumerate(runs):
             lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # as where it is trained alone
             with failing_as(number):
                 modules.append(build_module(cfg, fold, data, is_resumed=starts[number] is not None))
-        has_validation, every = bool(fold.split.val), epochs_between_validations(runs[0][0], data)
+        arguments = fit_arguments(runs[0][0], data)
         callbacks = [LoopState(), SlideMixing()]
         for number, (_, rundir) in enumerate(runs):
-            callbacks += best_and_last(partial(MemberCheckpoint, number), rundir, every, has_validation)
+            callbacks += best_and_last(partial(MemberCheckpoint, number), rundir, fold, arguments)
         folders = [rundir.checkpoints_dir for _, rundir in runs]
         resumed = [start.path for start in starts if start]
         trainer = make_trainer(
@@ -182,18 +169,16 @@ class _Sweep:
             [*callbacks, StepCheckpoints(folders, data.checkpoint_steps)],
             [MemberLoggers([make_loggers(*run) for run in runs])],
             plugins=[MemberCheckpointIO(folders, resumed)],
-            **fit_arguments(until, every),
+            **arguments,
         )
-        _LOGGER.info("Training %d SAEs on one stream, to epoch %d of %d.", len(group), until, length.n_epochs)
+        _LOGGER.info("Training %d SAEs on one stream.", len(group))
         module = SAEGroup(modules)
         trainer.fit(module, data, ckpt_path=resumed[0] if resumed else None)
         if trainer.interrupted:
             raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-        if until < length.n_epochs:
-            return
         trained = [(cfg, rundir, one.sae) for (cfg, rundir), one in zip(runs, modules, strict=True)]
         export(fold, data, trained)
-        (measured,) = trainer.validate(module, data, verbose=False) if has_validation else ({},)
+        (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
         for number, (cfg, rundir, sae) in enumerate(trained):
             results = finish_training(cfg, rundir, fold, data, sae, of_member(dict(measured), number))
             self.outcomes[group[number]] = results

@@ -25,9 +25,9 @@ config.register_resolvers()
 
 @pytest.mark.parametrize("has_validation", [False, True])
 def test_the_last_state_is_kept_also_when_it_is_not_the_best(tmp_path, has_validation):
-    callbacks = train_sae.best_and_last(
-        ModelCheckpoint, types.SimpleNamespace(checkpoints_dir=tmp_path), 1, has_validation
-    )
+    rundir = types.SimpleNamespace(checkpoints_dir=tmp_path)
+    fold = types.SimpleNamespace(split=types.SimpleNamespace(val=("a",) * has_validation))
+    callbacks = train_sae.best_and_last(ModelCheckpoint, rundir, fold, {"check_val_every_n_epoch": 1})
     options = {"enable_checkpointing": True, "num_sanity_val_steps": 0, "limit_val_batches": 1.0 * has_validation}
     steps = []
 
