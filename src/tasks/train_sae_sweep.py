@@ -202,7 +202,7 @@ def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[An
         Page(
             title="Sweep of sparse autoencoders",
             order=_PAGE_ORDER,
-            paragraphs=[f"{len(rows)} SAEs, trained side by side on one stream of activations."],
+            paragraphs=[f"{len(rows)} SAEs, trained together on one stream of activations."],
             figures=figures,
             tables=[PageTable(rundir.table("sweep"), "Settings and results of each SAE.", max_rows=50)],
         )
