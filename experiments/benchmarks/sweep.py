@@ -1,81 +1,119 @@
-"""Eight SAEs on one stream against each alone: seconds per SAE, and how often the activations are read.
+"""Eight SAEs on one stream of image tokens against one alone on the same stream: seconds per SAE.
 
-python -m experiments.benchmarks.sweep
+    python -m experiments.benchmarks.sweep
+
+A vit_tiny with random weights computes the 196 tokens of each image while SAEs 192 -> 1,536 (k 4 to 32, 16 alone) train
+on them for one epoch. Both are trained in turn, round by round, and the medians of the rounds are printed.
 """
 
+import argparse
+import functools
 import logging
-import re
 import statistics
 import sys
-import tempfile
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-import h5py
+import lightning
 import numpy as np
+import timm
+import torch
 
-from src import config
-from src.runs.execution import execute
+from src.data.feeding.activations import ActivationDataModule
+from src.models.saes.batch_topk import BatchTopK
+from src.modules.sae import SAEModule
+from src.modules.sae_group import SAEGroup
 
-N_SLIDES, N_PATCHES, D_IN = 50, 2000, 512
 KS = (4, 8, 12, 16, 20, 24, 28, 32)
+N_TOKENS, D_IN, N_LATENTS = 196, 192, 1536
+IMAGES_AT_ONCE = 32
+
+
+class TokenRows:
+    """A `RowSource` whose rows are the tokens of a ViT's last block, computed when they are read."""
+
+    dtype = np.dtype(np.float32)
+    d_in = D_IN
+    identity = "vit_tiny on noise"
+
+    def __init__(self, n_images: int) -> None:
+        torch.manual_seed(0)
+        self._model: Any = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).eval()
+        self._noise = torch.randn(IMAGES_AT_ONCE, 3, 224, 224)
+        self.n_rows = n_images * N_TOKENS
+        self.slide_starts = np.arange(0, self.n_rows, N_TOKENS)
+        # Images are computed together, and a read that begins inside them finds them again.
+        self._tokens = functools.lru_cache(maxsize=2)(self._compute)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows [stop - start, d_in]."""
+        size = IMAGES_AT_ONCE * N_TOKENS
+        parts = [self._tokens(number) for number in range(start // size, -(-stop // size))]
+        first = start // size * size
+        return np.concatenate(parts)[start - first : stop - first]
+
+    @torch.inference_mode()
+    def _compute(self, number: int) -> np.ndarray:
+        return self._model.forward_features(self._noise + 0.1 * number)[:, 1:].reshape(-1, D_IN).numpy()
+
+
+class _NoRows(TokenRows):
+    def __init__(self) -> None:
+        self.n_rows, self.slide_starts = 0, np.empty(0, dtype=np.int64)
 
 
 def main() -> None:
-    """Trains one SAE alone, eight in a sweep, and one alone again; prints one table."""
-    config.register_resolvers()
+    """Times one SAE alone and eight together in turn, and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _write_features(folder / "features")
-        base = ["exp=features", f"dataset.dir={folder / 'features'}", "dataset.positive_class=b", "name=sweep"]
-        base += [f"paths.data={folder / 'data'}", "sae.n_latents=2048", "train.epochs=6", "train.n_validations=1"]
-        base += ["trainer=cpu", "train.calibrate_threshold=false"]
-        _seconds(base, folder / "first", "task=splits")
-        _seconds(base, folder / "warm", "task=train_sae", "train.epochs=1")  # packs, and loads what is loaded once
-        before = {k: _seconds(base, folder / "before", "task=train_sae", f"sae.k={k}") for k in KS[1::4]}
-        grid = f"sweep.grid=['sae.k={_csv(KS)}']"
-        overrides = [*base, f"paths.runs={folder / 'sweep'}", "task=train_sae_sweep", grid]
-        config.hydra_overrides = lambda: overrides
-        together = _seconds(base, folder / "sweep", "task=train_sae_sweep", grid)
-        after = {k: _seconds(base, folder / "after", "task=train_sae", f"sae.k={k}") for k in KS[1::4]}
-        (log,) = (folder / "sweep").glob("**/train_sae_sweep/run.log")
-        blocks = int(re.findall(r"Read (\d+) blocks", log.read_text())[0])
-    alone = statistics.mean([*before.values(), *after.values()])
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    rows, backbone, alone, together = TokenRows(arguments.images), [], [], []
+    for _ in range(arguments.rounds):
+        backbone.append(_seconds_of_backbone(rows))
+        alone.append(_seconds(rows, [16]))
+        together.append(_seconds(rows, KS) / len(KS))
+    one, eight, bare = (statistics.median(values) for values in (alone, together, backbone))
     sys.stdout.write(
-        f"{len(KS)} SAEs {D_IN} -> 2048, k {_csv(KS)}; {N_SLIDES * N_PATCHES:,} rows of all parts, 6 epochs\n"
-        f"{'':<28}{'s per SAE':>12}{'blocks read per SAE':>22}\n"
-        f"{'alone (mean of 4, k 8, 24)':<28}{alone:>12.2f}{blocks:>22.0f}\n"
-        f"{'in a sweep of 8':<28}{together / len(KS):>12.2f}{blocks / len(KS):>22.2f}\n"
-        f"{'ratio':<28}{together / len(KS) / alone:>12.2f}\n"
+        f"vit_tiny, {arguments.images} images of {N_TOKENS} tokens, SAEs {D_IN} -> {N_LATENTS}, {arguments.threads} "
+        f"threads, torch {torch.__version__}; medians of {arguments.rounds} rounds\n"
+        f"{'':<24}{'s per SAE':>12}{'alone / this':>14}\n"
+        f"{'the backbone by itself':<24}{bare:>12.2f}{'':>14}\n"
+        f"{'alone':<24}{one:>12.2f}{1:>14.2f}\n"
+        f"{'in a sweep of 8':<24}{eight:>12.2f}{one / eight:>14.2f}\n"
     )
 
 
-def _seconds(base: list[str], runs: Path, *overrides: str) -> float:
-    typed = [*base, f"paths.runs={runs}", *overrides]
-    composed = config.compose(typed)
+def _seconds_of_backbone(rows: TokenRows) -> float:
+    rows._tokens.cache_clear()
     started = time.perf_counter()
-    execute(composed, typed)
+    for start in range(0, rows.n_rows, IMAGES_AT_ONCE * N_TOKENS):
+        rows.read(start, min(start + IMAGES_AT_ONCE * N_TOKENS, rows.n_rows))
     return time.perf_counter() - started
 
 
-def _csv(values: tuple[int, ...]) -> str:
-    return ",".join(map(str, values))
-
-
-def _write_features(path: Path) -> None:
-    (path / "h5_files").mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    directions = generator.standard_normal((1024, D_IN)).astype(np.float32) / D_IN**0.5
-    rows = ["case_id,slide_id,label"]
-    for index in range(N_SLIDES):
-        weights = generator.gamma(2.0, size=(N_PATCHES, 1024)) * (generator.random((N_PATCHES, 1024)) < 0.02)
-        with h5py.File(path / "h5_files" / f"{index:03d}.h5", "w") as file:
-            file["features"] = (weights @ directions).astype(np.float32)
-        rows.append(f"c{index:03d},{index:03d},{'ab'[index % 2]}")
-    (path / "dataset.csv").write_text("\n".join(rows) + "\n")
+def _seconds(rows: TokenRows, ks: Sequence[int]) -> float:
+    rows._tokens.cache_clear()
+    torch.manual_seed(0)
+    members = [SAEModule(BatchTopK(D_IN, N_LATENTS, k=k)) for k in ks]
+    data = ActivationDataModule(rows, _NoRows(), 4096, 4, seed=0, residency="stream", n_workers=1)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    started = time.perf_counter()
+    trainer.fit(members[0] if len(members) == 1 else SAEGroup(members), datamodule=data)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ class SlideMixing(lightning.Callback):
     for the order in which slides lie in the store.
     """
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Logs one number for the epoch."""
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         # The same in all processes; Lightning wants to hear that it is to be.
-        pl_module.log("step", float(trainer.global_step), sync_dist=True)
+        pl_module.log("step", float(pl_module.n_steps), sync_dist=True)
         pl_module.log("data/slide_entropy", data.slide_entropy(trainer.current_epoch), sync_dist=True)

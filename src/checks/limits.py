@@ -150,6 +150,7 @@ LIMITS: dict[str, Limit] = {
     "train.compile_backend": _kind(TEXT),
     "train.calibrate_l0": _POSITIVE,
     "train.n_validations": _ONE_OR_MORE,
+    "train.total_rows": _ONE_OR_MORE_WHOLE,
     "train.float32_matmul_precision": _one_of("highest", "high", "medium"),
     # Lightning says which it takes on this machine
     "trainer.devices": Limit(

@@ -89,6 +89,11 @@ class SAEModule(lightning.LightningModule):
         self.l0 = L0()
         self.dead_fraction = DeadFraction(sae.n_latents)
 
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps made so far."""
+        return self.global_step
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns Adam; its fused kernel is several times faster than the others on CPU and CUDA."""
         parameters = [parameter for parameter in self.sae.parameters() if parameter.requires_grad]
@@ -106,20 +111,33 @@ class SAEModule(lightning.LightningModule):
         self._compiled_step = torch.compile(self.sae.step, backend=self.compile_backend)
 
     def training_step(self, block: list[Tensor], batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Makes one optimizer step per batch of the block and logs the means of what they gave.
+        """Makes one optimizer step per batch of the block and logs the means of what they gave; see `train_block`."""
+        if not block:
+            return
+        values = self.train_block(block, self.optimizers(), self.global_step)
+        self.log("step", float(self.global_step))
+        self.log_dict(values)
 
-        A batch is [<= batch_size, d_in], or image blocks [n_images, n_tokens, d_in].
+    def train_block(self, block: list[Tensor], optimizer: Any, n_steps_before: int) -> dict[str, Tensor]:
+        """Makes one optimizer step per batch of a block.
+
+        Args:
+            block: batches [<= batch_size, d_in], or image blocks [n_images, n_tokens, d_in].
+            optimizer: the LightningOptimizer of what `configure_optimizers` returned.
+            n_steps_before: optimizer steps made before.
+
+        Returns:
+            The means over the steps of what each gave, by key of the log.
 
         Raises:
             ValueError: when a loss is infinite or NaN.
         """
-        n_steps_before = self.global_step
-        if self.global_step == 0:
+        if n_steps_before == 0:
             self.sae.initialize_from_(gather_rows(block[0]))
         sums: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        for batch in block:
-            step = self._optimize(batch)
+        for number, batch in enumerate(block):
+            step = self._optimize(batch, optimizer, n_steps_before + number)
             losses.append(step["loss"])
             for name, value in step.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -129,8 +147,7 @@ class SAEModule(lightning.LightningModule):
                 f"{n_steps_before + position + 1}: training diverged. {describe_extreme(block[position])} {SAE_REMEDY} "
                 "Checkpoints are from before."
             )
-        self.log("step", float(self.global_step))
-        self.log_dict({f"train/{name}": total / len(block) for name, total in sums.items()})
+        return {f"train/{name}": total / len(block) for name, total in sums.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to save what is not finite: the last checkpoint stays.
@@ -166,16 +183,19 @@ class SAEModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the whole validation set."""
+        # All of it is equal in all processes already; Lightning wants to hear that it is to be.
+        self.log("step", float(self.global_step), sync_dist=True)
+        self.log_dict(self.validation_metrics(), sync_dist=True)
+
+    def validation_metrics(self) -> dict[str, Tensor]:
+        """Returns the metrics of the validation batches so far, by key of the log."""
         fvu = self.fvu.compute()
         metrics = {"fvu": fvu, "explained_variance": 1 - fvu, "l0": self.l0.compute()}
         metrics["dead_fraction"] = self.dead_fraction.compute()
-        # All of it is equal in all processes already; Lightning wants to hear that it is to be.
-        self.log("step", float(self.global_step), sync_dist=True)
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        return {f"val/{name}": value for name, value in metrics.items()}
 
-    def _optimize(self, batch: Tensor) -> dict[str, Tensor]:
-        optimizer: Any = self.optimizers()
-        progress = TrainingProgress(self.global_step, self.total_steps, self.steps_per_epoch)
+    def _optimize(self, batch: Tensor, optimizer: Any, n_steps_before: int) -> dict[str, Tensor]:
+        progress = TrainingProgress(n_steps_before, self.total_steps, self.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = self.lr * self._learning_rate_factor(progress.step)
         self.sae.constrain_before_forward_()

@@ -106,7 +106,7 @@ def _largest_of_rows(pre_latents: Tensor, k: int) -> SparseLatents:
     return SparseLatents(row_offsets, neuron_ids[kept], values[kept], (n_rows, n_latents))
 
 
-def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:
+class ThresholdSearch:
     """Finds the threshold above which held-out pre-latents are kept `k` times per row on average, exactly.
 
     One pass holds no more than the `k * n_rows + 1` largest values seen so far: those of the whole set are among
@@ -114,33 +114,48 @@ def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) ->
     another batch size does not flip entries.
 
     Args:
-        pre_latents: batches [<= n_rows, n_latents]; ReLU is applied here.
         k: the mean number of entries per row to keep.
         n_rows: the number of rows of all batches together.
 
-    Returns:
-        A 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
-
     Raises:
-        ValueError: when `k` is not positive or the batches do not hold `n_rows` rows.
+        ValueError: when `k` is not positive.
     """
-    if k <= 0:
-        raise ValueError(f"Expected a positive k, got {k}.")
-    n_wanted = round(k * n_rows) + 1
-    largest, bound, n_seen = [], 0.0, 0
-    n_held = 0
+
+    def __init__(self, k: float, n_rows: int) -> None:
+        if k <= 0:
+            raise ValueError(f"Expected a positive k, got {k}.")
+        self._n_rows, self._n_wanted = n_rows, round(k * n_rows) + 1
+        self._largest: list[Tensor] = []
+        self._bound, self._n_held, self._n_seen = 0.0, 0, 0
+
+    def update(self, pre_latents: Tensor) -> None:
+        """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
+        self._n_seen += pre_latents.shape[0]
+        self._largest.append(pre_latents[pre_latents > self._bound])
+        self._n_held += self._largest[-1].numel()
+        if self._n_held > 2 * self._n_wanted:
+            self._largest = [torch.cat(self._largest).topk(self._n_wanted, sorted=False).values]
+            self._bound, self._n_held = float(self._largest[0].min()), self._n_wanted
+
+    def compute(self) -> Tensor:
+        """Returns a 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
+
+        Raises:
+            ValueError: when the batches did not hold `n_rows` rows.
+        """
+        if self._n_seen != self._n_rows:
+            raise ValueError(f"Expected {self._n_rows} rows to calibrate on, got {self._n_seen}.")
+        values = torch.cat(self._largest)
+        if values.numel() < self._n_wanted:
+            return values.new_zeros(())
+        dropped, kept = values.topk(self._n_wanted).values[-2:].flip(0)
+        middle = dropped + (kept - dropped) / 2
+        return torch.where(middle < kept, middle, dropped)
+
+
+def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:
+    """Returns what a `ThresholdSearch` finds in batches [<= n_rows, n_latents]."""
+    search = ThresholdSearch(k, n_rows)
     for batch in pre_latents:
-        n_seen += batch.shape[0]
-        largest.append(batch[batch > bound])
-        n_held += largest[-1].numel()
-        if n_held > 2 * n_wanted:
-            largest = [torch.cat(largest).topk(n_wanted, sorted=False).values]
-            bound, n_held = float(largest[0].min()), n_wanted
-    if n_seen != n_rows:
-        raise ValueError(f"Expected {n_rows} rows to calibrate on, got {n_seen}.")
-    values = torch.cat(largest)
-    if values.numel() < n_wanted:
-        return values.new_zeros(())
-    dropped, kept = values.topk(n_wanted).values[-2:].flip(0)
-    middle = dropped + (kept - dropped) / 2
-    return torch.where(middle < kept, middle, dropped)
+        search.update(batch)
+    return search.compute()

@@ -17,7 +17,6 @@ from src import config
 from src.files import digest_file, remove_leftovers, write_atomically, write_even_when_full
 from src.inputs import digest_inputs
 from src.interrupts import status_of
-from src.lockstep import current_job
 from src.runs import provenance
 from src.runs.lineage import Lineage, Stale
 from src.runs.lock import lock_run
@@ -265,9 +264,6 @@ def _clear(rundir: RunDir) -> None:
 def _logging_to(rundir: RunDir) -> Iterator[None]:
     handler = LogFile(rundir.log_path)
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    # Of several runs side by side in one process, each logs what is its own.
-    if (job := current_job()) is not None:
-        handler.addFilter(lambda _: current_job() is job)
     root = logging.getLogger()
     root.addHandler(handler)
     try:

@@ -1,26 +1,33 @@
 """Exported SAEs: a folder that SAELens loads, and that gives our own SAE back bit for bit."""
 
-import importlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from src.activation_spec import ActivationSpec
 from src.files import digest_file, digest_text, write_atomically
-from src.fitted_on import FILE as FITTED_ON_FILE
-from src.fitted_on import write_fitted_on
 from src.models.saes.base import SAE
 from src.records import FittedItem
+from src.stores.modules import (
+    FITTED_ON_KEY,
+    build,
+    describe,
+    note_fitted_on,
+    read_config,
+    read_state,
+    write_config,
+    write_state,
+)
+
+__all__ = ["FITTED_ON_KEY", "digest_export", "load_sae", "saelens_weights", "save_sae"]
 
 _WEIGHTS = "sae_weights.safetensors"
 _STATE = "loupe_state.safetensors"
 _CONFIG = "cfg.json"
-_OUR_MODULES = "src.models.saes."
-FITTED_ON_KEY = "fitted_on_digest"
 
 
 def save_sae(
@@ -28,6 +35,7 @@ def save_sae(
     export_dir: str | Path,
     metadata: Mapping[str, Any] | None = None,
     fitted: Sequence[FittedItem] | None = None,
+    spec: ActivationSpec = ActivationSpec(),  # noqa: B008 - frozen
 ) -> None:
     """Writes an SAE for use elsewhere.
 
@@ -43,14 +51,11 @@ def save_sae(
         metadata: JSON values to keep with it, e.g. the data set and the fold.
         fitted: the slides that it was fitted on, written to `fitted_on.csv` beside it: leakage can then be told also
             where the export is used elsewhere. None where they are not known.
+        spec: of the activations that it was trained on.
     """
     export_dir = Path(export_dir)
-    stated = {}
-    if fitted is not None:
-        write_fitted_on(export_dir / FITTED_ON_FILE, fitted)
-        stated = {FITTED_ON_KEY: digest_file(export_dir / FITTED_ON_FILE)}
-    with write_atomically(export_dir / _STATE) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}, path)
+    stated = {"spec": spec.to_dict(), **note_fitted_on(export_dir, fitted)}
+    write_state(sae, export_dir / _STATE)
     with write_atomically(export_dir / _WEIGHTS) as path:
         save_file(saelens_weights(sae), path)
     config = {
@@ -63,15 +68,9 @@ def save_sae(
         "normalize_activations": "layer_norm" if sae.normalizes_rows else "none",
         "reshape_activations": "none",
         **sae.saelens_settings(),
-        "metadata": {
-            **(metadata or {}),
-            **stated,
-            "loupe": {"_target_": f"{type(sae).__module__}.{type(sae).__qualname__}", **sae.init_arguments()},
-        },
+        "metadata": {**(metadata or {}), **stated, "loupe": describe(sae, sae.init_arguments())},
     }
-    # Last: a folder with cfg.json is whole.
-    with write_atomically(export_dir / _CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n")
+    write_config(config, export_dir / _CONFIG)
 
 
 def load_sae(export_dir: str | Path) -> SAE:
@@ -81,20 +80,9 @@ def load_sae(export_dir: str | Path) -> SAE:
         FileNotFoundError: when a file is missing.
         ValueError: when the folder was not written by Loupe, or its state does not fit its configuration.
     """
-    export_dir = Path(export_dir)
-    for name in (_CONFIG, _STATE):
-        if not (export_dir / name).is_file():
-            raise FileNotFoundError(
-                f"Expected an exported SAE with {name} in {export_dir}, found none: export it with task=train_sae."
-            )
-    config = json.loads((export_dir / _CONFIG).read_text())
-    arguments = dict(config.get("metadata", {}).get("loupe", {}))
-    sae = _sae_class(arguments.pop("_target_", None), export_dir / _CONFIG)(**arguments)
-    try:
-        sae.load_state_dict(load_file(export_dir / _STATE))
-    except RuntimeError as error:
-        raise ValueError(f"Expected {export_dir / _STATE} to fit {_CONFIG} beside it, got {error}") from error
-    return sae.eval()
+    config_path, state_path = Path(export_dir) / _CONFIG, Path(export_dir) / _STATE
+    described = read_config(config_path, state_path).get("metadata", {}).get("loupe", {})
+    return read_state(build(described, SAE, config_path), state_path)
 
 
 def digest_export(export_dir: str | Path) -> str:
@@ -123,17 +111,3 @@ def saelens_weights(sae: SAE) -> dict[str, torch.Tensor]:
     }
     weights = sae.saelens_parameters(weights)
     return {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
-
-
-def _sae_class(target: Any, source: Path) -> type[SAE]:
-    # Only our own classes: a file from elsewhere must not choose what is imported.
-    module, _, name = str(target).rpartition(".")
-    if not module.startswith(_OUR_MODULES):
-        raise ValueError(
-            f"Expected metadata.loupe._target_ below {_OUR_MODULES[:-1]} in {source}, got {target!r}: it was not "
-            "exported by Loupe."
-        )
-    sae_class = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(sae_class, type) and issubclass(sae_class, SAE)):
-        raise ValueError(f"Expected metadata.loupe._target_ to name an SAE in {source}, got {target!r}.")
-    return sae_class

@@ -1,7 +1,7 @@
 """Trains slide classifiers on activations, on latents and on the best neurons, and predicts val and test slides."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,28 +12,29 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src import config
+from src.activation_spec import ActivationSpec
 from src.analysis.cross_validation import fold_metrics
 from src.analysis.figures import plot_roc, save_figure
+from src.analysis.methods import NEURON, Method, parse_methods, write_methods
 from src.analysis.pooling import pool_slides
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
 from src.data.feeding.bag_datamodule import BagDataModule
 from src.data.feeding.bags import BagReader, activation_bags, latent_bags
-from src.data.feeding.scaled_bags import scaled_bags, scaled_latents
+from src.data.feeding.scaled_bags import activation_scale, latent_scale
 from src.data.fold import FoldData, open_fold
 from src.files import write_atomically
+from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
 from src.stores.latents import LatentStore
+from src.stores.modules import describe, save_module
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 70
-_NEURON = "neuron"
-"""The method that is no MIL model: the best neuron by itself."""
-_INPUTS = ("activations", "latents", "top_neurons")
 # Values of a bag from which a second CPU thread pays. Below, a step is over before the thread has woken: on a busy
 # machine a step on a bag of 5 x 166 took 24 ms of CPU time with two threads and 1.7 ms with one.
 _VALUES_FOR_THREADS = 50_000
@@ -41,6 +42,8 @@ _VALUES_FOR_THREADS = 50_000
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `analysis/predictions.csv` of every method, `attention/<method>/<item_id>.npy` and the ROC curves.
+
+    `analysis/methods.csv` says what the methods are, and `export/<method>/` keeps each as a `BagClassifier`.
 
     Test slides are predicted once, by the weights with the lowest validation loss; they choose nothing.
 
@@ -51,20 +54,22 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         ValueError: when a method is unknown, or the SAE or the ranking was fitted on held-out cases.
         FileNotFoundError: when a method needs latents or a ranking that were not made.
     """
-    plan = {method: _parse(method, cfg.mil.pools) for method in cfg.mil.methods}
+    methods = parse_methods(cfg.mil.methods, cfg.mil.pools)
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
     of_csv = ("split train+val+test", "cases train+val+test", "labels train+val+test", "classes")
     rundir.record(*fold.inputs(*of_csv, "activations train+val+test"))
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
     inputs = _Inputs(cfg, rundir, fold)
     tables = []
-    for method, (pool, input_name) in plan.items():
-        if method == _NEURON:
-            predictions = _predict_by_neuron(inputs, fold)
+    for name, method in methods.items():
+        if name == NEURON:
+            predictions, classifier, arguments = _predict_by_neuron(inputs, fold)
         else:
-            predictions = _train_and_predict(cfg, rundir, method, pool, inputs.read(input_name), fold)
-            _write_attention(rundir, method, predictions)
-        tables.append(_tabulate(method, predictions, fold))
+            predictions, classifier, arguments = _train_and_predict(cfg, rundir, method, inputs, fold)
+            _write_attention(rundir, name, predictions)
+        _export(cfg, rundir, name, classifier, arguments, fold)
+        tables.append(_tabulate(name, predictions, fold))
+    write_methods(methods, rundir.table("methods"))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
@@ -72,20 +77,6 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_page(cfg, rundir, fold, table)
     rows: list[dict[str, Any]] = metrics.to_dict("records")  # pyright: ignore[reportAssignmentType]
     return {f"{row['split']}/{row['method']}_{name}": row[name] for row in rows for name in METRICS}
-
-
-def _parse(method: str, pools: Mapping[str, Any]) -> tuple[str, str]:
-    """Splits `<pool>_<input>`."""
-    if method == _NEURON:
-        return _NEURON, _NEURON
-    for input_name in _INPUTS:
-        pool = method.removesuffix(f"_{input_name}")
-        if pool != method and pool in pools:
-            return pool, input_name
-    raise ValueError(
-        f"Expected each of mil.methods to be {_NEURON} or <pool>_<input> with a pool among {list(pools)} and an input "
-        f"among {list(_INPUTS)}, got {method!r}."
-    )
 
 
 class _Inputs:
@@ -97,14 +88,23 @@ class _Inputs:
         self._fold = fold
         self._held_out = fold.fitted("val+test")
 
-    def read(self, name: str) -> BagReader:
-        """Returns the reader of an input's bags."""
+    def read(self, name: str) -> tuple[BagReader, list[int] | None]:
+        """Returns the reader of an input's bags as they are stored, and the neurons that it holds, None: all."""
         if name == "activations":
-            reader, scaled = activation_bags(self._fold.store, self._fold.standardizer), scaled_bags
-        else:
-            neuron_ids = None if name == "latents" else self.best_neurons(self._cfg.mil.n_top_neurons)
-            reader, scaled = latent_bags(self.latents(), neuron_ids), scaled_latents
-        return scaled(reader, self._fold.split.train) if self._cfg.mil.scale_inputs else reader
+            return activation_bags(self._fold.store), None
+        neuron_ids = None if name == "latents" else self.best_neurons(self._cfg.mil.n_top_neurons)
+        return latent_bags(self.latents(), neuron_ids), neuron_ids
+
+    def fit_scale_(self, classifier: BagClassifier, read: BagReader) -> None:
+        """Sets what a classifier's bags are shifted and scaled by, from the train slides."""
+        standardizer, is_activations = self._fold.standardizer, classifier.input_name == "activations"
+        if is_activations and standardizer is not None:
+            classifier.input_mean.copy_(torch.from_numpy(standardizer.mean))
+            classifier.input_scale.copy_(torch.from_numpy(standardizer.scale))
+        if self._cfg.mil.scale_inputs:
+            scale = activation_scale if is_activations else latent_scale
+            factor = scale(lambda item_id: classifier.prepare(read(item_id)), self._fold.split.train)
+            classifier.input_factor.copy_(factor)
 
     def latents(self) -> LatentStore:
         """Returns the fold's latents."""
@@ -121,15 +121,25 @@ class _Inputs:
 
 
 def _train_and_predict(
-    cfg: Any, rundir: RunDir, method: str, pool: str, read: BagReader, fold: FoldData
-) -> list[BagPrediction]:
-    """Trains one model on the train slides and predicts the val and test slides."""
+    cfg: Any, rundir: RunDir, parsed: Method, inputs: _Inputs, fold: FoldData
+) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
+    """Trains one model on the train slides and predicts the val and test slides.
+
+    Returns:
+        The predictions, the classifier, and what its model is made of.
+    """
+    method = parsed.name
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # a method's result does not depend on the others
     labels = {item_id: fold.label_index(item_id) for item_id in fold.split.item_ids("train+val+test")}
     mil = cfg.mil
-    data = BagDataModule(read, fold.split, labels, cfg.seed, mil.batch_size)
-    d_in = data.train_bags[0].bag.shape[1]
-    model = config.instantiate(mil.pools[pool], d_in=d_in, n_classes=len(fold.classes))
+    read, neuron_ids = inputs.read(parsed.eats)
+    arguments = {"d_in": read(fold.split.train[0]).shape[1], "n_classes": len(fold.classes)}
+    model = config.instantiate(mil.pools[parsed.pool], **arguments)
+    classifier = BagClassifier(model, fold.classes, parsed.eats, neuron_ids)
+    inputs.fit_scale_(classifier, read)
+    data = BagDataModule(
+        lambda item_id: classifier.prepare(read(item_id)), fold.split, labels, cfg.seed, mil.batch_size
+    )
     module = MILModule(model, mil.lr, mil.weight_decay, method)
     best = ModelCheckpoint(
         dirpath=rundir.checkpoints_dir / method,
@@ -167,7 +177,8 @@ def _train_and_predict(
             f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
             f"in all): their features are far larger than those of the train slides. Look at them."
         )
-    return predictions
+    chosen = {key: value for key, value in config.to_container(mil.pools[parsed.pool]).items() if key != "_target_"}
+    return predictions, classifier.cpu(), chosen | arguments
 
 
 @contextmanager
@@ -185,19 +196,42 @@ def _loss(best: ModelCheckpoint) -> float:
     return float("nan") if best.best_model_score is None else float(best.best_model_score)
 
 
-def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> list[BagPrediction]:
-    """Predicts from the best neuron, of more than two classes from each class's best."""
-    store = inputs.latents()
-    read = latent_bags(store, inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes)))
+def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
+    """Predicts from the best neuron, of more than two classes from each class's best; returns as the models do."""
+    neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
+    read = latent_bags(inputs.latents(), neuron_ids)
+    train = fold.split.train
+    maxima = pool_slides(lambda item_id: read(item_id).numpy(), train).maxima
+    scaler, regression = dict(fit_single_neuron(maxima, [fold.label_index(one) for one in train]).steps).values()
+    arguments = {"d_in": len(neuron_ids), "n_classes": len(fold.classes)}
+    model = MaximaRegression(**arguments)
+    fitted = {"mean": scaler.mean_, "scale": scaler.scale_, "weight": regression.coef_, "bias": regression.intercept_}
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value, np.float64)) for name, value in fitted.items()})
+    classifier = BagClassifier(model, fold.classes, NEURON, neuron_ids)
+    predictions = [
+        BagPrediction(item_id, classifier(read(item_id))[0], None) for item_id in fold.split.item_ids("val+test")
+    ]
+    return predictions, classifier, arguments
 
-    def maxima(item_ids: tuple[str, ...]) -> np.ndarray:
-        return pool_slides(lambda item_id: read(item_id).numpy(), item_ids).maxima
 
-    labels = [fold.label_index(item_id) for item_id in fold.split.train]
-    classifier = fit_single_neuron(maxima(fold.split.train), labels)
-    item_ids = fold.split.item_ids("val+test")
-    probabilities = torch.from_numpy(classifier.predict_proba(maxima(item_ids)))
-    return [BagPrediction(item_id, row, None) for item_id, row in zip(item_ids, probabilities, strict=True)]
+def _export(
+    cfg: Any, rundir: RunDir, method: str, classifier: BagClassifier, model_arguments: dict[str, Any], fold: FoldData
+) -> None:
+    """Keeps a classifier, for `load_module(export_dir, BagClassifier)`."""
+    neuron_ids = classifier.neuron_ids
+    save_module(
+        classifier,
+        rundir.export_dir / method,
+        {
+            "model": describe(classifier.model, model_arguments),
+            "classes": list(classifier.classes),
+            "input_name": classifier.input_name,
+            "neuron_ids": None if neuron_ids is None else list(neuron_ids),
+        },
+        {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name, "method": method},
+        fold.fitted("train+val"),
+        getattr(fold.store, "spec", ActivationSpec()),
+    )
 
 
 def _write_attention(rundir: RunDir, method: str, predictions: list[BagPrediction]) -> None:

@@ -1,8 +1,10 @@
 """Trains the SAE of a fold on the activations of its train slides, and exports it."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -12,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
+from src.activation_spec import ActivationSpec
 from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
@@ -27,13 +30,15 @@ from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
-from src.ops.selection import calibrate_threshold
+from src.ops.selection import ThresholdSearch
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
-from src.stores.sae import save_sae
+from src.stores.modules import spec_of
+from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
-from src.training.checkpoints import describe_checkpoint
+from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
+from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,19 +49,39 @@ TrainFold = FoldData | StreamedFold
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Trains, resuming from the last checkpoint when there is one, and exports the last weights.
+    """Trains, resuming from the newest checkpoint when there is one, and exports the last weights.
 
     Returns:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_train_fold(cfg)
-    record_train_inputs(cfg, rundir, fold)
-    return train_fold(cfg, rundir, fold, open_data(cfg, fold))
+    begin_training(cfg, rundir, fold)
+    data = open_data(cfg, fold)
+    start = newest_checkpoint(rundir.checkpoints_dir)
+    module = build_module(cfg, fold, data, is_resumed=start is not None)
+    arguments = fit_arguments(cfg, data)
+    callbacks = [LoopState(), SlideMixing(), *best_and_last(ModelCheckpoint, rundir, fold, arguments)]
+    callbacks.append(StepCheckpoints([rundir.checkpoints_dir], data.checkpoint_steps))
+    trainer = make_trainer(cfg, rundir, callbacks, **arguments)
+    with keeping(lambda: describe_checkpoint(rundir.checkpoints_dir)):
+        trainer.fit(module, data, ckpt_path=start and start.path)
+    if trainer.interrupted:
+        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
+    export(fold, data, [(cfg, rundir, module.sae)])
+    # The numbers are those of what was exported, not of the last epoch's threshold.
+    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+    return finish_training(cfg, rundir, fold, data, module.sae, measured)
 
 
 def open_train_fold(cfg: Any) -> TrainFold:
     """Opens the configured fold: its feature files, or with train.residency=stream its slides and the backbone."""
     return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+
+
+def begin_training(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
+    """Notes what training on a fold reads, and what the SAE is fitted on."""
+    record_train_inputs(cfg, rundir, fold)
+    rundir.write_fitted_on(fold.fitted("train"))
 
 
 def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
@@ -82,38 +107,62 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
         n_workers=train.n_workers,
         batch_unit=train.batch_unit,
         n_tokens=train.n_tokens,
+        epochs=train.epochs,
+        total_rows=train.total_rows,
+        n_checkpoints=train.checkpoints,
     )
 
 
-def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataModule) -> dict[str, float]:
-    """Trains on an open fold; see `run`."""
-    rundir.write_fitted_on(fold.fitted("train"))
-    train = cfg.train
-    last = rundir.checkpoints_dir / "last.ckpt"
-    module = _build_module(cfg, fold, data, is_resumed=last.is_file())
-    every_n_epochs = max(1, train.epochs // train.n_validations)
-    trainer = make_trainer(
-        cfg,
-        rundir,
-        [*_checkpoints(rundir, every_n_epochs, bool(fold.split.val)), SlideMixing()],
-        max_epochs=train.epochs,
-        check_val_every_n_epoch=every_n_epochs,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
-    with keeping(lambda: describe_checkpoint(last)):
-        trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-    sae = module.sae.eval().cpu()
-    if train.calibrate_threshold and sae.threshold_l0 is not None:
-        _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
-    require_finite_state({"state_dict": sae.state_dict()}, f"weights after optimizer step {trainer.global_step}")
-    save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"))
-    # The numbers are those of what was exported, not of the last epoch's threshold.
-    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
+    """Returns the Trainer's arguments of a training of SAEs."""
+    n_epochs = data.length.n_epochs
+    every = max(1, n_epochs // cfg.train.n_validations)
+    fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    return {"max_epochs": n_epochs, "check_val_every_n_epoch": every, **fixed}
+
+
+def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[Any, RunDir, SAE]]) -> None:
+    """Exports trained SAEs of the given configurations to the directories of their runs, thresholds calibrated."""
+    searches: list[tuple[SAE, ThresholdSearch]] = []
+    n_rows = data.train_rows.n_rows
+    for cfg, _, sae in trained:
+        sae.eval().cpu()
+        if cfg.train.calibrate_threshold and sae.threshold_l0 is not None:
+            searches.append((sae, ThresholdSearch(cfg.train.calibrate_l0 or getattr(sae, sae.threshold_l0), n_rows)))
+    _calibrate(searches, data)
+    for cfg, rundir, sae in trained:
+        require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
+        spec = getattr(getattr(fold, "store", None), "spec", ActivationSpec())
+        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"), spec)
+        for path in sorted(rundir.checkpoints_dir.glob("step_*.ckpt")):
+            export_checkpoint(rundir, path.stem)
+
+
+def export_checkpoint(rundir: RunDir, name: str) -> Path:
+    """Exports a checkpoint of a run whose last SAE is exported, its threshold as training left it.
+
+    Args:
+        rundir: the run's directory.
+        name: of the checkpoint: `best`, `last`, `step_<n>`.
+
+    Returns:
+        The folder: `export/<name>`.
+    """
+    sae = load_sae(rundir.export_dir)
+    state = torch.load(rundir.checkpoints_dir / f"{name}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    sae.load_state_dict({key.removeprefix("sae."): value for key, value in state.items() if key.startswith("sae.")})
+    metadata = json.loads((rundir.export_dir / "cfg.json").read_text())["metadata"]
+    stated = (metadata | {"checkpoint": name}, rundir.read_fitted_on(), spec_of(metadata))
+    save_sae(sae, rundir.export_dir / name, *stated)
+    return rundir.export_dir / name
+
+
+def finish_training(
+    cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataModule, sae: SAE, measured: Mapping[str, float]
+) -> dict[str, float]:
+    """Writes the page of a trained SAE and returns its results; `measured` is what its validation gave."""
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
-    results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": trainer.global_step, "d_in": sae.d_in}
+    results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": data.length.n_steps, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
         results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
@@ -124,7 +173,8 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
     return results
 
 
-def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resumed: bool) -> SAEModule:
+def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resumed: bool) -> SAEModule:
+    """Returns the configured SAE, ready to be trained; what a checkpoint will bring is not fitted."""
     sae: SAE = config.instantiate(cfg.sae, d_in=fold.d_in)
     if isinstance(sae, Archetypal) and isinstance(fold, StreamedFold):
         raise ValueError(
@@ -142,7 +192,6 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
     train = cfg.train
-    steps_per_epoch = -(-data.n_items // train.batch_size)
     return SAEModule(
         sae,
         lr=train.lr,
@@ -151,23 +200,32 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
         warmup_from_zero=train.warmup_from_zero,
         warmup_every=train.warmup_every,
         decay_fraction=train.decay_fraction,
-        total_steps=train.epochs * steps_per_epoch,
-        steps_per_epoch=steps_per_epoch,
+        total_steps=data.length.n_steps,
+        steps_per_epoch=data.length.steps_per_epoch,
         max_grad_norm=train.max_grad_norm,
         compile_backend=train.compile_backend,
     )
 
 
-def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> list[lightning.Callback]:
+def best_and_last(
+    checkpoint: Callable[..., lightning.Callback], rundir: RunDir, fold: TrainFold, arguments: Mapping[str, Any]
+) -> list[lightning.Callback]:
     """Keeps the last state, to resume, and with validation slides the best one by explained variance.
 
     Two callbacks: `save_last` of one that keeps the best writes the last state only when it is also the best so far,
     and never without a monitor. The best one comes first, so that the last state knows of it.
+
+    Args:
+        checkpoint: makes one, of ModelCheckpoint's arguments.
+        rundir: the run's directory.
+        fold: what is trained on.
+        arguments: of the Trainer.
     """
+    has_validation = bool(fold.split.val)
     keep = partial(
-        ModelCheckpoint,
+        checkpoint,
         dirpath=rundir.checkpoints_dir,
-        every_n_epochs=every_n_epochs,
+        every_n_epochs=arguments["check_val_every_n_epoch"],
         enable_version_counter=False,
         save_on_train_epoch_end=not has_validation,
     )
@@ -175,14 +233,18 @@ def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> l
     return [*best, keep(filename="last")]
 
 
-def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
-    """Sets the threshold at which inference keeps k latents per train row: the moving average saw moving weights."""
-    n_rows = data.train_rows.n_rows
+@torch.no_grad()
+def _calibrate(searches: Sequence[tuple[SAE, ThresholdSearch]], data: ActivationDataModule) -> None:
+    """Sets the thresholds at which inference keeps k latents per train row: the moving average saw moving weights."""
+    if not searches:
+        return
     _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    with torch.no_grad():
-        batches = (sae.pre_latents(batch) for batch in _in_order(data.train_rows, data.n_workers))
-        sae.threshold.copy_(calibrate_threshold(batches, k, n_rows))
-    _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
+    for batch in _in_order(data.train_rows, data.n_workers):
+        for sae, search in searches:
+            search.update(sae.pre_latents(batch))
+    for sae, search in searches:
+        sae.threshold.copy_(search.compute())
+        _LOGGER.info("Inference threshold: %.4g, calibrated on all train rows.", float(sae.threshold))
 
 
 def _largest_sd_over_median(fold: FoldData, seed: int) -> float:

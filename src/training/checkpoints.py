@@ -1,10 +1,12 @@
 """Checkpoints that a kill cannot leave half written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import is_zipfile
 
+import lightning
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_leaves
@@ -54,9 +56,51 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def describe_checkpoint(path: Path) -> str:
-    """Says how far a checkpoint got, for a user; an empty text when there is none. Reads no tensors."""
-    if not path.is_file():
-        return ""
-    step = torch.load(path, map_location="cpu", mmap=True, weights_only=False)["global_step"]
-    return f"the checkpoint of step {step} ({path})"
+class StepCheckpoints(lightning.Callback):
+    """Saves `step_<n>.ckpt` after stated optimizer steps; blocks of batches must end there.
+
+    Args:
+        folders: where to; several for the members of a group, which make as many steps each.
+        steps: the steps.
+    """
+
+    def __init__(self, folders: Sequence[Path], steps: Sequence[int]) -> None:
+        self._folders, self._steps = folders, set(steps)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Saves where training stands at one of the steps."""
+        step = trainer.global_step // len(self._folders)
+        if step in self._steps:
+            self._steps.remove(step)  # the last blocks of an epoch may be empty
+            for folder in self._folders:
+                trainer.save_checkpoint(folder / f"step_{step}.ckpt")
+
+
+class Position(NamedTuple):
+    """How far the checkpoint at `path` got: optimizer steps, and whether it lies inside an epoch."""
+
+    step: int
+    is_inside: bool
+    path: Path
+
+
+def newest_checkpoint(folder: Path) -> Position | None:
+    """Returns the checkpoint that training is to go on from: the last one, or one by step inside a later epoch.
+
+    One by step at the end of an epoch is from before the epoch's validation, which would be left out.
+    """
+    found = [_position(path) for path in sorted(folder.glob("*.ckpt")) if path.stem != "best"]
+    return max((one for one in found if one.path.stem == "last" or one.is_inside), default=None)
+
+
+def describe_checkpoint(folder: Path) -> str:
+    """Says how far the checkpoints in a folder got, for a user; an empty text when there are none."""
+    newest = newest_checkpoint(folder)
+    return "" if newest is None else f"the checkpoint of step {newest.step} ({newest.path})"
+
+
+def _position(path: Path) -> Position:
+    """Reads no tensors."""
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    data = next((value for key, value in checkpoint.items() if key.endswith("DataModule")), {})
+    return Position(checkpoint["global_step"], data.get("consumed", 0) > 0, path)

@@ -8,11 +8,11 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers.logger import Logger
 
 from src import config
 from src.callbacks.plain_progress import PlainProgress
 from src.files import digest_text
-from src.lockstep import current_job
 from src.runs.rundir import RunDir
 from src.training.checkpoints import AtomicCheckpointIO
 from src.training.ddp import SharedBatches, n_devices
@@ -25,7 +25,11 @@ _TASKS_OF_SEVERAL_PROCESSES = ("train_sae",)
 
 
 def make_trainer(
-    cfg: Any, rundir: RunDir, callbacks: Sequence[lightning.Callback] = (), **arguments: Any
+    cfg: Any,
+    rundir: RunDir,
+    callbacks: Sequence[lightning.Callback] = (),
+    loggers: Sequence[Logger] | None = None,
+    **arguments: Any,
 ) -> lightning.Trainer:
     """Builds a Trainer that logs metrics.csv, and to W&B or TensorBoard when the config has them.
 
@@ -36,13 +40,27 @@ def make_trainer(
         cfg: the run's configuration: `trainer`, `logger`.
         rundir: the run's directory.
         callbacks: the task's own.
+        loggers: in place of `make_loggers(cfg, rundir)`.
         **arguments: of the Trainer, e.g. `max_epochs`.
 
     Raises:
         ValueError: when several processes are asked for where they cannot be had.
     """
     torch.set_float32_matmul_precision(cfg.train.float32_matmul_precision)
-    loggers: list[Any] = [MetricsCsv(rundir.metrics_path)]
+    progress = RichProgressBar() if sys.stderr.isatty() else PlainProgress()
+    return config.instantiate(
+        cfg.trainer,
+        default_root_dir=str(rundir.path),
+        logger=make_loggers(cfg, rundir) if loggers is None else loggers,
+        callbacks=[*callbacks, progress],
+        enable_progress_bar=isinstance(progress, RichProgressBar),
+        **{"plugins": [AtomicCheckpointIO()], **arguments, **_process_arguments(cfg)},
+    )
+
+
+def make_loggers(cfg: Any, rundir: RunDir) -> list[Logger]:
+    """Builds the loggers of a run."""
+    loggers: list[Logger] = [MetricsCsv(rundir.metrics_path)]
     if "wandb" in cfg.logger:
         # A resumed run continues the same W&B run.
         identity = digest_text(str(rundir.path), 16)
@@ -52,17 +70,7 @@ def make_trainer(
         )
     if "tensorboard" in cfg.logger:
         loggers.append(config.instantiate(cfg.logger.tensorboard, save_dir=str(rundir.path), name="tensorboard"))
-    arguments |= _process_arguments(cfg)
-    progress = RichProgressBar() if sys.stderr.isatty() else PlainProgress()
-    return config.instantiate(
-        cfg.trainer,
-        default_root_dir=str(rundir.path),
-        logger=loggers,
-        callbacks=[*callbacks, progress],
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=isinstance(progress, RichProgressBar),
-        **arguments,
-    )
+    return loggers
 
 
 def _process_arguments(cfg: Any) -> dict[str, Any]:
@@ -73,10 +81,5 @@ def _process_arguments(cfg: Any) -> dict[str, Any]:
         _LOGGER.info("%s takes one device of trainer.devices=%s.", cfg.task.name, cfg.trainer.devices)
         devices = cfg.trainer.devices
         return {"devices": 1 if isinstance(devices, int | str) else [devices[0]]}
-    if current_job() is not None:
-        raise ValueError(
-            f"Expected trainer.devices=1 where several SAEs train in one process, got {cfg.trainer.devices}: train "
-            "them one after the other with task=train_sae, or give trainer.devices=1."
-        )
     # The data module itself gives each process its rows.
     return {"strategy": SharedBatches(), "use_distributed_sampler": False}

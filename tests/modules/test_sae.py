@@ -268,8 +268,8 @@ def _rates(tmp_path, **options):
     rates = []
 
     class Recorder(SAEModule):
-        def _optimize(self, batch):
-            metrics = super()._optimize(batch)
+        def _optimize(self, batch, optimizer, n_steps_before):
+            metrics = super()._optimize(batch, optimizer, n_steps_before)
             rates.append(self.optimizers().param_groups[0]["lr"])
             return metrics
 
@@ -357,8 +357,8 @@ def test_learning_rate_that_is_far_too_high_is_an_error(tmp_path, block_size):
 class _Spoilt(SAEModule):
     """Its weights are lost in the last step of the second epoch, where no loss shows it."""
 
-    def _optimize(self, batch):
-        metrics = super()._optimize(batch)
+    def _optimize(self, *arguments):
+        metrics = super()._optimize(*arguments)
         if self.global_step == 2 * N_STEPS:
             with torch.no_grad():
                 self.sae.b_dec[1] = torch.nan

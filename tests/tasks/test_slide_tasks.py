@@ -5,11 +5,18 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from src import config
+from src.activation_spec import ActivationSpec
+from src.analysis.methods import read_methods
+from src.data.feeding.bags import activation_bags, latent_bags
+from src.data.fold import open_fold
+from src.models.mil.classifier import BagClassifier
 from src.records import read_split
 from src.runs.execution import execute, open_rundir
 from src.stores.latents import LatentStore
+from src.stores.modules import load_module, spec_of
 from tests.synthetic import make_feature_folder
 
 pytestmark = [
@@ -63,6 +70,10 @@ def two_classes(tmp_path_factory):
     return workplace
 
 
+def rundir_config(workplace):
+    return config.resolve(config.compose([*workplace.overrides, "fold=0", "task=train_mil"]))
+
+
 def split_of(workplace, fold):
     (folder,) = (workplace.path / "data" / "splits").glob("*")
     return read_split(folder, fold)
@@ -101,6 +112,34 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
         attention = np.load(rundir.path / "attention" / "attention_latents" / f"{item_id}.npy")
         assert attention.shape == (store.n_patches(item_id),)
         assert attention.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_every_classifier_is_kept_and_predicts_the_same_bit_for_bit(two_classes):
+    _, rundir = two_classes.run("train_mil")
+    fold = open_fold(rundir_config(two_classes).dataset, 0, two_classes.path / "cache")
+    latents = LatentStore(rundir.upstream("encode").latents_dir())
+    methods = read_methods(rundir.table("methods"))
+    assert methods["attention_top_neurons"].label == "Attention MIL on top neurons"
+    assert methods["neuron"].eats == "neuron"
+    table = pd.read_csv(rundir.table("predictions"), dtype={"item_id": str}).set_index(["method", "item_id"])
+    for name, method in methods.items():
+        classifier, metadata = load_module(rundir.export_dir / name, BagClassifier)
+        assert (classifier.classes, classifier.input_name) == (fold.classes, method.eats)
+        assert (metadata["method"], spec_of(metadata)) == (name, ActivationSpec())
+        if method.eats == "activations":
+            read = activation_bags(fold.store)
+        else:
+            read = latent_bags(latents, classifier.neuron_ids)
+        for item_id, row in table.loc[name].iterrows():
+            with torch.no_grad():
+                probabilities, attention = classifier(read(item_id))
+            assert probabilities.tolist() == [row[f"prob_{label}"] for label in fold.classes]
+            path = rundir.path / "attention" / name / f"{item_id}.npy"
+            assert (attention is not None) == path.is_file()
+            if attention is not None:
+                np.testing.assert_array_equal(attention, np.load(path))
+    fitted = rundir.export_dir / "neuron" / "fitted_on.csv"
+    assert fitted.read_bytes() == rundir.fitted_on_path.read_bytes()
 
 
 def test_a_method_does_not_depend_on_the_others(two_classes):

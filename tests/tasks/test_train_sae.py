@@ -5,11 +5,14 @@ import types
 import h5py
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
 from src.modules.sae import SAEModule
 from src.runs.execution import execute, open_rundir
+from src.stores.sae import load_sae
 from src.tasks import train_sae
+from src.training.checkpoints import newest_checkpoint
 from tests.modules.test_sae import N_STEPS, _batches, _blocks, _loader, _sae, _trainer
 from tests.synthetic import make_feature_folder
 
@@ -22,7 +25,9 @@ config.register_resolvers()
 
 @pytest.mark.parametrize("has_validation", [False, True])
 def test_the_last_state_is_kept_also_when_it_is_not_the_best(tmp_path, has_validation):
-    callbacks = train_sae._checkpoints(types.SimpleNamespace(checkpoints_dir=tmp_path), 1, has_validation)
+    rundir = types.SimpleNamespace(checkpoints_dir=tmp_path)
+    fold = types.SimpleNamespace(split=types.SimpleNamespace(val=("a",) * has_validation))
+    callbacks = train_sae.best_and_last(ModelCheckpoint, rundir, fold, {"check_val_every_n_epoch": 1})
     options = {"enable_checkpointing": True, "num_sanity_val_steps": 0, "limit_val_batches": 1.0 * has_validation}
     steps = []
 
@@ -88,3 +93,57 @@ def test_features_that_call_for_standardising_are_warned_of(start, tmp_path, cap
     hint = "The widest feature's deviation is"
     assert (hint in caplog.text) is not standardize
     assert (hint in rundir.page_path.read_text()) is not standardize
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_checkpoints_by_step_are_exported_and_go_on_to_the_same_end(start, monkeypatch):
+    """One of five stands inside an epoch; the run that was killed after it ends with the weights of a whole one."""
+    settings = ("train.epochs=4", "train.n_validations=2", "train.checkpoints=5", "train.calibrate_threshold=false")
+    settings += ("train.batch_size=64",)
+    rundir, run = start("train_sae", *settings)
+    n_steps = run()["n_steps"]
+    expected = [round(n_steps * i / 5) for i in range(1, 6)]
+    names = [f"step_{step}" for step in expected]
+    assert sorted(path.stem for path in rundir.checkpoints_dir.glob("step_*")) == sorted(names)
+    for name in names:
+        state = torch.load(rundir.checkpoints_dir / f"{name}.ckpt")["state_dict"]
+        sae = load_sae(rundir.export_dir / name)
+        assert all(torch.equal(state[f"sae.{key}"], value) for key, value in sae.state_dict().items())
+    assert not torch.equal(load_sae(rundir.export_dir / names[0]).W_dec, load_sae(rundir.export_dir).W_dec)
+    assert torch.equal(load_sae(rundir.export_dir / names[-1]).W_dec, load_sae(rundir.export_dir).W_dec)
+    weights = (rundir.export_dir / "sae_weights.safetensors").read_bytes()
+    metrics = rundir.metrics_path.read_text()
+
+    original = SAEModule.train_block
+
+    def killed(self, block, optimizer, n_steps_before):
+        if n_steps_before >= expected[2] and n_steps_before % (n_steps // 4):
+            raise KeyboardInterrupt
+        return original(self, block, optimizer, n_steps_before)
+
+    monkeypatch.setattr(SAEModule, "train_block", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        start("train_sae", *settings, "overwrite=true")[1]()
+    monkeypatch.setattr(SAEModule, "train_block", original)
+    assert newest_checkpoint(rundir.checkpoints_dir).path.stem == names[2]
+    run()
+    assert (rundir.export_dir / "sae_weights.safetensors").read_bytes() == weights
+    assert rundir.metrics_path.read_text() == metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("total_rows", [100, 700, 2000])
+def test_training_ends_after_as_many_rows_as_asked_for(start, monkeypatch, total_rows):
+    seen = []
+    original = SAEModule.train_block
+
+    def counting(self, block, optimizer, n_steps_before):
+        seen.extend(len(batch) for batch in block)
+        return original(self, block, optimizer, n_steps_before)
+
+    monkeypatch.setattr(SAEModule, "train_block", counting)
+    rundir, run = start("train_sae", f"train.total_rows={total_rows}", "train.batch_size=64", "train.block_size=3")
+    results = run()
+    assert sum(seen) == total_rows
+    assert len(seen) == results["n_steps"] == torch.load(rundir.checkpoints_dir / "last.ckpt")["global_step"]

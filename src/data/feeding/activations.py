@@ -1,7 +1,7 @@
 """Feeds SAE training: blocks of shuffled activation batches, each row exactly once an epoch."""
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,14 +10,14 @@ import lightning as L
 import numpy as np
 import torch
 
-from src.data.feeding.epoch_loader import EpochLoader, recount_batches, unfinished_batches
+from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span, block_batches
 from src.data.feeding.residency import choose_residency, free_gpu, free_ram
 from src.data.feeding.resident_rows import DeviceFeed, InOrderFeed, RamFeed
 from src.data.feeding.row_source import ImageRows, RowSource
 from src.data.feeding.rows import StoreRows
-from src.data.feeding.shared_blocks import SharedBlocks
 from src.data.feeding.slide_entropy import slide_entropy
+from src.data.feeding.training_length import TrainingLength
 from src.data.feeding.windows import WINDOW_BYTES, WindowFeed, windowed_order
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class ActivationDataModule(L.LightningDataModule):
         n_workers: threads that read ahead, by two blocks; 0 reads when a block is asked for.
         batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
         n_tokens: rows an image.
+        epochs: of the whole training.
+        total_rows: rows of the whole training, in place of `epochs`.
+        n_checkpoints: of the places at equal distances where blocks end, so that the state there can be saved.
         window_bytes: rows of more than this are mixed by windows of so much; `mmap` and `stream` hold two of them.
 
     Raises:
@@ -76,6 +79,9 @@ class ActivationDataModule(L.LightningDataModule):
         n_workers: int = 0,
         batch_unit: str = "rows",
         n_tokens: int | None = None,
+        epochs: int = 1,
+        total_rows: int | None = None,
+        n_checkpoints: int = 0,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         super().__init__()
@@ -90,13 +96,16 @@ class ActivationDataModule(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.residency, self.n_workers, self.n_tokens = residency, n_workers, n_tokens
         self.window_bytes = window_bytes
-        self._shared: SharedBlocks[Block] | None = None
         self.train_rows, self.val_rows = train_rows, val_rows
         if not self.train_rows.n_rows:
             raise ValueError("Expected train slides with rows, got none.")
         self._items = self.train_rows if n_tokens is None else ImageRows(self.train_rows, n_tokens)
         batch_bytes = batch_size * self._items.d_in * 4
         self.block_size = min(block_size, max(1, _MOST_BLOCK_BYTES // batch_bytes))
+        self._n_total = None if total_rows is None else -(-total_rows // (n_tokens or 1))
+        self.length = TrainingLength(self.n_items, batch_size, self._n_total or epochs * self.n_items)
+        self.checkpoint_steps = self.length.evenly(n_checkpoints) if n_checkpoints else []
+        self.n_unfinished: Callable[[], int] = int  # 0, until a trainer that counts is known
         choose_residency(residency, 0, 0, 0)  # refuses a name that is none
 
     @property
@@ -107,17 +116,16 @@ class ActivationDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Decides where train rows lie, in all processes alike."""
         if stage == "fit":
-            _ = self._train_loader
+            _ = self.train_loader
 
     def teardown(self, stage: str) -> None:
         """Ends reading ahead."""
         if stage == "fit":
-            self._train_loader.close()
+            self.train_loader.close()
 
     def train_dataloader(self) -> EpochLoader[Block]:
         """Returns the loader of blocks."""
-        recount_batches(self.trainer, self._train_loader)
-        return self._train_loader
+        return self.train_loader
 
     def val_dataloader(self) -> Iterable[torch.Tensor]:
         """Returns the loader of validation batches.
@@ -136,38 +144,29 @@ class ActivationDataModule(L.LightningDataModule):
 
     def slide_entropy(self, epoch: int) -> float:
         """Returns how well some batches of an epoch mix the slides; see `src.data.feeding.slide_entropy`."""
-        order = self._train_loader.positions(epoch)
+        order = self.train_loader.positions(epoch)
         n_whole = max(1, self.n_items // self.batch_size)
         numbers = np.unique(np.linspace(0, n_whole - 1, _N_ENTROPY_BATCHES).astype(int))
         batches = [np.asarray(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers.tolist()]
         return slide_entropy(batches, self._items.slide_starts, self.n_items)
 
-    def share(self, stream: "ActivationDataModule", blocks: SharedBlocks[Block]) -> None:
-        """Takes train blocks from `blocks`, which several trainings share, instead of reading them.
-
-        Args:
-            stream: the data module that reads them, made with the same arguments; it says where rows lie.
-            blocks: made of its `read_blocks`.
-        """
-        self._feed = stream._feed
-        self._shared = blocks
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in training: epoch, and items consumed in it by all processes."""
-        return self._train_loader.state_dict()
+        return self.train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up a position in training, and the order it is a position in, where rows can be fed in it.
 
         That is another order than this run's where an earlier version, or other window_bytes, began the run.
         """
-        loader = self._train_loader
+        loader = self.train_loader
         if state_dict.get("order") == "windows" or not isinstance(self._feed, WindowFeed):
             loader.order = replace(loader.order, chunk=state_dict.get("chunk"), window=state_dict.get("window"))
         loader.load_state_dict(state_dict)
 
     @cached_property
-    def _train_loader(self) -> EpochLoader[Block]:
+    def train_loader(self) -> EpochLoader[Block]:
+        """The loader of blocks, which knows the position in training."""
         if self.n_items < self._rank_of[1]:
             raise ValueError(
                 f"Expected at least as many train {'rows' if self.n_tokens is None else 'images'} as processes, got "
@@ -177,10 +176,12 @@ class ActivationDataModule(L.LightningDataModule):
         return EpochLoader(
             windowed_order(self._items, self.seed, self.window_bytes),
             self.batch_size,
-            self.read_blocks if self._shared is None else self._read_shared,
+            self._read_blocks,
             block_size=self.block_size,
             data=self._items.identity,
-            n_unfinished=lambda: unfinished_batches(self.trainer),
+            n_total=self._n_total,
+            stops={self.length.place(step) for step in self.checkpoint_steps},
+            n_unfinished=lambda: self.n_unfinished(),
         )
 
     @cached_property
@@ -199,7 +200,7 @@ class ActivationDataModule(L.LightningDataModule):
             return DeviceFeed(items, device)
         return RamFeed(items, self.n_workers) if name == "ram" else WindowFeed(items, self.n_workers)
 
-    def read_blocks(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
+    def _read_blocks(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
         """Yields the blocks at some places of an epoch, this process's piece of them."""
         read = self._feed.read(positions, self._of_this_process(blocks, self.batch_size))
         try:
@@ -208,10 +209,6 @@ class ActivationDataModule(L.LightningDataModule):
                 del block
         finally:
             read.close()
-
-    def _read_shared(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
-        shared: Any = self._shared
-        return shared.read(self._train_loader.epoch, positions, blocks)
 
     def _of_this_process(self, blocks: Sequence[Span], batch_size: int) -> list[list[Span]]:
         return [block_batches(start, stop, batch_size, *self._rank_of) for start, stop in blocks]

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 
 from src.data.feeding.bags import BagBatch, BagDataset, BagReader, CachedBags, collate_bags
-from src.data.feeding.epoch_loader import EpochLoader, unfinished_batches
+from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.records import FoldSplit
@@ -77,4 +77,4 @@ class BagDataModule(L.LightningDataModule):
             return (collate_bags([bags[int(i)] for i in positions[start:stop]]) for start, stop in blocks)
 
         order = EpochOrder(len(bags), seed)
-        return EpochLoader(order, self.batch_size, read, n_unfinished=lambda: unfinished_batches(self.trainer))
+        return EpochLoader(order, self.batch_size, read)

@@ -1,9 +1,7 @@
 """An iterable over seeded epochs that knows its position, so that training resumes at the next unseen item."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
-
-import lightning as L
 
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span
 
@@ -23,6 +21,8 @@ class EpochLoader(Generic[T]):
             lazily or ahead; the position counts what was yielded.
         block_size: batches a block; the last block of an epoch may be shorter. Changes no batch.
         data: says which items they are; a position among others is refused.
+        n_total: items of the whole training, for which the last epoch is cut short; None sets no end.
+        stops: (epoch, place) at which a block ends, so that the state there can be saved.
         n_unfinished: tells how many of the blocks handed out, 0 or 1, the consumer has not finished; such a block is
             not counted in `state_dict` and comes again after a resume.
 
@@ -38,6 +38,8 @@ class EpochLoader(Generic[T]):
         *,
         block_size: int = 1,
         data: str = "",
+        n_total: int | None = None,
+        stops: Collection[tuple[int, int]] = (),
         n_unfinished: Callable[[], int] = lambda: 0,
     ) -> None:
         if batch_size < 1 or block_size < 1:
@@ -51,20 +53,23 @@ class EpochLoader(Generic[T]):
         self._consumed_before = 0
         self._read = read
         self._data = data
+        self._n_total, self._stops = n_total, stops
         self._n_unfinished = n_unfinished
         self._at_position = True
         self._running: Generator[T, None, None] | None = None
 
     def __len__(self) -> int:
-        return -(-self.order.n_items // self._items_per_block)
+        """The most blocks that an epoch has; one with fewer ends with empty ones, for Lightning counts on a length."""
+        return max(len(self._spans(epoch, 0)) for epoch in {0, *(epoch for epoch, _ in self._stops)})
 
     def __iter__(self) -> Iterator[T]:
         self.close()
         if not self._at_position and self.consumed:
             self.epoch, self.consumed = self.epoch + 1, 0
         self._at_position = False
-        n_items, step = self.order.n_items, self._items_per_block
-        spans = [(start, min(start + step, n_items)) for start in range(self.consumed, n_items, step)]
+        spans, n_empty = self._spans(self.epoch, self.consumed), 0
+        if not self.consumed:
+            n_empty = len(self) - len(spans)
         if not spans:
             return
         self._running = running = self._read(self.positions(self.epoch), spans)
@@ -77,6 +82,9 @@ class EpochLoader(Generic[T]):
                 del block
         finally:
             running.close()
+        self._consumed_before = self.consumed
+        for _ in range(n_empty):
+            yield []  # pyright: ignore[reportReturnType]
 
     def close(self) -> None:
         """Ends the reading ahead of an iteration that was left early."""
@@ -92,15 +100,15 @@ class EpochLoader(Generic[T]):
 
     @property
     def n_blocks_done(self) -> int:
-        """The blocks of a whole epoch less those that are to come; where the position is no block's end, rounded."""
-        return len(self) - -(-(self.order.n_items - self.consumed) // self._items_per_block)
+        """The blocks of a whole epoch less those that are to come."""
+        return len(self) - len(self._spans(self.epoch, self.consumed))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position: epoch and items consumed in it; and what the order depends on."""
         epoch, consumed = self.epoch, self.consumed
         if consumed and self._n_unfinished():
             consumed = self._consumed_before
-        elif consumed == self.order.n_items:
+        elif consumed == self._n_items_of(epoch):
             epoch, consumed = epoch + 1, 0
         return {"epoch": epoch, "consumed": consumed, **self._identity()}
 
@@ -122,37 +130,18 @@ class EpochLoader(Generic[T]):
         self._consumed_before = self.consumed
         self._at_position = True
 
-    @property
-    def _items_per_block(self) -> int:
-        return self.batch_size * self.block_size
+    def _spans(self, epoch: int, start: int) -> list[Span]:
+        """Returns the places (first, last + 1) of an epoch's blocks from a place on."""
+        n_items, step, spans = self._n_items_of(epoch), self.batch_size * self.block_size, []
+        inside = sorted(place for number, place in self._stops if number == epoch and start < place < n_items)
+        for stop in (*inside, n_items):
+            spans += [(first, min(first + step, stop)) for first in range(start, stop, step)]
+            start = stop
+        return spans
+
+    def _n_items_of(self, epoch: int) -> int:
+        left = self.order.n_items if self._n_total is None else self._n_total - epoch * self.order.n_items
+        return min(max(left, 0), self.order.n_items)
 
     def _identity(self) -> dict[str, Any]:
         return {**self.order.state, "batch_size": self.batch_size, "data": self._data}
-
-
-def unfinished_batches(trainer: "L.Trainer | None") -> int:
-    """Returns how many train batches (0 or 1) Lightning has taken but not finished.
-
-    One while a batch is being trained on, as when a checkpoint is saved because of an exception; Lightning repeats that
-    batch after a resume.
-    """
-    if trainer is None:
-        return 0
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    return progress.ready - progress.processed
-
-
-def recount_batches(trainer: "L.Trainer | None", loader: EpochLoader[Any]) -> None:
-    """Makes Lightning's count of batches that of a loader which resumes in the middle of an epoch.
-
-    Lightning counts blocks. Where they had another size before the restart, its count would end the epoch early, or
-    miss its end and with it the validation.
-    """
-    if trainer is None or not loader.consumed:
-        return
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    if not progress.processed:
-        return
-    difference = loader.n_blocks_done - progress.processed
-    for name in ("ready", "started", "processed", "completed"):
-        setattr(progress, name, getattr(progress, name) + difference)

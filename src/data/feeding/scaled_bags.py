@@ -1,4 +1,4 @@
-"""Bags brought to one scale, so that one learning rate and one initialisation serve every MIL model."""
+"""What brings bags to one scale, so that one learning rate and one initialisation serve every MIL model."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ from src.data.feeding.bags import BagReader
 _SILENT = "Expected train bags with values other than 0, got none: a model could learn nothing."
 
 
-def scaled_bags(read: BagReader, item_ids: Iterable[str]) -> BagReader:
-    """Returns a reader of bags divided by the root mean square of all values of the given slides.
+def activation_scale(read: BagReader, item_ids: Iterable[str]) -> torch.Tensor:
+    """Returns the factor that brings the values of all given slides to root mean square 1: 0-d.
 
     For activations: one number for all features, so that their geometry stays as it is.
 
@@ -28,12 +28,11 @@ def scaled_bags(read: BagReader, item_ids: Iterable[str]) -> BagReader:
         n_values += bag.numel()
     if total == 0:
         raise ValueError(_SILENT)
-    factor = (n_values / total) ** 0.5
-    return lambda item_id: read(item_id) * factor
+    return torch.tensor((n_values / total) ** 0.5)
 
 
-def scaled_latents(read: BagReader, item_ids: Iterable[str]) -> BagReader:
-    """Returns a reader of latents, each neuron divided by its root mean square over the patches where it is active.
+def latent_scale(read: BagReader, item_ids: Iterable[str]) -> torch.Tensor:
+    """Returns what brings each neuron to root mean square 1 over the patches where it is active: [n_neurons].
 
     Zeros stay zeros. A neuron has a scale of its own, or a few strong ones decide it for all others, whose values then
     are too small to learn from; and patches where it is silent do not count, or the rarer a neuron, the larger what is
@@ -54,5 +53,4 @@ def scaled_latents(read: BagReader, item_ids: Iterable[str]) -> BagReader:
         n_active = n_active + (bag != 0).sum(0)
     if not bool(n_active.any()):
         raise ValueError(_SILENT)
-    factors = torch.where(n_active > 0, (n_active / squares).sqrt(), 1.0).float()
-    return lambda item_id: read(item_id) * factors
+    return torch.where(n_active > 0, (n_active / squares).sqrt(), 1.0).float()

@@ -12,6 +12,7 @@ from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import epoch_order
 from src.data.feeding.resident_rows import DeviceFeed
 from src.data.feeding.rows import StoreRows
+from src.training.loop_state import LoopState
 from tests.data.stores import pack
 
 pytestmark = [
@@ -114,7 +115,7 @@ class Rank:
 def blocks_of_rank(store, rank, n_ranks, part, **kwargs):
     data = make_data(store, batch_size=5, **kwargs)
     data.trainer = Rank(rank, n_ranks)
-    loader = data._train_loader if part == "train" else data.val_dataloader()
+    loader = data.train_loader if part == "train" else data.val_dataloader()
     return [numbers([batch]) for block in loader for batch in (block if part == "train" else [block])]
 
 
@@ -150,7 +151,7 @@ def test_images(tmp_path, residency):
     images = [image for block in data.train_dataloader() for batch in block for image in batch]
     assert {batch.shape for block in data.train_dataloader() for batch in block} == {(2, 3, 2), (1, 3, 2)}
     expected = np.concatenate([values["a"], values["b"]]).reshape(7, 3, 2)
-    order = data._train_loader.order.epoch(0)[:]
+    order = data.train_loader.order.epoch(0)[:]
     np.testing.assert_array_equal(torch.stack(images), expected[order])
     assert [batch.shape for batch in data.val_dataloader()] == [(6, 2)]
 
@@ -279,7 +280,7 @@ def fit(store, path, checkpoint=None, fail_at=None, resume=None, max_epochs=3, d
         accelerator="cpu",
         max_epochs=max_epochs,
         logger=False,
-        callbacks=[checkpoint] if checkpoint else [],
+        callbacks=[LoopState(), *([checkpoint] if checkpoint else [])],
         enable_checkpointing=isinstance(checkpoint, ModelCheckpoint),
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -78,5 +78,5 @@ def test_trained_on_while_they_are_computed_each_once_an_epoch(tmp_path, n_worke
     data = ActivationDataModule(rows, StoreRows(store, ["v"]), 4, 2, seed=0, n_workers=n_workers)
     for epoch in range(2):
         found = torch.cat([batch for block in data.train_dataloader() for batch in block]).numpy()
-        np.testing.assert_array_equal(found, expected[data._train_loader.order.epoch(epoch)[:]])
+        np.testing.assert_array_equal(found, expected[data.train_loader.order.epoch(epoch)[:]])
         assert sum(backbone.seen) == 17 * (epoch + 1)

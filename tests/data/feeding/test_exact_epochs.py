@@ -35,9 +35,7 @@ def store(tmp_path_factory):
 
 
 def make_ranks(store, n_ranks, batch_size, block_size, n_workers, residency, seed=0):
-    """A data module for each process; none has an unfinished block."""
-    progress = SimpleNamespace(current=SimpleNamespace(ready=0, processed=0))
-    loops = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    """A data module for each process."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda choice: choice)
     ranks = []
     for rank in range(n_ranks):
@@ -45,7 +43,7 @@ def make_ranks(store, n_ranks, batch_size, block_size, n_workers, residency, see
             StoreRows(store, TRAIN), StoreRows(store, ["a"]), batch_size, block_size, seed,
             residency=residency, n_workers=n_workers, window_bytes=8 * 8 * 3,
         )  # fmt: skip
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=n_ranks, strategy=strategy, fit_loop=loops)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=n_ranks, strategy=strategy)
         ranks.append(data)
     return ranks
 

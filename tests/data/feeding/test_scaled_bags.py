@@ -3,13 +3,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.feeding.scaled_bags import scaled_bags, scaled_latents
+from src.data.feeding.scaled_bags import activation_scale, latent_scale
 from src.models.mil.attention import AttentionMIL
+
+
+def _scaled(scale, bags, train):
+    factor = scale(bags.__getitem__, train)
+    return lambda item_id: bags[item_id] * factor
 
 
 def test_train_values_get_root_mean_square_one():
     bags = {"a": torch.tensor([[3.0, 4.0]]), "b": torch.tensor([[0.0, 0.0], [5.0, 0.0]]), "test": torch.ones(1, 2)}
-    read = scaled_bags(bags.__getitem__, ["a", "b"])
+    read = _scaled(activation_scale, bags, ["a", "b"])
     values = torch.cat([read("a"), read("b")])
     assert values.square().mean().item() == pytest.approx(1)
     # 50 / 6: the held-out slide is scaled by the train slides' number.
@@ -19,15 +24,15 @@ def test_train_values_get_root_mean_square_one():
 
 def test_each_neuron_gets_root_mean_square_one_where_it_is_active():
     bags = {"a": torch.tensor([[3.0, 0.0, 0.0], [0.0, 200.0, 0.0]]), "b": torch.tensor([[5.0, 0.0, 0.0]])}
-    read = scaled_latents(bags.__getitem__, ["a", "b"])
+    read = _scaled(latent_scale, bags, ["a", "b"])
     scale = (34 / 2) ** 0.5
     np.testing.assert_allclose(read("a"), [[3 / scale, 0, 0], [0, 1, 0]], rtol=1e-6)
     np.testing.assert_allclose(read("b"), [[5 / scale, 0, 0]], rtol=1e-6)
     # Neuron 2 is silent on the train slides, and stays as it is.
-    assert scaled_latents(lambda _: torch.tensor([[1.0, 0.0]]), ["a"])("a").tolist() == [[1, 0]]
+    assert latent_scale(lambda _: torch.tensor([[1.0, 0.0]]), ["a"]).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("scaled", [scaled_bags, scaled_latents])
+@pytest.mark.parametrize("scaled", [activation_scale, latent_scale])
 def test_silent_bags_are_refused(scaled):
     with pytest.raises(ValueError, match="values other than 0"):
         scaled(lambda _: torch.zeros(2, 3), ["a"])
@@ -50,7 +55,7 @@ def test_heavy_tails_of_other_neurons_do_not_hide_the_one_that_tells():
     """With one scale for all neurons the model predicts one class for every slide: an accuracy of exactly 0.5."""
     bags = _heavy_tails(120)
     train, test = list(bags)[:80], list(bags)[80:]
-    read = scaled_latents(bags.__getitem__, train)
+    read = _scaled(latent_scale, bags, train)
     torch.manual_seed(0)
     model, generator = AttentionMIL(16, 2), np.random.default_rng(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-5)

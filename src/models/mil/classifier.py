@@ -1,0 +1,78 @@
+"""A trained classifier of bags with all that it was trained behind: raw bags in, probabilities out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from src.models.mil.base import MILModel, MILOutput, masked_max
+
+
+class BagClassifier(nn.Module):
+    """Shifts and scales the values of a bag as in training, and classifies it.
+
+    Args:
+        model: the MIL model.
+        classes: names, by the index of their logit.
+        input_name: what bags hold: `activations`, or latents of all neurons or of some.
+        neuron_ids: the neurons that bags hold, in order; None for activations and for all neurons.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+    input_factor: Tensor
+
+    def __init__(
+        self, model: MILModel, classes: Sequence[str], input_name: str, neuron_ids: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.classes = tuple(classes)
+        self.input_name = input_name
+        self.neuron_ids = None if neuron_ids is None else tuple(int(neuron_id) for neuron_id in neuron_ids)
+        self.register_buffer("input_mean", torch.zeros(model.d_in))
+        self.register_buffer("input_scale", torch.ones(model.d_in))
+        self.register_buffer("input_factor", torch.ones(model.d_in))
+
+    def prepare(self, bag: Tensor) -> Tensor:
+        """Returns a bag [n_rows, d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
+        return (bag - self.input_mean) / self.input_scale * self.input_factor
+
+    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Classifies one bag [n_rows, d_in].
+
+        Returns:
+            Probabilities [n_classes], and attention [n_rows] of models that have it.
+        """
+        mask = torch.ones(1, len(bag), dtype=torch.bool, device=bag.device)
+        output = self.model(self.prepare(bag)[None], mask)
+        return output.logits[0].softmax(-1), None if output.attention is None else output.attention[0]
+
+
+class MaximaRegression(MILModel):
+    """Logistic regression on the maxima of a bag's columns, as scikit-learn fits it; in float64.
+
+    Args:
+        d_in: columns.
+        n_classes: number of classes.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, d_in: int, n_classes: int) -> None:
+        super().__init__(d_in, n_classes)
+        n_rows = 1 if n_classes == 2 else n_classes
+        for name, shape in (("mean", d_in), ("scale", d_in), ("weight", (n_rows, d_in)), ("bias", n_rows)):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+        """Classifies padded bags; see `MILModel.forward`."""
+        logits = self._logits(masked_max(bags, mask))
+        return MILOutput(logits, None, self._logits(bags))
+
+    def _logits(self, values: Tensor) -> Tensor:
+        scores = (values.double() - self.mean) / self.scale @ self.weight.T + self.bias
+        return torch.cat([torch.zeros_like(scores), scores], -1) if self.n_classes == 2 else scores
