@@ -18,7 +18,7 @@ from src.analysis.pooling import pool_slides
 from src.analysis.selection import count_chance_findings
 from src.files import write_atomically
 from src.records import read_items, read_split
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- written by figures.py -->\n", "<!-- end -->\n"

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from src import config
 from src.analysis.cross_validation import fold_metrics
 from src.analysis.figures import plot_roc, save_figure
-from src.analysis.pooling import pool_slides
+from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
@@ -26,7 +26,7 @@ from src.files import write_atomically
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
@@ -187,11 +187,11 @@ def _loss(best: ModelCheckpoint) -> float:
 
 def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> list[BagPrediction]:
     """Predicts from the best neuron, of more than two classes from each class's best."""
-    store = inputs.latents()
-    read = latent_bags(store, inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes)))
+    latents = inputs.latents()
+    neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
 
     def maxima(item_ids: tuple[str, ...]) -> np.ndarray:
-        return pool_slides(lambda item_id: read(item_id).numpy(), item_ids).maxima
+        return pool_items(latents.read(item_ids), item_ids).maxima[:, neuron_ids]
 
     labels = [fold.label_index(item_id) for item_id in fold.split.train]
     classifier = fit_single_neuron(maxima(fold.split.train), labels)

@@ -1,7 +1,7 @@
 """Trains the SAE of a fold on the activations of its train slides, and exports it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,23 @@ from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import block_batches
-from src.data.feeding.prefetch import prefetch
 from src.data.feeding.row_source import RowSource
 from src.data.fold import FoldData, open_fold
 from src.data.streamed_fold import StreamedFold
+from src.inference import Inference
 from src.interrupts import keeping
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import calibrate_threshold
+from src.prefetch import prefetch
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
 from src.stores.sae import save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
+from src.tasks.upstream_sae import open_inference
 from src.training.checkpoints import describe_checkpoint
 from src.training.trainer import make_trainer
 
@@ -107,7 +109,7 @@ def train_fold(cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataMo
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
     sae = module.sae.eval().cpu()
     if train.calibrate_threshold and sae.threshold_l0 is not None:
-        _calibrate(sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
+        _calibrate(open_inference(cfg, sae), sae, data, train.calibrate_l0 or getattr(sae, sae.threshold_l0))
     require_finite_state({"state_dict": sae.state_dict()}, f"weights after optimizer step {trainer.global_step}")
     save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"))
     # The numbers are those of what was exported, not of the last epoch's threshold.
@@ -137,7 +139,7 @@ def _build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resu
     # A checkpoint holds what these are fitted to.
     if sae.input_norm in ("centre", "global_scale") and not is_resumed:
         _LOGGER.info("Reading all train rows once for sae.input_norm=%s.", sae.input_norm)
-        sae.fit_input_norm_(_in_order(data.train_rows, data.n_workers))
+        sae.fit_input_norm_(prefetch(_reads_in_order(data.train_rows), data.n_workers, data.n_workers))
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
@@ -175,13 +177,13 @@ def _checkpoints(rundir: RunDir, every_n_epochs: int, has_validation: bool) -> l
     return [*best, keep(filename="last")]
 
 
-def _calibrate(sae: SAE, data: ActivationDataModule, k: float) -> None:
+def _calibrate(inference: Inference, sae: SAE, data: ActivationDataModule, k: float) -> None:
     """Sets the threshold at which inference keeps k latents per train row: the moving average saw moving weights."""
     n_rows = data.train_rows.n_rows
     _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    with torch.no_grad():
-        batches = (sae.pre_latents(batch) for batch in _in_order(data.train_rows, data.n_workers))
-        sae.threshold.copy_(calibrate_threshold(batches, k, n_rows))
+    batches = inference.run(sae.pre_latents, _reads_in_order(data.train_rows))
+    sae.threshold.copy_(calibrate_threshold((batch.float() for batch in batches), k, n_rows))
+    sae.cpu()
     _LOGGER.info("Inference threshold: %.4g, calibrated on %d train rows.", float(sae.threshold), n_rows)
 
 
@@ -193,15 +195,15 @@ def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
     return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
 
 
-def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
-    """Yields all rows in batches of at least _BATCH_ROWS, where there are as many, that differ by one row at most."""
+def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
+    """Yields what reads all rows in batches of at least _BATCH_ROWS, where there are as many, of almost one size."""
 
     def read(start: int, stop: int) -> torch.Tensor:
         return torch.from_numpy(np.array(rows.read(start, stop), dtype=np.float32))
 
     n_batches = max(1, rows.n_rows // _BATCH_ROWS)
     pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))
-    return prefetch((partial(read, start, stop) for ((start, stop),) in pieces), n_workers, n_workers)
+    return (partial(read, start, stop) for ((start, stop),) in pieces)
 
 
 def _metadata(cfg: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from experiments.quickstart.figures import read as read_quoted
 from src.analysis.pooling import pool_slides
 from src.analysis.selection import count_chance_findings
 from src.records import read_items, read_split
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")

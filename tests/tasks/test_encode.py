@@ -11,7 +11,7 @@ from src.models.saes.core import SAECore
 from src.runs.execution import execute, open_rundir
 from src.runs.lineage import StaleRunError
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from src.tasks import encode
 from tests.synthetic import make_feature_folder
 

@@ -9,7 +9,7 @@ import pytest
 from src import config
 from src.records import read_split
 from src.runs.execution import execute, open_rundir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from tests.synthetic import make_feature_folder
 
 pytestmark = [
