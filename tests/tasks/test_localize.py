@@ -11,8 +11,8 @@ from src.records import FittedItem
 from src.report.page import read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
-from tests.latents import write_latents
 from src.tasks import localize
+from tests.latents import write_latents
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("openslide")
@@ -184,10 +184,9 @@ def test_classifier_fitted_on_a_test_slide_is_refused(cfg, rundir):
 
 
 def test_unknown_patch_size_says_where_it_was_looked_for(cfg, rundir):
-    for path in (rundir.path.parent / "encode/latents/all/h5_files").glob("*.h5"):
-        with h5py.File(path, "a") as file:
-            file.attrs.pop("patch_size_level0")
-    with pytest.raises(ValueError, match=r"size of slide '04', got no size: looked in .*latents/all.*patches_dir"):
+    index = rundir.path.parent / "encode/latents/all/index.csv"
+    pd.read_csv(index, dtype={"item_id": str}).assign(patch_size_level0=0).to_csv(index, index=False)
+    with pytest.raises(ValueError, match=r"size of slide '04', got no size: looked in the latents.*patches_dir"):
         localize.run(cfg, rundir)
 
 

@@ -99,7 +99,7 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     assert kept == {method for method in MIL_METHODS if method.startswith("attention")}
     for item_id in (*split.val, *split.test):
         attention = np.load(rundir.path / "attention" / "attention_latents" / f"{item_id}.npy")
-        assert attention.shape == (store.n_patches(item_id),)
+        assert attention.shape == (store.items[item_id].n_rows,)
         assert attention.sum() == pytest.approx(1, abs=1e-5)
 
 

@@ -16,9 +16,7 @@ def expected_places(dense, neuron_id, item_ids=None):
     found = [
         (-float(value), number, item_id, row)
         for number, (item_id, row, value) in enumerate(
-            (item_id, row, value)
-            for item_id, rows in dense.items()
-            for row, value in enumerate(rows[:, neuron_id])
+            (item_id, row, value) for item_id, rows in dense.items() for row, value in enumerate(rows[:, neuron_id])
         )
         if value > 0 and (item_ids is None or item_id in item_ids)
     ]

@@ -26,7 +26,9 @@ def small_shards(monkeypatch):
 
 
 def open_writer(path, n_rows=N_ROWS, made_by="sae", digest="d"):
-    return LatentWriter(path, N_LATENTS, [LatentItem("a", 0, 7, digest), LatentItem("b", 0, n_rows - 7, digest)], made_by)
+    return LatentWriter(
+        path, N_LATENTS, [LatentItem("a", 0, 7, digest), LatentItem("b", 0, n_rows - 7, digest)], made_by
+    )
 
 
 def append(writer, start, stop, **arguments):
@@ -114,7 +116,7 @@ def test_a_full_disk_that_shows_while_writing_leaves_no_half_file(tmp_path, monk
 
     class Full:
         def __init__(self, path, mode):
-            self.file = open(path, mode)
+            self.file = open(path, mode)  # noqa: SIM115 closed on leaving
 
         def __enter__(self):
             return self
@@ -136,7 +138,7 @@ def test_a_full_disk_that_shows_while_writing_leaves_no_half_file(tmp_path, monk
 
 def test_shapes_are_checked(tmp_path):
     writer = open_writer(tmp_path)
-    with pytest.raises(ValueError, match="Expected 20 latents .*, got 4"):
+    with pytest.raises(ValueError, match=r"Expected 20 latents .*, got 4"):
         writer.append(SparseLatents.from_dense(torch.ones(2, 4)))
     with pytest.raises(ValueError, match=r"coords of shape \(2, 2\), got \(3, 2\)"):
         writer.append(SparseLatents.from_dense(DENSE[:2]), COORDS[:3])
@@ -144,7 +146,7 @@ def test_shapes_are_checked(tmp_path):
     writer.append(SparseLatents.from_dense(DENSE[2:3]))
     with pytest.raises(ValueError, match="coords of all rows or of none"):
         append(writer, 3, N_ROWS)
-    with pytest.raises(ValueError, match="latents of 50 rows .*, got"):
+    with pytest.raises(ValueError, match=r"latents of 50 rows .*, got"):
         open_writer(tmp_path).finish()
     with pytest.raises(ValueError, match="rows of items to encode, got 0"):
         LatentWriter(tmp_path, 4, [])
