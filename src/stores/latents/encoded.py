@@ -1,10 +1,11 @@
 """Latents that an SAE computes from activations when they are asked for; nothing is stored."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from src.activation_spec import ActivationSpec
 from src.inference import Inference
@@ -13,6 +14,9 @@ from src.ops.sparse_latents import SparseLatents
 from src.stores.latents.index import LatentItem
 from src.stores.latents.item_rows import ItemRows
 from src.stores.latents.source import PIECE_ROWS, Places, known_items, scan_places
+from src.stores.latents.writer import LatentWriter
+
+Observer = Callable[[int, Tensor, SparseLatents], None]
 
 
 class EncodedLatents:
@@ -42,6 +46,7 @@ class EncodedLatents:
         spec: ActivationSpec | None = None,
     ) -> None:
         self.items: Mapping[str, LatentItem] = {item.item_id: item for item in items}
+        self._listed = list(self.items.values())
         self.n_latents = sae.n_latents
         self.spec = spec or ActivationSpec()
         self._sae, self._gather, self._coords = sae, gather, coords
@@ -52,12 +57,53 @@ class EncodedLatents:
         asked = known_items(self.items, item_ids, "the activations")
         order = np.argsort([item.start for item in asked], kind="stable")
         rows = ItemRows([asked[i] for i in order])
-        reads = (partial(self._activations, rows, *span) for span in rows.spans(n_rows))
         start = 0
-        for latents in self._inference.run(self._sae.encode, reads):
+        for _, latents in self._encode(rows, list(rows.spans(n_rows))):
             stop = start + latents.n_rows
             yield order[rows.between(start, stop)[0]], latents.to("cpu")
             start = stop
+
+    def write(self, writer: LatentWriter, n_rows: int, observe: Observer | None = None) -> None:
+        """Encodes all items, `n_rows` rows at a time, and hands what a killed writing has not kept to the writer.
+
+        Args:
+            writer: of these items, in their order.
+            n_rows: rows of a batch; batches hold many small items, and large ones are cut.
+            observe: is given every batch in order, on the device: the number of rows before it, activations, latents.
+                Of what was kept these are read again, so that what is measured is the same as without a kill.
+        """
+        rows = ItemRows(self._listed)
+        has_coords = any(self.coords(item_id) is not None for item_id in self.items)
+        spans = list(rows.spans(n_rows))
+        kept = [span for span in spans if span[1] <= writer.n_kept_rows]
+        device = self._inference.device
+        if observe:
+            for span in kept:
+                observe(span[0], self._activations(rows, *span).to(device), writer.kept(*span).to(device))
+        start = kept[-1][1] if kept else 0
+        for activations, latents in self._encode(rows, spans[len(kept) :], "Encoding"):
+            if observe:
+                observe(start, activations, latents)
+            stop = start + latents.n_rows
+            writer.append(latents, self._coords_of(*rows.between(start, stop)) if has_coords else None, start)
+            start = stop
+
+    def _encode(
+        self, rows: ItemRows, spans: Sequence[tuple[int, int]], description: str = ""
+    ) -> Iterator[tuple[Tensor, SparseLatents]]:
+        reads = (partial(self._activations, rows, *span) for span in spans)
+        return self._inference.run(lambda batch: (batch, self._sae.encode(batch)), reads, description, len(spans))
+
+    def _coords_of(self, positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Returns the coords of rows [n, 2], given the positions of their items; -1 where an item has none."""
+        coords = np.full((len(numbers), 2), -1, np.int32)
+        starts = np.unique(positions, return_index=True)[1].tolist()
+        for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            item = self._listed[int(positions[start])]
+            of_item = self.coords(item.item_id)
+            if of_item is not None:
+                coords[start:stop] = of_item[numbers[start:stop] - item.start]
+        return coords
 
     def rows(self, item_id: str) -> SparseLatents:
         """Returns all rows of an item."""
@@ -71,5 +117,5 @@ class EncodedLatents:
         """See `LatentSource.places`; encodes all rows that are asked for."""
         return scan_places(self, neuron_id, limit, self.items if item_ids is None else item_ids)
 
-    def _activations(self, rows: ItemRows, start: int, stop: int) -> torch.Tensor:
+    def _activations(self, rows: ItemRows, start: int, stop: int) -> Tensor:
         return torch.from_numpy(self._gather(rows.between(start, stop)[1]))
