@@ -144,7 +144,7 @@ def test_sae_fitted_on_evaluated_slides_is_refused_unless_they_are_train_slides(
 
 
 def test_out_of_gpu_memory_halves_the_batch(run, monkeypatch, caplog):
-    whole, rundir, cfg = run("evaluate_sae")
+    whole, rundir, cfg = run("evaluate_sae", "evaluation.n_pre_latent_rows=20")
     encode, sizes = SAECore.encode, []
 
     def encode_few(sae, activations):
