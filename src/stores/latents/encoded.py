@@ -13,13 +13,13 @@ from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
 from src.stores.latents.index import LatentItem
 from src.stores.latents.item_rows import ItemRows
-from src.stores.latents.source import PIECE_ROWS, Places, known_items, scan_places
+from src.stores.latents.source import PIECE_ROWS, LatentSource
 from src.stores.latents.writer import LatentWriter
 
 Observer = Callable[[int, Tensor, SparseLatents], None]
 
 
-class EncodedLatents:
+class EncodedLatents(LatentSource):
     """A `LatentSource` for latents that are not sparse, or are needed once.
 
     Attributes:
@@ -53,10 +53,9 @@ class EncodedLatents:
         self._inference = inference or Inference()
 
     def read(self, item_ids: Iterable[str], n_rows: int = PIECE_ROWS) -> Iterator[tuple[np.ndarray, SparseLatents]]:
-        """See `LatentSource.read`; pieces are smaller where GPU memory runs out."""
-        asked = known_items(self.items, item_ids, "the activations")
-        order = np.argsort([item.start for item in asked], kind="stable")
-        rows = ItemRows([asked[i] for i in order])
+        """See `LatentSource.read`."""
+        order, items = self._in_order(item_ids)
+        rows = ItemRows(items)
         start = 0
         for _, latents in self._encode(rows, list(rows.spans(n_rows))):
             stop = start + latents.n_rows
@@ -105,17 +104,9 @@ class EncodedLatents:
                 coords[start:stop] = of_item[numbers[start:stop] - item.start]
         return coords
 
-    def rows(self, item_id: str) -> SparseLatents:
-        """Returns all rows of an item."""
-        return SparseLatents.cat([latents for _, latents in self.read([item_id])])
-
     def coords(self, item_id: str) -> np.ndarray | None:
         """Returns the level-0 corners of an item's patches [n_rows, 2]; None where it has none."""
         return None if self._coords is None else self._coords(item_id)
-
-    def places(self, neuron_id: int, limit: int | None = None, item_ids: Iterable[str] | None = None) -> Places:
-        """See `LatentSource.places`; encodes all rows that are asked for."""
-        return scan_places(self, neuron_id, limit, self.items if item_ids is None else item_ids)
 
     def _activations(self, rows: ItemRows, start: int, stop: int) -> Tensor:
         return torch.from_numpy(self._gather(rows.between(start, stop)[1]))

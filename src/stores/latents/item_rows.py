@@ -12,22 +12,27 @@ class ItemRows:
 
     Attributes:
         n_rows: of all items together.
+        starts: [n_items] the number of each item's first row.
 
     Args:
         items: `start` and `n_rows` say which rows are theirs.
     """
 
     def __init__(self, items: Sequence[LatentItem]) -> None:
-        lengths = np.array([item.n_rows for item in items], np.int64)
-        self._ends = lengths.cumsum()
-        self._shifts = np.array([item.start for item in items], np.int64) - (self._ends - lengths)
-        self.n_rows = int(lengths.sum())
+        self.starts = np.array([item.start for item in items], np.int64)
+        self._lengths = np.array([item.n_rows for item in items], np.int64)
+        self._ends = self._lengths.cumsum()
+        self.n_rows = int(self._lengths.sum())
 
     def between(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns of the rows `start:stop`, counted end to end, the positions of their items, and their numbers."""
-        within = np.arange(start, stop)
-        positions = np.searchsorted(self._ends, within, side="right")
-        return positions, within + self._shifts[positions]
+        positions, within = self.locate(np.arange(start, stop))
+        return positions, within + self.starts[positions]
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns of rows, counted end to end, the positions of their items, and their places in them."""
+        positions = np.searchsorted(self._ends, rows, side="right")
+        return positions, rows - (self._ends - self._lengths)[positions]
 
     def spans(self, n_rows: int) -> Iterator[tuple[int, int]]:
         """Yields (start, stop) of pieces of `n_rows` rows."""

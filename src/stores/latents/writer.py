@@ -1,9 +1,7 @@
 """Writes a store of latents, row by row, so that a killed writing goes on."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +24,7 @@ from src.stores.latents.shards import Shards
 from src.stores.latents.store import LatentStore
 
 SHARD_BYTES = 256 << 20
-_ORIGIN_FILE = "made_by.json"
+_ORIGIN_FILE = "made_by.txt"
 _MOST_ROWS = 1 << 32
 
 
@@ -69,10 +67,7 @@ class LatentWriter:
             raise ValueError(f"Expected 1 to {_MOST_ROWS:,} rows of items to encode, got {self.n_rows:,}.")
         self._id_type = np.min_scalar_type(n_latents - 1)
         self._begin(made_by)
-        self._shards = self._whole_shards() if made_by else []
-        for file in list_files(self.path, "shard_*"):
-            if file.name not in {name for name, _ in self._shards}:
-                file.unlink()
+        self._shards = self._whole_shards()
         self._kept = Shards(self.path, self._shards, n_latents)
         self.n_kept_rows = self._kept.n_rows()
         self._n_seen = self._n_written = self.n_kept_rows
@@ -161,17 +156,17 @@ class LatentWriter:
         for name in (HEAD_FILE, ITEMS_FILE, BY_NEURON_FILE, NEURON_OFFSETS_FILE):
             (self.path / name).unlink(missing_ok=True)
         remove_leftovers(self.path)
-        items = digest_text(repr([(item.item_id, item.n_rows, item.digest) for item in self._items]))
-        origin = {"format": FORMAT, "n_latents": self.n_latents, "made_by": made_by, "items": items}
-        origin |= {"shard_bytes": SHARD_BYTES}
-        if not made_by or _read_origin(self.path) != origin:
+        facts = [(item.item_id, item.n_rows, item.digest) for item in self._items]
+        origin = digest_text(repr((FORMAT, self.n_latents, SHARD_BYTES, made_by, facts)))
+        path = self.path / _ORIGIN_FILE
+        if not made_by or not path.is_file() or path.read_text() != origin:
             for file in list_files(self.path, "shard_*"):
                 file.unlink()
-            with write_atomically(self.path / _ORIGIN_FILE) as temporary:
-                temporary.write_text(json.dumps(origin) + "\n")
+            with write_atomically(path) as temporary:
+                temporary.write_text(origin)
 
     def _whole_shards(self) -> list[tuple[str, int]]:
-        """Returns the shards of a killed writing up to the first that is missing or damaged."""
+        """Returns the shards of a killed writing up to the first that is missing or damaged; removes the others."""
         shards, n_rows = [], 0
         while n_rows < self.n_rows and (path := self.path / _shard_name(len(shards))).is_file():
             try:
@@ -180,6 +175,8 @@ class LatentWriter:
                 break
             shards.append((path.name, n_rows))
             n_rows += shard_rows
+        for file in list_files(self.path, "shard_*")[len(shards) :]:
+            file.unlink()
         return shards
 
     def _write_shard(self) -> None:
@@ -199,11 +196,3 @@ class LatentWriter:
 
 def _shard_name(number: int) -> str:
     return f"shard_{number:05d}.safetensors"
-
-
-def _read_origin(path: Path) -> Any:
-    """Returns what the shards of a folder were made by; None when it does not say, or no longer."""
-    try:
-        return json.loads((path / _ORIGIN_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return None

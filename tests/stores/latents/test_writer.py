@@ -133,7 +133,7 @@ def test_a_full_disk_that_shows_while_writing_leaves_no_half_file(tmp_path, monk
     with pytest.raises(OSError, match="No space left") as caught:
         append(writer, 0, N_ROWS)
     assert caught.value.errno == errno.ENOSPC
-    assert [path.name for path in tmp_path.iterdir()] == ["made_by.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made_by.txt"]
 
 
 def test_shapes_are_checked(tmp_path):
