@@ -1,83 +1,187 @@
-"""Time and disk of encoding a dataset into sparse latents, from feature files to the finished store.
+"""Time, files and memory of encoding: slides, single rows, image tokens, a dense SAE, and looking a neuron up.
 
-Run: python -m experiments.benchmarks.encode
+Run: python -m experiments.benchmarks.encode [--quick]
 """
 
-import statistics
+import argparse
+import json
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 
-from src.data.readers.features import FeatureFolder
+from src.analysis.pooling import pool_items
 from src.models.saes.batch_topk import BatchTopK
 from src.ops.selection import calibrate_threshold
-from src.stores.latents import LatentWriter
+from src.ops.sparse_latents import SparseLatents
+from src.runs.outputs import describe_outputs
+from src.stores.latents.encoded import EncodedLatents
+from src.stores.latents.index import LatentItem
+from src.stores.latents.store import LatentStore
+from src.stores.latents.writer import LatentWriter
+from src.tasks.encode import batch_rows
 
-N_SLIDES, N_PATCHES, D_IN, N_LATENTS, K = 20, 10_000, 512, 2048, 16
-N_ROUNDS = 3
-
-
-def write_features(path: Path) -> None:
-    """Writes random activations in CLAM's layout: `features` in chunks of 32 rows, `coords`."""
-    generator = np.random.default_rng(0)
-    (path / "h5_files").mkdir(parents=True)
-    for index in range(N_SLIDES):
-        with h5py.File(path / "h5_files" / f"slide_{index:02d}.h5", "w") as file:
-            features = generator.standard_normal((N_PATCHES, D_IN), dtype=np.float32)
-            file.create_dataset("features", data=features, chunks=(32, D_IN))
-            file.create_dataset("coords", data=generator.integers(0, 10**5, (N_PATCHES, 2)), chunks=(32, 2))
+N_PLACES = 50
+SECONDS_PER_ITEM = 15e-6
 
 
-def make_sae(folder: FeatureFolder) -> BatchTopK:
-    """Returns an untrained SAE that keeps K latents a row; what it learned would not change the speed."""
+class Case(NamedTuple):
+    """What is encoded: items of so many rows each."""
+
+    name: str
+    n_items: int
+    n_rows: int
+    d_in: int
+    n_latents: int
+    k: int
+
+
+CASES = (
+    Case("slides", 20, 10_000, 512, 2048, 16),
+    Case("images, one row each", 200_000, 1, 768, 12_288, 32),
+    Case("images, 197 rows each", 5_000, 197, 768, 12_288, 32),
+)
+DENSE = Case("dense SAE, pooled, not stored", 250, 197, 768, 12_288, 1_500)
+
+
+def write_rows(path: Path, case: Case) -> np.ndarray:
+    """Writes random activations and maps them."""
+    n_rows = case.n_items * case.n_rows
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, case.d_in))
+    block = np.random.default_rng(0).standard_normal((1 << 16, case.d_in), dtype=np.float32)
+    for start in range(0, n_rows, len(block)):
+        piece = rows[start : start + len(block)]
+        piece[:] = np.roll(block[: len(piece)], start, axis=1)
+    rows.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def make_sae(rows: np.ndarray, case: Case) -> BatchTopK:
+    """Returns an untrained SAE that keeps k latents a row; what it learned would not change the speed."""
     torch.manual_seed(0)
-    sae = BatchTopK(D_IN, N_LATENTS, k=K).eval()
-    rows = torch.from_numpy(folder.read(folder.item_ids[0]).features)
+    sae = BatchTopK(case.d_in, case.n_latents, k=case.k).eval()
+    sample = torch.from_numpy(np.array(rows[:2048]))
     with torch.no_grad():
-        sae.threshold.copy_(calibrate_threshold([sae.pre_latents(rows)], K, len(rows)))
+        sae.threshold.copy_(calibrate_threshold([sae.pre_latents(sample)], case.k, len(sample)))
     return sae
 
 
-def encode_all(folder: FeatureFolder, sae: BatchTopK, path: Path) -> tuple[float, float, float]:
-    """Returns seconds, megabytes on disk and latents kept a row."""
-    started = time.perf_counter()
-    writer = LatentWriter(path, sae.n_latents)
-    n_entries = 0
-    for item_id in folder.item_ids:
-        bag = folder.read(item_id)
-        latents = sae.encode(torch.from_numpy(bag.features))
-        writer.write(item_id, latents, bag.coords, 256)
-        n_entries += latents.n_entries
+class Product:
+    """Times the bare encoder product of every batch right after it was encoded, so that both see the same machine."""
+
+    def __init__(self, sae: BatchTopK) -> None:
+        self._sae = sae
+        self.seconds = self.cpu_seconds = 0.0
+
+    @torch.no_grad()
+    def __call__(self, _start: int, activations: torch.Tensor, _latents: object) -> None:
+        """Multiplies a batch [n, d_in]."""
+        seconds, cpu_seconds = time.perf_counter(), time.process_time()
+        torch.nn.functional.linear(activations, self._sae.W_enc, self._sae.b_enc)
+        self.seconds += time.perf_counter() - seconds
+        self.cpu_seconds += time.process_time() - cpu_seconds
+
+
+def measure(work: Callable[[], object]) -> tuple[float, float, float]:
+    """Returns seconds and CPU seconds of a piece of work, and the largest anonymous memory meanwhile, in GiB."""
+    peaks, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peaks.append(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / (1 << 20))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    try:
+        work()
+    finally:
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        done.set()
+        watcher.join()
+    return seconds, cpu_seconds, max(peaks)
+
+
+def store(source: EncodedLatents, path: Path, sae: BatchTopK, product: Product) -> None:
+    """Encodes everything into a finished store."""
+    writer = LatentWriter(path, sae.n_latents, list(source.items.values()))
+    source.write(writer, batch_rows(sae), product)
     writer.finish()
-    seconds = time.perf_counter() - started
-    megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
-    return seconds, megabytes, n_entries / (N_SLIDES * N_PATCHES)
+
+
+def pool(source: EncodedLatents, rows: np.ndarray, sae: BatchTopK, product: Product) -> None:
+    """Max-pools every item; nothing is stored."""
+
+    def pieces() -> Iterator[tuple[np.ndarray, SparseLatents]]:
+        for codes, latents in source.read(item_ids, batch_rows(sae)):
+            yield codes, latents
+            product(0, torch.from_numpy(np.array(rows[: latents.n_rows])), latents)
+
+    item_ids = list(source.items)
+    pool_items(pieces(), item_ids)
+
+
+def time_places(path: Path) -> float:
+    """Returns the slowest of 100 questions for the first places of a neuron, in ms; the store is open."""
+    opened, times = LatentStore(path), []
+    opened.places(0, 1)
+    for neuron_id in np.random.default_rng(0).integers(0, opened.n_latents, 100).tolist():
+        started = time.perf_counter()
+        opened.places(neuron_id, N_PLACES)
+        times.append(1e3 * (time.perf_counter() - started))
+    return max(times)
+
+
+def run(case: Case, root: Path, is_stored: bool) -> str:
+    """Returns a line of the table."""
+    rows = write_rows(root / "rows.npy", case)
+    sae = make_sae(rows, case)
+    items = [LatentItem(f"{i:06d}", i * case.n_rows, case.n_rows, "0" * 32) for i in range(case.n_items)]
+    coords = np.zeros((case.n_rows, 2), np.int32)
+    source = EncodedLatents(sae, items, rows.__getitem__, (lambda _: coords) if case.name == "slides" else None)
+    path = root / "run" / "latents" / "all"
+    product = Product(sae)
+    work = partial(store, source, path, sae, product) if is_stored else partial(pool, source, rows, sae, product)
+    seconds, cpu_seconds, memory = measure(work)
+    seconds, cpu_seconds = seconds - product.seconds, cpu_seconds - product.cpu_seconds
+    limit = 1.15 * product.seconds + SECONDS_PER_ITEM * case.n_items
+    line = f"{case.name:30}{seconds:9.1f}{product.seconds:9.1f}{seconds / product.seconds:7.2f}{limit:9.1f}"
+    line += f"{cpu_seconds / product.cpu_seconds:11.2f}{memory:8.2f}"
+    if not is_stored:
+        return line
+    outputs = describe_outputs(root / "run")
+    manifest = len(json.dumps([asdict(output) for output in outputs], indent=2))
+    n_bytes = sum(output.bytes for output in outputs)
+    return line + f"{len(outputs):7}{n_bytes / 1e6:9.0f}{manifest / 1e3:10.1f}{time_places(path):10.2f}"
 
 
 def main() -> None:
     """Prints the table."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        write_features(root / "features")
-        folder = FeatureFolder(root / "features")
-        sae = make_sae(folder)
-        rounds = [encode_all(folder, sae, root / f"latents_{index}") for index in range(N_ROUNDS)]
-        activations = torch.from_numpy(folder.read(folder.item_ids[0]).features)
-        started = time.perf_counter()
-        for _ in range(N_SLIDES):
-            torch.nn.functional.linear(activations, sae.W_enc)
-        product = time.perf_counter() - started
-    seconds = [seconds for seconds, _, _ in rounds]
-    _, megabytes, l0 = rounds[0]
-    dense = N_SLIDES * N_PATCHES * N_LATENTS * 4 / 1e6
-    print(f"{N_SLIDES * N_PATCHES:,} x {D_IN} activations, {N_LATENTS} latents, {torch.get_num_threads()} threads")
-    print(f"{'files to finished store':28}{statistics.median(seconds):8.2f} s  (fastest {min(seconds):.2f})")
-    print(f"{'bare encoder product':28}{product:8.2f} s")
-    print(f"{'on disk':28}{megabytes:8.1f} MB (dense float32: {dense:,.0f} MB), {l0:.1f} latents a row")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the items")
+    share = 20 if parser.parse_args().quick else 1
+    print(
+        f"{torch.get_num_threads()} threads; product: the bare encoder's; limit: 1.15 times it + 15 s per million items"
+    )
+    heads = ("seconds", "product", "ratio", "limit", "CPU ratio", "GiB", "files", "MB", "manifest", f"first {N_PLACES}")
+    print(
+        f"{'':30}" + "".join(f"{head:>{w}}" for head, w in zip(heads, (9, 9, 7, 9, 11, 8, 7, 9, 10, 10), strict=True))
+    )
+    for case in (*CASES, DENSE):
+        with tempfile.TemporaryDirectory() as name:
+            of_share = case._replace(n_items=max(1, case.n_items // share))
+            print(run(of_share, Path(name), case is not DENSE), flush=True)
+    print(
+        "GiB: largest anonymous memory of the process. Manifest: kB of the files' entries. First places: slowest, ms."
+    )
 
 
 if __name__ == "__main__":

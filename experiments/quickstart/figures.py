@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from src.analysis.pooling import pool_slides
+from src.analysis.pooling import pool_items
 from src.analysis.selection import count_chance_findings
 from src.files import write_atomically
 from src.records import read_items, read_split
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- written by figures.py -->\n", "<!-- end -->\n"
@@ -138,7 +138,7 @@ def _permutations(fold: Path) -> dict[str, float]:
     """Counts the permutations of labels by case under which some neuron still seems to carry them."""
     slides, split = _open(fold)
     store = LatentStore(fold / "encode" / "latents" / "all")
-    maxima = pool_slides(lambda item_id: store.read(item_id).latents, split.train).maxima
+    maxima = pool_items(store.read(split.train), split.train).maxima
     classes = sorted({slide.label for slide in slides.values()})
     labels = np.array([classes.index(slides[item_id].label) for item_id in split.train])
     cases = [slides[item_id].case_id for item_id in split.train]

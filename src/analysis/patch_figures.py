@@ -1,5 +1,6 @@
 """Figures of patches: how well scores find outlined patches, and the patches on which neurons fire most."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,20 +25,21 @@ class Exemplar:
     is_positive: bool | None
 
 
-def choose_exemplars(patches: pd.DataFrame, score: str, n: int, max_per_slide: int) -> pd.DataFrame:
-    """Returns the rows of the patches that score highest, from several slides, best first.
+def choose_exemplars(item_ids: Sequence[str], n: int, max_per_item: int) -> list[int]:
+    """Returns which places of a neuron to show, from several items.
 
     Args:
-        patches: one row a patch: `item_id` and the column `score`.
-        score: the column to go by; patches that score 0 are never taken.
+        item_ids: the item of each place, most active first.
         n: at most so many.
-        max_per_slide: at most so many of one slide.
+        max_per_item: at most so many of one item.
     """
-    scores = patches[score].to_numpy(float)
-    order = np.argsort(-scores, kind="stable")
-    ranked = patches.iloc[order[scores[order] > 0]]
-    rank_in_slide = ranked.groupby("item_id", sort=False).cumcount().to_numpy()
-    return ranked.iloc[np.flatnonzero(rank_in_slide < max_per_slide)[:n]]
+    taken: Counter[str] = Counter()
+    chosen: list[int] = []
+    for place, item_id in enumerate(item_ids):
+        if len(chosen) < n and taken[item_id] < max_per_item:
+            taken[item_id] += 1
+            chosen.append(place)
+    return chosen
 
 
 @styled

@@ -132,7 +132,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(values) < 2:
         raise ValueError(
             f"Expected at least two slides or cases in each class to compare means, got {len(values)}: "
-            "use more train slides (split=train+val) or another split."
+            "use more train slides (selection.split=train+val) or another split."
         )
     values = values.astype(np.float64)
     # Subtracting a row first keeps constants exact whatever their value, and large offsets harmless.

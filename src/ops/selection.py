@@ -130,8 +130,16 @@ class ThresholdSearch:
 
     def update(self, pre_latents: Tensor) -> None:
         """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
-        self._n_seen += pre_latents.shape[0]
-        self._largest.append(pre_latents[pre_latents > self._bound])
+        self.add(self.candidates(pre_latents), len(pre_latents))
+
+    def candidates(self, pre_latents: Tensor) -> Tensor:
+        """Returns the values of a batch [n, n_latents] that may be among the largest; changes nothing."""
+        return pre_latents[pre_latents > self._bound]
+
+    def add(self, candidates: Tensor, n_rows: int) -> None:
+        """Adds the candidates of `n_rows` rows."""
+        self._n_seen += n_rows
+        self._largest.append(candidates)
         self._n_held += self._largest[-1].numel()
         if self._n_held > 2 * self._n_wanted:
             self._largest = [torch.cat(self._largest).topk(self._n_wanted, sorted=False).values]

@@ -1,40 +1,47 @@
-"""Encodes every slide of the dataset with the fold's SAE into the sparse latents store."""
+"""Encodes every item of the dataset with the fold's SAE into the sparse latents store."""
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from src.activation_spec import ActivationSpec
 from src.analysis.figures import plot_density, save_figure
 from src.data.fold import FoldData, open_fold
+from src.files import digest_text
 from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
-from src.progress import track
+from src.ops.sparse_latents import SparseLatents
+from src.records import PARTS
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.stores.dense_latents import export_dense
-from src.stores.latent_file import SlideFacts
-from src.stores.latents import LatentStore, LatentWriter
+from src.stores.latents.clam_export import export_clam
+from src.stores.latents.encoded import EncodedLatents
+from src.stores.latents.index import LatentItem
+from src.stores.latents.store import LatentStore
+from src.stores.latents.writer import LatentWriter
 from src.stores.sae import digest_export
-from src.tasks.upstream_sae import open_upstream_sae
+from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
-# Of the dense pre-latents of a piece, or its float64 copies for the variance; several of that size are alive at once.
-_PIECE_BYTES = 16 << 20
-_FEWEST_ROWS = 64
+# Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
+_BATCH_BYTES = 64 << 20
+_FEWEST_ROWS, _MOST_ROWS = 64, 8192
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Writes the latents of every slide, and measures L0 and explained variance per part of the split.
+    """Writes the latents of every item, and measures L0 and explained variance per part of the split.
 
-    Slides are read, encoded and written in pieces, so that memory does not grow with them. A start after a kill keeps
-    the slides that were encoded before and ends with the same files and numbers.
+    Rows are read, encoded and written in batches that hold many small items or a piece of a large one. A start after a
+    kill keeps the shards that were written before and ends with the same files and numbers.
 
     Returns:
         `<split>/l0`, `<split>/explained_variance`, `<split>/fvu`, `n_slides` and `n_patches`.
@@ -43,81 +50,78 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
     """
     fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
-    rundir.record(*fold.inputs("split train+val+test", "cases all", "activations all", "coords all"))
+    inputs = fold.inputs("split train+val+test", "cases all", "activations all", "coords all")
+    rundir.record(*inputs)
     sae = open_upstream_sae(rundir, fold, "val+test")
     rundir.pass_on_fitted(rundir.upstream("train_sae"))
-    parts = _Parts(fold, sae)
-    # A start after a kill keeps the slides that this very SAE has encoded.
-    made_by = digest_export(rundir.upstream("train_sae").export_dir)
-    writer = LatentWriter(rundir.latents_dir(), sae.n_latents, made_by)
-    n_kept = 0
-    for item_id in track(list(fold.items), "Encoding slides"):
-        stated = fold.store.patch_size_level0(item_id) or fold.folder.patch_size_of_patch_file(item_id)
-        size = stated or cfg.dataset.patch_size_level0
-        facts = SlideFacts(fold.store.coords(item_id), size, fold.store.digest(item_id))
-        n_kept += _encode_slide(item_id, facts, fold, sae, writer, parts)
-    if n_kept:
-        _LOGGER.info("%d of %d slides had been encoded before; their latents were kept.", n_kept, len(fold.items))
-    store = writer.finish()
+    inference = open_inference(cfg, sae)
+    parts = {part: list(fold.split.item_ids(part)) for part in PARTS}
+    in_parts = {item_id for item_ids in parts.values() for item_id in item_ids}
+    parts[""] = [item_id for item_id in fold.items if item_id not in in_parts]
+    items = [_item(cfg, fold, item_id) for item_ids in parts.values() for item_id in item_ids]
+    spec = getattr(fold.store, "spec", None) or ActivationSpec()
+    source = EncodedLatents(sae, items, fold.store.gather, fold.store.coords, inference, spec)
+    sae_digest = digest_export(rundir.upstream("train_sae").export_dir)
+    shaping = [sae_digest, *(one.digest for one in inputs), *inference.shaping, batch_rows(sae)]
+    made_by = digest_text(repr(shaping))
+    writer = LatentWriter(rundir.latents_dir(), sae.n_latents, items, made_by, sae_digest, spec)
+    if writer.n_kept_rows:
+        _LOGGER.info("%d of %d rows had been encoded before; they were kept.", writer.n_kept_rows, writer.n_rows)
+    measures = _Measures(sae, [(part, sum(source.items[one].n_rows for one in parts[part])) for part in parts])
+    source.write(writer, batch_rows(sae), measures.update)
+    store = writer.finish(cfg.encode.by_neuron)
     if cfg.encode.dense_formats:
-        export_dense(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
-    results = parts.results() | {
-        "n_slides": len(fold.items),
-        "n_patches": int(store.index["n_patches"].to_numpy().sum()),
-    }
+        export_clam(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
+    results = measures.results() | {"n_slides": len(fold.items), "n_patches": writer.n_rows}
     doubts = describe_doubts([(None, results)], expected_l0(cfg))
     for doubt in doubts:
         _LOGGER.warning("%s", doubt)
-    _write_page(rundir, store, parts, results, doubts)
+    _write_page(rundir, store, measures, results, doubts)
     return results
 
 
-@torch.no_grad()
-def _encode_slide(
-    item_id: str, facts: SlideFacts, fold: FoldData, sae: SAE, writer: LatentWriter, parts: "_Parts"
-) -> bool:
-    """Encodes a slide in pieces of bounded memory; returns whether its latents were there and are kept."""
-    ((first, stop),) = fold.store.row_ranges([item_id])
-    step = max(_FEWEST_ROWS, _PIECE_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)))
-    # Copies: what is mapped cannot be written, as torch wants to be able to.
-    activations = (
-        torch.from_numpy(np.array(fold.store.read(start, min(start + step, stop)), dtype=np.float32))
-        for start in range(first, stop, step)
-    )
-    if writer.keeps(item_id, stop - first, facts):
-        # What is measured is measured again, from what is stored: the same numbers as without the kill.
-        for rows, latents in zip(activations, writer.kept(item_id, step), strict=True):
-            parts.update(item_id, rows, latents)
-        return True
-    with writer.slide(item_id, facts) as pieces:
-        for rows in activations:
-            latents = sae.encode(rows)
-            parts.update(item_id, rows, latents)
-            pieces.append(latents)
-    return False
+def batch_rows(sae: SAE) -> int:
+    """Returns how many rows are encoded at once: as many as memory is to hold."""
+    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
 
 
-class _Parts:
-    """Sums of the metrics over the slides of each part of the split."""
+def _item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:
+    store = fold.store
+    ((start, stop),) = store.row_ranges([item_id])
+    stated = store.patch_size_level0(item_id) or fold.folder.patch_size_of_patch_file(item_id)
+    return LatentItem(item_id, start, stop - start, store.digest(item_id), stated or cfg.dataset.patch_size_level0)
 
-    def __init__(self, fold: FoldData, sae: SAE) -> None:
-        self._part_of = {item_id: part for part in ("train", "val", "test") for item_id in fold.split.item_ids(part)}
-        self._sae = sae
-        self._fvu = defaultdict(lambda: FractionOfVarianceUnexplained(sae.d_in))
-        self._l0 = defaultdict(L0)
+
+class _Measures:
+    """Sums of the metrics over the rows of each part of the split.
+
+    Args:
+        sae: what encodes.
+        parts: the number of rows of each part, in the order in which they come; "" of no part.
+    """
+
+    def __init__(self, sae: SAE, parts: Sequence[tuple[str, int]]) -> None:
+        device = sae.W_enc.device
+        self._sae, self._parts = sae, parts
+        self._fvu = defaultdict(lambda: FractionOfVarianceUnexplained(sae.d_in).to(device))
+        self._l0 = defaultdict(lambda: L0().to(device))
         self.n_active = torch.zeros(sae.n_latents, dtype=torch.int64)
 
     @torch.no_grad()
-    def update(self, item_id: str, activations: torch.Tensor, latents: Any) -> None:
-        """Adds rows of a slide; the numbers of train slides are left out, decoding them tells nothing new."""
-        self.n_active += torch.bincount(latents.neuron_ids, minlength=self._sae.n_latents)
-        part = self._part_of.get(item_id)
-        if part is None:
-            return
+    def update(self, start: int, activations: Tensor, latents: SparseLatents) -> None:
+        """Adds the rows after the first `start`."""
+        self.n_active += torch.bincount(latents.neuron_ids, minlength=self._sae.n_latents).cpu()
+        first = 0
+        for part, n_rows in self._parts:
+            rows = slice(max(first - start, 0), min(first + n_rows - start, latents.n_rows))
+            if part and rows.start < rows.stop:
+                self._update(part, activations[rows], latents.rows(rows.start, rows.stop))
+            first += n_rows
+
+    def _update(self, part: str, activations: Tensor, latents: SparseLatents) -> None:
         self._l0[part].update(latents)
-        if part != "train":
-            row_statistics = self._sae.normalize(activations)[1]
-            reconstruction = self._sae.decode(latents, row_statistics)
+        if part != "train":  # train rows are not decoded, that tells nothing new
+            reconstruction = self._sae.decode(latents, self._sae.normalize(activations)[1])
             self._fvu[part].update(self._sae.standardize(activations), self._sae.standardize(reconstruction))
 
     def results(self) -> dict[str, float]:
@@ -131,14 +135,14 @@ class _Parts:
 
 
 def _write_page(
-    rundir: RunDir, store: LatentStore, parts: _Parts, results: dict[str, float], doubts: list[str]
+    rundir: RunDir, store: LatentStore, measures: _Measures, results: dict[str, float], doubts: list[str]
 ) -> None:
-    density = parts.n_active.numpy() / results["n_patches"]
-    table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": parts.n_active})
+    density = measures.n_active.numpy() / results["n_patches"]
+    table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": measures.n_active})
     table.to_csv(rundir.table("density"), index=False)
     save_figure(plot_density(density), rundir.plot("density"))
     silent = int((density == 0).sum())
-    n_entries = int(parts.n_active.sum())
+    n_entries = int(measures.n_active.sum())
     rundir.write_page(
         Page(
             title="Latents",

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ from src.metrics.inference import InferenceMetrics, pre_latent_histograms
 from src.metrics.redundancy import NearestAtoms, nearest_atoms
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
-from src.progress import track
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.tasks.upstream_sae import open_upstream_sae
+from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 45
@@ -60,11 +59,12 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     n_fitted = math.nan  # an imported SAE may not say
     if not trained.fitted_on_unknown_path.is_file():
         n_fitted = len({slide.item_id for slide in trained.read_fitted_on()}.intersection(item_ids))
-    sae.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    inference = open_inference(cfg, sae)
 
     metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_enc.device)
-    n_batches = -(-len(rows) // evaluation.batch_size)
-    for batch in track(_inferences(sae, fold.store, rows, evaluation.batch_size), "Evaluating the SAE", n_batches):
+    pieces = [rows[start : start + evaluation.batch_size] for start in range(0, len(rows), evaluation.batch_size)]
+    reads = (partial(_read, fold.store, piece) for piece in pieces)
+    for batch in inference.run(partial(_infer, sae), reads, "Evaluating the SAE", len(pieces)):
         metrics.update(sae, *batch)
     nearest = nearest_atoms(sae.atoms.detach())
 
@@ -94,27 +94,13 @@ def _choose(rows: np.ndarray, n_rows: int | None, seed: int) -> np.ndarray:
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), n_rows, replace=False))]
 
 
-@torch.no_grad()
-def _inferences(
-    sae: SAE, store: ActivationStore, rows: np.ndarray, batch_size: int
-) -> Iterator[tuple[Tensor, SparseLatents, Tensor]]:
-    """Yields activations, latents and reconstructions; when GPU memory runs out, goes on with half the batch."""
-    start = 0
-    while start < len(rows):
-        batch = torch.from_numpy(store.gather(rows[start : start + batch_size]))
-        try:
-            activations = batch.to(sae.W_enc.device)
-            latents = sae.encode(activations)
-            reconstruction = sae.decode(latents, sae.normalize(activations)[1])
-        except torch.cuda.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size //= 2
-            torch.cuda.empty_cache()
-            _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", batch_size)
-            continue
-        start += len(batch)
-        yield activations, latents, reconstruction
+def _read(store: ActivationStore, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(store.gather(rows))
+
+
+def _infer(sae: SAE, activations: Tensor) -> tuple[Tensor, SparseLatents, Tensor]:
+    latents = sae.encode(activations)
+    return activations, latents, sae.decode(latents, sae.normalize(activations)[1])
 
 
 def _write_neurons(rundir: RunDir, metrics: InferenceMetrics, nearest: NearestAtoms, evaluation: Any) -> None:

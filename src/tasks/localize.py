@@ -28,7 +28,8 @@ from src.data.slides.slide_images import open_slide_images
 from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
+from src.stores.latents.source import LatentSource
+from src.stores.latents.store import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 80
@@ -96,7 +97,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     figures = [
         *_draw_overlays(cfg, rundir, patches, by_slide, scorer, truth),
         PageFigure(rundir.plot("patch_curves"), "All patches of the scored test slides. Dotted: chance."),
-        *_draw_exemplars(cfg, rundir, patches, scorer.chosen.neurons),
+        *_draw_exemplars(cfg, rundir, patches, scorer),
     ]
     scores: Any = pooled.set_index("method")
     results = {
@@ -127,7 +128,7 @@ class _Scorer:
     """What gives the patches of a slide their scores."""
 
     fold: FoldData
-    latents: LatentStore
+    latents: LatentSource
     chosen: _Chosen
     attention_dirs: dict[str, Path]
     patch_size_level0: int | None
@@ -137,30 +138,28 @@ class _Scorer:
         return ["neuron", "channel", *self.attention_dirs, "random_neuron"]
 
     def score(self, item_id: str, truth: OutlinedSlides) -> pd.DataFrame:
-        """Returns a row for each patch: item_id, x, y, size, label, a column a method and `neuron_<id>`."""
-        stored = self.latents.read(item_id)
-        size = stored.patch_size_level0 or self.patch_size_level0
-        if stored.coords is None or size is None:
+        """Returns a row for each patch: item_id, x, y, size, label and a column a method."""
+        coords = self.latents.coords(item_id)
+        size = self.latents.items[item_id].patch_size_level0 or self.patch_size_level0
+        if coords is None or size is None:
             raise ValueError(
                 f"Expected level-0 coords and patch size of slide {item_id!r}, got {'none' if size else 'no size'}: "
-                f"looked in {self.latents.path}, which has them from the feature file and from dataset.patches_dir. "
+                "looked in the latents, which have them from the feature file and from dataset.patches_dir. "
                 "Give features with coords (h5), and dataset.patch_size_level0=<pixels>, then run task=encode again."
             )
         chosen = self.chosen
-        neuron_ids = [*chosen.neurons, chosen.random_neuron]
-        columns = stored.latents.columns(neuron_ids).numpy()
-        scores = {f"neuron_{neuron_id}": columns[:, i] for i, neuron_id in enumerate(chosen.neurons)}
-        scores |= {"neuron": columns[:, 0], "random_neuron": columns[:, -1]}
+        columns = self.latents.rows(item_id).columns([chosen.neurons[0], chosen.random_neuron]).numpy()
+        scores = {"neuron": columns[:, 0], "random_neuron": columns[:, 1]}
         scores["channel"] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
         for method, folder in self.attention_dirs.items():
             scores[method] = relative_attention(np.load(folder / f"{item_id}.npy"))
-        if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(stored.coords)}:
+        if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(coords)}:
             raise ValueError(
-                f"Expected {len(stored.coords)} scores of slide {item_id!r}, one a patch, got {wrong}: the runs saw "
+                f"Expected {len(coords)} scores of slide {item_id!r}, one a patch, got {wrong}: the runs saw "
                 "different features. Make them again with overwrite=true."
             )
-        place = {"x": stored.coords[:, 0], "y": stored.coords[:, 1], "size": size}
-        label = truth.label(item_id, stored.coords, size)
+        place = {"x": coords[:, 0], "y": coords[:, 1], "size": size}
+        label = truth.label(item_id, coords, size)
         return pd.DataFrame({"item_id": item_id, "label": label, **place, **scores})
 
 
@@ -219,17 +218,21 @@ def _draw_overlays(
     return figures
 
 
-def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, neurons: list[int]) -> list[PageFigure]:
+def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, scorer: _Scorer) -> list[PageFigure]:
     """Draws the patches of test slides on which the best neurons are most active."""
     local = cfg.localization
     rows = []
+    neurons = scorer.chosen.neurons
+    of_item: dict[Any, Any] = dict(list(patches.groupby("item_id")))
     for rank, neuron_id in enumerate(neurons, start=1):
-        best = choose_exemplars(patches, f"neuron_{neuron_id}", local.n_exemplars, local.max_exemplars_per_slide)
+        places = scorer.latents.places(neuron_id, item_ids=of_item)
         exemplars = []
-        for patch in best.to_dict("records"):
-            with open_slide_images(find_slide(cfg.dataset.slides_dir, patch["item_id"])) as images:
+        for best in choose_exemplars(places.item_ids, local.n_exemplars, local.max_exemplars_per_slide):
+            item_id = places.item_ids[best]
+            patch = of_item[item_id].iloc[places.rows[best]]
+            with open_slide_images(find_slide(cfg.dataset.slides_dir, item_id)) as images:
                 pixels = images.patch(patch["x"], patch["y"], patch["size"], _EXEMPLAR_SIDE)
-            exemplars.append(Exemplar(pixels, patch["item_id"], patch["label"]))
+            exemplars.append(Exemplar(pixels, item_id, patch["label"]))
         if exemplars:
             rows.append((f"Neuron {neuron_id} (rank {rank})", exemplars))
     if not rows:

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.figures import plot_volcano, save_figure
-from src.analysis.pooling import PooledSlides, pool_slides
+from src.analysis.pooling import PooledItems, pool_items
 from src.analysis.selection import SelectionRule, rank_neurons
-from src.data.fold import FoldData, open_fold
-from src.records import PARTS
+from src.csv_tables import some
+from src.data.fold import open_fold
+from src.data.fold_table import FoldTable, read_fold
+from src.records import PARTS, FittedItem
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 60
@@ -31,39 +33,53 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Raises:
         ValueError: when the SAE was fitted on cases that are held out here, or a class has too few cases.
     """
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    table = read_fold(cfg.dataset, cfg.fold, ())
     selection = cfg.selection
-    held_out = "+".join(part for part in PARTS if part not in selection.split.split("+"))
     parts = selection.split
-    rundir.record(
-        *fold.inputs("split train+val+test", "cases all", f"labels {parts}", "classes", f"activations {parts}")
-    )
+    rundir.record(*(table.input(what) for what in ("split train+val+test", "cases all", f"labels {parts}", "classes")))
     encoded = rundir.upstream("encode")
-    if held_out:
-        rundir.refuse_leakage(encoded, fold.fitted(held_out))
-    store = LatentStore(encoded.latents_dir())
-    item_ids = fold.split.item_ids(parts)
-    rundir.pass_on_fitted(encoded, fold.fitted(parts))
+    latents = LatentStore(encoded.latents_dir())
+    if held_out := "+".join(part for part in PARTS if part not in parts.split("+")):
+        rundir.refuse_leakage(encoded, _fitted(table, latents, held_out))
+    fitted = _fitted(table, latents, parts)
+    rundir.pass_on_fitted(encoded, fitted)
+    item_ids = [item.item_id for item in fitted]
     rule = SelectionRule(selection.method, selection.unit, selection.p_value)
 
-    neurons = _rank(fold, pool_slides(lambda item_id: store.read(item_id).latents, item_ids), rule)
+    neurons = _rank(table, pool_items(latents.read(item_ids), item_ids), rule)
     neurons.to_csv(rundir.table("neurons"), index=False)
     if selection.channels:
-        channels = _rank(fold, pool_slides(fold.store.rows, item_ids), rule)
+        fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+        rundir.record(*fold.inputs(f"activations {parts}"))
+        rows = (fold.store.rows(item_id) for item_id in item_ids)
+        pieces = ((np.full(len(of_item), code), of_item) for code, of_item in enumerate(rows))
+        channels = _rank(table, pool_items(pieces, item_ids), rule)
         channels.to_csv(rundir.table("channels"), index=False)
     results = _results(neurons)
     _LOGGER.info(
         "%d of %d tested neurons have q < %g on %d %s slides; best: %d.",
         *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(item_ids), selection.split, results["neuron_id"]),
     )
-    _write_page(rundir, fold, neurons, results, rule, selection)
+    _write_page(rundir, table.classes, neurons, results, rule, selection)
     return results
 
 
-def _rank(fold: FoldData, pooled: PooledSlides, rule: SelectionRule) -> pd.DataFrame:
-    labels = np.array([fold.label_index(item_id) for item_id in pooled.item_ids])
-    case_ids = [fold.items[item_id].case_id for item_id in pooled.item_ids]
-    return rank_neurons(pooled.maxima, labels, case_ids, fold.classes, pooled.density, rule)
+def _fitted(table: FoldTable, latents: LatentStore, parts: str) -> list[FittedItem]:
+    """Returns what the leakage rule needs to know of the encoded items of a part or union of parts.
+
+    Items without latents had no usable activations, and were left out when they were encoded.
+    """
+    listed = table.item_ids(parts)
+    if missing := [item_id for item_id in listed if item_id not in latents.items]:
+        _LOGGER.warning("%d of %d items of %s were not encoded: %s.", len(missing), len(listed), parts, some(missing))
+    found = [latents.items[item_id] for item_id in listed if item_id in latents.items]
+    return [FittedItem(one.item_id, table.items[one.item_id].case_id, one.digest, one.n_rows) for one in found]
+
+
+def _rank(table: FoldTable, pooled: PooledItems, rule: SelectionRule) -> pd.DataFrame:
+    labels = np.array([table.label_index(item_id) for item_id in pooled.item_ids])
+    case_ids = [table.items[item_id].case_id for item_id in pooled.item_ids]
+    return rank_neurons(pooled.maxima, labels, case_ids, table.classes, pooled.density, rule)
 
 
 def _results(neurons: pd.DataFrame) -> dict[str, Any]:
@@ -79,10 +95,15 @@ def _results(neurons: pd.DataFrame) -> dict[str, Any]:
 
 
 def _write_page(
-    rundir: RunDir, fold: FoldData, neurons: pd.DataFrame, results: dict[str, Any], rule: SelectionRule, selection: Any
+    rundir: RunDir,
+    classes: tuple[str, ...],
+    neurons: pd.DataFrame,
+    results: dict[str, Any],
+    rule: SelectionRule,
+    selection: Any,
 ) -> None:
     save_figure(plot_volcano(neurons), rundir.plot("volcano"))
-    target = fold.classes[-1] if len(fold.classes) == 2 else "each class against the rest"
+    target = classes[-1] if len(classes) == 2 else "each class against the rest"
     columns = tuple(column for column in _SHOWN_COLUMNS if column in neurons)
     tables = [PageTable(rundir.table("neurons"), "Neurons, best first.", 10, columns)]
     if selection.channels:

@@ -3,10 +3,9 @@
 import logging
 from typing import Any
 
-import torch
-
 from src import config
 from src.data.streamed_fold import StreamedFold, open_streamed_fold
+from src.inference import choose_device
 from src.models.backbones.base import Backbone
 from src.training.ddp import n_devices
 
@@ -26,8 +25,7 @@ def open_backbone(cfg: Any) -> Backbone:
             f"Expected a backbone to compute activations with, got backbone={cfg.backbone.name}: give backbone=<name>."
         )
     backbone: Backbone = config.instantiate(cfg.backbone)
-    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
-    return backbone.to(device)
+    return backbone.to(choose_device(cfg.trainer.accelerator, cfg.trainer.devices))
 
 
 def open_stream(cfg: Any) -> StreamedFold:

@@ -16,7 +16,7 @@ from src.activation_spec import ActivationSpec
 from src.analysis.cross_validation import fold_metrics
 from src.analysis.figures import plot_roc, save_figure
 from src.analysis.methods import NEURON, Method, parse_methods, write_methods
-from src.analysis.pooling import pool_slides
+from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
@@ -29,7 +29,7 @@ from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from src.stores.modules import describe, save_module
 from src.training.trainer import make_trainer
 
@@ -199,9 +199,9 @@ def _loss(best: ModelCheckpoint) -> float:
 def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
     """Predicts from the best neuron, of more than two classes from each class's best; returns as the models do."""
     neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
-    read = latent_bags(inputs.latents(), neuron_ids)
-    train = fold.split.train
-    maxima = pool_slides(lambda item_id: read(item_id).numpy(), train).maxima
+    latents, train = inputs.latents(), fold.split.train
+    read = latent_bags(latents, neuron_ids)
+    maxima = pool_items(latents.read(train), train).maxima[:, neuron_ids]
     scaler, regression = dict(fit_single_neuron(maxima, [fold.label_index(one) for one in train]).steps).values()
     arguments = {"d_in": len(neuron_ids), "n_classes": len(fold.classes)}
     model = MaximaRegression(**arguments)

@@ -21,7 +21,6 @@ from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import block_batches
-from src.data.feeding.prefetch import prefetch
 from src.data.feeding.row_source import RowSource
 from src.data.fold import FoldData, open_fold
 from src.data.streamed_fold import StreamedFold
@@ -31,12 +30,14 @@ from src.models.saes.base import SAE
 from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import ThresholdSearch
+from src.prefetch import prefetch
 from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
 from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
+from src.tasks.upstream_sae import open_inference
 from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
@@ -129,7 +130,7 @@ def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[
         sae.eval().cpu()
         if cfg.train.calibrate_threshold and sae.threshold_l0 is not None:
             searches.append((sae, ThresholdSearch(cfg.train.calibrate_l0 or getattr(sae, sae.threshold_l0), n_rows)))
-    _calibrate(searches, data)
+    _calibrate(trained[0][0], searches, data)
     for cfg, rundir, sae in trained:
         require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
         spec = getattr(getattr(fold, "store", None), "spec", ActivationSpec())
@@ -187,7 +188,7 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     # A checkpoint holds what these are fitted to.
     if sae.input_norm in ("centre", "global_scale") and not is_resumed:
         _LOGGER.info("Reading all train rows once for sae.input_norm=%s.", sae.input_norm)
-        sae.fit_input_norm_(_in_order(data.train_rows, data.n_workers))
+        sae.fit_input_norm_(prefetch(_reads_in_order(data.train_rows), data.n_workers, data.n_workers))
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
@@ -233,17 +234,22 @@ def best_and_last(
     return [*best, keep(filename="last")]
 
 
-@torch.no_grad()
-def _calibrate(searches: Sequence[tuple[SAE, ThresholdSearch]], data: ActivationDataModule) -> None:
+def _calibrate(cfg: Any, searches: Sequence[tuple[SAE, ThresholdSearch]], data: ActivationDataModule) -> None:
     """Sets the thresholds at which inference keeps k latents per train row: the moving average saw moving weights."""
     if not searches:
         return
     _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    for batch in _in_order(data.train_rows, data.n_workers):
-        for sae, search in searches:
-            search.update(sae.pre_latents(batch))
+    inference = open_inference(cfg, *(sae for sae, _ in searches))
+
+    def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
+        return len(rows), [search.candidates(sae.pre_latents(rows).float()) for sae, search in searches]
+
+    for n_rows, found in inference.run(candidates, _reads_in_order(data.train_rows)):
+        for (_, search), values in zip(searches, found, strict=True):
+            search.add(values, n_rows)
     for sae, search in searches:
         sae.threshold.copy_(search.compute())
+        sae.cpu()
         _LOGGER.info("Inference threshold: %.4g, calibrated on all train rows.", float(sae.threshold))
 
 
@@ -255,15 +261,15 @@ def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
     return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
 
 
-def _in_order(rows: RowSource, n_workers: int) -> Iterator[torch.Tensor]:
-    """Yields all rows in batches of at least _BATCH_ROWS, where there are as many, that differ by one row at most."""
+def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
+    """Yields what reads all rows in batches of at least _BATCH_ROWS, where there are as many, of almost one size."""
 
     def read(start: int, stop: int) -> torch.Tensor:
         return torch.from_numpy(np.array(rows.read(start, stop), dtype=np.float32))
 
     n_batches = max(1, rows.n_rows // _BATCH_ROWS)
     pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))
-    return prefetch((partial(read, start, stop) for ((start, stop),) in pieces), n_workers, n_workers)
+    return (partial(read, start, stop) for ((start, stop),) in pieces)
 
 
 def _metadata(cfg: Any) -> dict[str, Any]:

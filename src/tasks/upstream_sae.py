@@ -1,6 +1,11 @@
 """The trained SAE that a task builds on, checked against the fold it is used on."""
 
+from typing import Any
+
+import torch
+
 from src.data.fold import FoldData
+from src.inference import Inference, choose_device
 from src.models.saes.base import SAE
 from src.runs.rundir import RunDir
 from src.stores.sae import load_sae
@@ -28,3 +33,12 @@ def open_upstream_sae(rundir: RunDir, fold: FoldData, held_out: str) -> SAE:
             f"{fold.store.d_in} in {fold.folder.path}: train an SAE on these features, or give another sae_run=<run>."
         )
     return sae
+
+
+def open_inference(cfg: Any, *saes: SAE) -> Inference:
+    """Moves SAEs to the trainer's device, and returns what runs them there at the trainer's precision."""
+    torch.set_float32_matmul_precision(cfg.train.float32_matmul_precision)
+    inference = Inference(choose_device(cfg.trainer.accelerator, cfg.trainer.devices), cfg.trainer.precision)
+    for sae in saes:
+        sae.to(inference.device)
+    return inference

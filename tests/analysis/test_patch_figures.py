@@ -8,10 +8,10 @@ from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplar
 
 
 def test_exemplars_are_the_best_of_several_slides():
-    patches = pd.DataFrame({"item_id": list("aaabbc"), "neuron": [9.0, 8.0, 7.0, 6.0, 0.0, 5.0]})
-    chosen = choose_exemplars(patches, "neuron", n=4, max_per_slide=2)
-    assert chosen["neuron"].tolist() == [9.0, 8.0, 6.0, 5.0]
-    assert choose_exemplars(patches, "neuron", n=10, max_per_slide=2)["item_id"].tolist() == ["a", "a", "b", "c"]
+    assert choose_exemplars(list("aaabac"), n=4, max_per_item=2) == [0, 1, 3, 5]
+    assert choose_exemplars(list("aaabac"), n=3, max_per_item=2) == [0, 1, 3]
+    assert choose_exemplars(list("aaabac"), n=10, max_per_item=1) == [0, 3, 5]
+    assert choose_exemplars([], n=10, max_per_item=1) == []
 
 
 def test_frames_tell_outlined_patches():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.analysis.pooling import pool_slides
+from src.analysis.pooling import pool_items
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -12,23 +12,28 @@ def test_sparse_and_dense_pool_alike():
         item_id: (rng.random((n, 6)) * (rng.random((n, 6)) < 0.2)).astype(np.float32)
         for item_id, n in (("1", 3), ("02", 7))
     }
-    sparse = {item_id: SparseLatents.from_dense(torch.from_numpy(values)) for item_id, values in dense.items()}
-    of_dense, of_sparse = (pool_slides(slides.__getitem__, ["02", "1"]) for slides in (dense, sparse))
+    together = np.concatenate([dense["02"], dense["1"]])
+    codes = np.repeat([0, 1], [7, 3])
+    cuts = [(codes[a:b], together[a:b]) for a, b in ((0, 5), (5, 9), (9, 10))]  # of both items, and of a part of one
+    of_dense = pool_items(cuts, ["02", "1"])
+    of_sparse = pool_items(
+        ((codes, SparseLatents.from_dense(torch.from_numpy(values))) for codes, values in cuts), ["02", "1"]
+    )
     assert of_sparse.item_ids == ("02", "1")
     np.testing.assert_array_equal(of_sparse.maxima, np.stack([dense["02"].max(0), dense["1"].max(0)]))
     np.testing.assert_array_equal(of_sparse.maxima, of_dense.maxima)
     np.testing.assert_array_equal(of_sparse.density, of_dense.density)
-    np.testing.assert_allclose(of_sparse.density, (np.concatenate([*dense.values()]) > 0).mean(0))
+    np.testing.assert_allclose(of_sparse.density, (together > 0).mean(0))
 
 
 def test_negative_channels_keep_their_maximum():
-    pooled = pool_slides(lambda _: np.array([[-3.0], [-1.0]], dtype=np.float32), ["a"])
+    pooled = pool_items([(np.zeros(2, np.int64), np.array([[-3.0], [-1.0]], dtype=np.float32))], ["a"])
     assert pooled.maxima.tolist() == [[-1.0]]
     assert pooled.density.tolist() == [0.0]
 
 
 def test_nothing_to_pool():
-    with pytest.raises(ValueError, match="Expected slides to pool"):
-        pool_slides(lambda _: np.zeros((1, 1)), [])
-    with pytest.raises(ValueError, match="at least one patch of slide empty"):
-        pool_slides(lambda _: np.zeros((0, 1)), ["empty"])
+    with pytest.raises(ValueError, match="Expected items to pool"):
+        pool_items([], [])
+    with pytest.raises(ValueError, match="at least one row of item empty"):
+        pool_items([(np.zeros(1, np.int64), np.zeros((1, 1)))], ["full", "empty"])

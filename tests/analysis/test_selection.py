@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from src import config
 from src.analysis.selection import (
     SelectionRule,
     average_cases,
@@ -10,6 +13,7 @@ from src.analysis.selection import (
     permute_labels,
     rank_neurons,
 )
+from src.analysis.statistics import welch_t
 
 CLASSES = ("normal", "tumor")
 
@@ -158,3 +162,14 @@ def test_errors_say_what_to_give():
         SelectionRule(method="anova")
     with pytest.raises(ValueError, match="at least two cases of class 'tumor' and two others, got 1 and 2"):
         rank_neurons(np.zeros((4, 2)), np.array([0, 0, 1, 1]), ["a", "b", "c", "c"], CLASSES)
+
+
+def test_what_errors_say_to_give_can_be_typed():
+    maxima, labels = np.ones((4, 2)), np.arange(4) < 1
+    with pytest.raises(ValueError, match="use more") as by_class:
+        rank_neurons(maxima, labels.astype(int), list("abcd"), ("normal", "tumor"), np.ones(2), SelectionRule())
+    with pytest.raises(ValueError, match="use more") as by_size:
+        welch_t(maxima[:1], maxima[1:])
+    for caught in (by_class, by_size):
+        (override,) = re.findall(r"\((\S+=\S+)\)", str(caught.value))
+        assert config.compose([override]).selection.split == "train+val"

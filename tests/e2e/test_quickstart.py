@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from experiments.quickstart.figures import read as read_quoted
-from src.analysis.pooling import pool_slides
+from src.analysis.pooling import pool_items
 from src.analysis.selection import count_chance_findings
 from src.records import read_items, read_split
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
@@ -71,7 +71,7 @@ def test_permuted_labels_find_something_in_at_most_5_percent_of_permutations(wor
     (splits,) = data.glob("splits_*")
     train = read_split(splits, 0).train
     store = LatentStore(workplace / "runs/quickstart/default/fold_0/encode/latents/all")
-    maxima = pool_slides(lambda item_id: store.read(item_id).latents, train).maxima
+    maxima = pool_items(store.read(train), train).maxima
     labels = np.array([int(slides[item_id].label == "tumor") for item_id in train])
     cases = [slides[item_id].case_id for item_id in train]
     assert count_chance_findings(maxima, labels, cases, ("normal", "tumor"), range(200)) <= 0.05 * 200

@@ -133,7 +133,7 @@ def change_export(folder):
 
 
 def remove_latents(folder):
-    next(folder.glob("runs/**/encode/latents/all/h5_files/*.h5")).unlink()
+    next(folder.glob("runs/**/encode/latents/all/shard_*.safetensors")).unlink()
 
 
 def change_ranking(folder):

@@ -52,7 +52,7 @@ def test_pipeline_on_separate_files_with_labels(files):
     assert neurons.loc[0, "auroc"] > 0.9
     index = pd.read_csv(task_dir(files, "encode") / "latents" / "all" / "index.csv")
     assert len(index) == 100
-    assert set(index["n_patches"]) == {N_TOKENS}
+    assert set(index["n_rows"]) == {N_TOKENS}
 
 
 def test_training_needs_neither_labels_nor_test_images(files):

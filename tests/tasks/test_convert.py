@@ -11,7 +11,7 @@ from src import config
 from src.report.page import read_page
 from src.runs.execution import execute, open_rundir
 from src.stores.importers.settings import plain
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from src.stores.sae import load_sae
 from tests.stores.importers.foreign import D_IN, N_LATENTS, K, decoded, keep_top_k, linear, pre_latents, weights
 from tests.synthetic import make_feature_folder

@@ -1,23 +1,29 @@
-"""encode on a small folder: killed and started again, and what it takes from the start before."""
+"""encode on a small folder: killed and started again, what it takes from before, and where it computes."""
 
-import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 
 from src import config
+from src.data.fold import open_fold
 from src.files import digest_file
 from src.models.saes.core import SAECore
 from src.runs.execution import execute, open_rundir
 from src.runs.lineage import StaleRunError
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentStore
-from src.tasks import encode
+from src.stores.latents import writer as writers
+from src.stores.latents.encoded import EncodedLatents
+from src.stores.latents.index import LatentItem
+from src.stores.latents.store import LatentStore
+from src.stores.sae import load_sae
+from src.tasks import encode, upstream_sae
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
 config.register_resolvers()
-N_SLIDES = 16
+N_SLIDES, N_PATCHES = 16, 150
 
 
 class Killed(BaseException):
@@ -26,8 +32,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    make_feature_folder(tmp_path / "features", n_slides=N_SLIDES, n_patches=150)
-    monkeypatch.setattr(encode, "_PIECE_BYTES", 1)  # the fewest rows, 64: three pieces a slide
+    make_feature_folder(tmp_path / "features", n_slides=N_SLIDES, n_patches=N_PATCHES)
+    monkeypatch.setattr(encode, "_BATCH_BYTES", 1)  # the fewest rows, 64
+    monkeypatch.setattr(writers, "SHARD_BYTES", 10_000)  # about four batches
     always = [
         *("exp=features", f"dataset.dir={tmp_path / 'features'}", "dataset.positive_class=tumor", "trainer=cpu"),
         *(f"paths.{name}={tmp_path / name}" for name in ("data", "runs", "cache")),
@@ -44,54 +51,53 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def kill_at(monkeypatch, n_pieces):
-    """Kills at the n-th piece that is encoded, in the middle of a slide; counts the rows that were."""
+def kill_at(monkeypatch, n_batches):
+    """Kills at the n-th batch that is encoded; keeps the batches."""
     encode_rows, seen = SAECore.encode, []
 
     def encode_few(sae, rows):
-        if len(seen) == n_pieces:
+        if len(seen) == n_batches:
             raise Killed
-        seen.append(len(rows))
+        seen.append(rows)
         return encode_rows(sae, rows)
 
     monkeypatch.setattr(SAECore, "encode", encode_few)
     return seen
 
 
-def arrays(rundir):
-    found = {}
-    for path in sorted(rundir.latents_dir().rglob("*.h5")):
-        with h5py.File(path) as file:
-            found[path.name] = {name: file[name][()].tobytes() for name in file} | {"": str(dict(file.attrs))}
-    assert len(found) == N_SLIDES
-    return found
-
-
 def outputs(rundir):
-    tables = {path.name: digest_file(path) for path in (rundir.path / "analysis").iterdir()}
-    return arrays(rundir), digest_file(rundir.latents_dir() / "index.csv"), tables
+    return {
+        path.name: digest_file(path)
+        for folder in (rundir.latents_dir(), rundir.path / "analysis")
+        for path in folder.iterdir()
+    }
 
 
-@pytest.mark.parametrize("n_pieces", [0, 1, 10, 3 * N_SLIDES - 1])
-def test_a_killed_encode_goes_on_and_ends_with_the_same_bits(run, monkeypatch, caplog, n_pieces):
-    whole, rundir = run("encode")
-    expected = outputs(rundir)
+@pytest.mark.parametrize("n_batches", [0, 1, 10, -1])
+def test_a_killed_encode_goes_on_and_ends_with_the_same_bits(run, monkeypatch, caplog, n_batches):
     with monkeypatch.context() as patch:
-        kill_at(patch, n_pieces)
+        seen = kill_at(patch, 10**9)
+        whole, rundir = run("encode")
+        n_all = len(seen)
+    expected = outputs(rundir)
+    n_batches %= n_all
+    with monkeypatch.context() as patch:
+        kill_at(patch, n_batches)
         with pytest.raises(Killed):
             run("encode", "overwrite=true")
-    assert not (rundir.latents_dir() / "index.csv").exists()
-    (rundir.latents_dir() / "h5_files" / ".000.x1.partial.h5").touch()
+    assert not (rundir.latents_dir() / "index.json").exists()
+    n_shards = len(list(rundir.latents_dir().glob("shard_*")))
+    assert n_shards >= (n_batches - 4) // 4
+    (rundir.latents_dir() / ".shard.x1.partial.safetensors").touch()
     with monkeypatch.context() as patch:
         seen = kill_at(patch, 10**9)
         with caplog.at_level("INFO"):
             resumed, _ = run("encode")
     assert resumed == whole
     assert outputs(rundir) == expected
-    n_kept = n_pieces // 3
-    assert len(seen) == 3 * (N_SLIDES - n_kept)
-    assert (f"{n_kept} of {N_SLIDES} slides had been encoded before" in caplog.text) == bool(n_kept)
-    assert not list((rundir.latents_dir() / "h5_files").glob(".*"))
+    assert len(seen) <= n_all - max(0, n_batches - 5)
+    assert ("rows had been encoded before" in caplog.text) == bool(n_shards)
+    assert not list(rundir.latents_dir().glob(".*"))
     assert not [output for output in rundir.read_manifest()["outputs"] if "partial" in output["path"]]
 
 
@@ -113,38 +119,57 @@ def test_latents_of_another_sae_are_not_kept(run, monkeypatch, tmp_path):
     path = typed.parent.parent
     cfg = config.resolve(config.compose(yaml.safe_load(typed.read_text())))
     encode.run(cfg, RunDir(path, lambda task: path.parent / task))
-    assert len(seen) == 3 * N_SLIDES
+    assert sum(map(len, seen)) == sum(item.n_rows for item in LatentStore(path / "latents" / "all").items.values())
 
 
-def test_latents_that_are_damaged_are_encoded_again(run, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        kill_at(patch, 3 * N_SLIDES - 1)
-        with pytest.raises(Killed):
-            run("encode")
-    folder = next(tmp_path.rglob("encode/latents/all/h5_files"))
-    cut, emptied, changed = sorted(folder.iterdir())[:3]
-    cut.write_bytes(cut.read_bytes()[:-2000])
-    emptied.write_bytes(b"")
-    with h5py.File(tmp_path / "features" / "h5_files" / changed.name, "a") as file:
-        before = file["features"][0]
-        file["features"][0] = before + 1
-    (folder / "gone.h5").write_bytes(b"of a slide that is no longer in the data set")
-    with pytest.raises(StaleRunError, match="activations all"):
-        run("encode")
-    with h5py.File(tmp_path / "features" / "h5_files" / changed.name, "a") as file:
-        file["features"][0] = before
-    seen = kill_at(monkeypatch, 10**9)
-    _, rundir = run("encode")
-    assert len(seen) == 3 * 3  # and the one that was cut short by the kill
-    arrays(rundir)
-    assert len(LatentStore(rundir.latents_dir()).item_ids) == N_SLIDES
+def test_the_device_and_the_precision_are_the_trainers(run, monkeypatch):
+    """Rows of several slides go through the SAE together, where and as the trainer says."""
+    monkeypatch.setattr(encode, "_BATCH_BYTES", 1 << 30)
+    run("train_sae", "trainer.precision=bf16-mixed")
+    encode_rows, seen = SAECore.encode, []
+
+    def spy(sae, rows):
+        seen.append((sae.W_enc.device, rows.device, torch.is_autocast_enabled("cpu"), len(rows)))
+        return encode_rows(sae, rows)
+
+    asked = []
+
+    def choose(accelerator, devices):
+        asked.append((accelerator, devices))
+        return torch.device("cpu", 0)
+
+    monkeypatch.setattr(SAECore, "encode", spy)
+    monkeypatch.setattr(upstream_sae, "choose_device", choose)
+    run("encode", "trainer.precision=bf16-mixed")
+    assert asked == [("cpu", 1)]
+    assert all(sae == rows and is_autocast for sae, rows, is_autocast, _ in seen)
+    assert max(n_rows for *_, n_rows in seen) > N_PATCHES
 
 
-def test_pieces_are_those_of_the_whole_slide(run):
+def test_latents_are_those_of_the_sae_by_item_and_by_neuron(run):
     _, rundir = run("encode")
     store = LatentStore(rundir.latents_dir())
-    for item_id in store.item_ids[:2]:
-        latents = store.read(item_id).latents
-        pieces = list(store.pieces(item_id, 64))
-        assert [piece.n_rows for piece in pieces] == [64, 64, latents.n_rows - 128]
-        np.testing.assert_array_equal(np.concatenate([piece.to_dense() for piece in pieces]), latents.to_dense())
+    assert len(store.items) == N_SLIDES
+    cfg = config.resolve(config.compose(yaml.safe_load((rundir.path / ".hydra" / "overrides.yaml").read_text())))
+    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    sae = load_sae(rundir.upstream("train_sae").export_dir)
+    ranges = zip(fold.items, fold.store.row_ranges(fold.items), strict=True)
+    items = [LatentItem(item_id, start, stop - start) for item_id, (start, stop) in ranges]
+    encoded = EncodedLatents(sae, items, fold.store.gather, fold.store.coords)
+    for item_id in list(store.items)[::5]:
+        torch.testing.assert_close(store.rows(item_id).to_dense(), encoded.rows(item_id).to_dense())
+        np.testing.assert_array_equal(store.coords(item_id), fold.store.coords(item_id))
+        assert store.items[item_id].digest == fold.store.digest(item_id)
+    density = pd.read_csv(rundir.table("density"))
+    for neuron_id in density.sort_values("density")["neuron_id"].tolist()[-3:]:
+        assert len(store.places(neuron_id).rows) == density["n_active"][neuron_id]
+        np.testing.assert_allclose(store.places(neuron_id, 9).values, encoded.places(neuron_id, 9).values, rtol=1e-5)
+
+
+def test_without_by_neuron_and_with_features_for_others(run):
+    _, rundir = run("encode", "encode.by_neuron=false", "encode.dense_formats=[h5,pt]")
+    assert not list(rundir.latents_dir().glob("by_neuron*"))
+    store = LatentStore(rundir.latents_dir())
+    item_id = next(iter(store.items))
+    features = torch.load(rundir.path / "latents" / "dense" / "pt_files" / f"{item_id}.pt", weights_only=True)
+    torch.testing.assert_close(features, store.rows(item_id).to_dense(), rtol=0, atol=0)

@@ -7,13 +7,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.ops.sparse_latents import SparseLatents
 from src.records import FittedItem
 from src.report.page import read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
-from src.stores.latents import LatentWriter
 from src.tasks import localize
+from tests.latents import write_latents
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("openslide")
@@ -108,18 +107,17 @@ def rundir(tmp_path):
     """The run directory of localize, with those of the runs before it."""
     rng = np.random.default_rng(1)
     runs = {name: RunDir(tmp_path / "runs" / name, lambda task: tmp_path / "runs" / task) for name in _TASKS}
-    writer = LatentWriter(runs["encode"].latents_dir(), n_latents=8)
+    of_items = {}
     for item_id, label in SLIDES.items():
         latents = rng.random((GRID**2, 8)) * (rng.random((GRID**2, 8)) < 0.1)
         latents[:, NEURON] += 3 * rng.random(GRID**2) * (_inside() & (label == "tumor"))
-        sparse = SparseLatents.from_dense(torch.from_numpy(latents.astype(np.float32)))
-        writer.write(item_id, sparse, _coords(), SIZE, f"d{item_id}")
+        of_items[item_id] = torch.from_numpy(latents.astype(np.float32))
         for method in ("attention_activations", "attention_latents"):
             attention = np.exp(rng.normal(size=GRID**2) + 2 * _inside())
             path = runs["train_mil"].path / "attention" / method / f"{item_id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, attention / attention.sum())
-    writer.finish()
+    write_latents(runs["encode"].latents_dir(), of_items, dict.fromkeys(of_items, _coords()), SIZE)
     order = [NEURON, 0, RANDOM]
     ranking = pd.DataFrame({"rank": [1, 2, 3], "neuron_id": order, "density": [0.1, 0.0, 0.2]})
     ranking.to_csv(runs["select_neurons"].table("neurons"), index=False)
@@ -186,10 +184,9 @@ def test_classifier_fitted_on_a_test_slide_is_refused(cfg, rundir):
 
 
 def test_unknown_patch_size_says_where_it_was_looked_for(cfg, rundir):
-    for path in (rundir.path.parent / "encode/latents/all/h5_files").glob("*.h5"):
-        with h5py.File(path, "a") as file:
-            file.attrs.pop("patch_size_level0")
-    with pytest.raises(ValueError, match=r"size of slide '04', got no size: looked in .*latents/all.*patches_dir"):
+    index = rundir.path.parent / "encode/latents/all/index.csv"
+    pd.read_csv(index, dtype={"item_id": str}).assign(patch_size_level0=0).to_csv(index, index=False)
+    with pytest.raises(ValueError, match=r"size of slide '04', got no size: looked in the latents.*patches_dir"):
         localize.run(cfg, rundir)
 
 

@@ -15,8 +15,9 @@ from src.data.fold import open_fold
 from src.models.mil.classifier import BagClassifier
 from src.records import read_split
 from src.runs.execution import execute, open_rundir
-from src.stores.latents import LatentStore
+from src.stores.latents.store import LatentStore
 from src.stores.modules import load_module, spec_of
+from src.tasks import select_neurons
 from tests.synthetic import make_feature_folder
 
 pytestmark = [
@@ -110,7 +111,7 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     assert kept == {method for method in MIL_METHODS if method.startswith("attention")}
     for item_id in (*split.val, *split.test):
         attention = np.load(rundir.path / "attention" / "attention_latents" / f"{item_id}.npy")
-        assert attention.shape == (store.n_patches(item_id),)
+        assert attention.shape == (store.items[item_id].n_rows,)
         assert attention.sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -149,6 +150,22 @@ def test_a_method_does_not_depend_on_the_others(two_classes):
     columns = ["item_id", "prob_tumor"]
     of_method = tables[1][tables[1]["method"] == "attention_latents"].reset_index(drop=True)
     pd.testing.assert_frame_equal(tables[0][columns], of_method[columns])
+
+
+def test_ranking_neurons_opens_labels_split_and_latents_but_no_activations(two_classes, monkeypatch):
+    _, with_channels = two_classes.run("select_neurons")
+
+    def refuse(*_):
+        raise AssertionError("the activations were opened")
+
+    monkeypatch.setattr(select_neurons, "open_fold", refuse)
+    _, rundir = two_classes.run("select_neurons", 0, "selection.channels=false")
+    assert rundir.path != with_channels.path
+    tables = [run.table("neurons").read_text() for run in (with_channels, rundir)]
+    assert tables[0] == tables[1]
+    assert rundir.read_fitted_on() == with_channels.read_fitted_on()
+    assert "activations" not in rundir.inputs_path.read_text()
+    assert "activations train" in with_channels.inputs_path.read_text()
 
 
 def test_an_sae_of_another_fold_is_refused(two_classes):

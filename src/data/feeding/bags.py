@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from src.data.activation_store import ActivationStore
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
-from src.stores.latents import LatentStore
+from src.stores.latents.source import LatentSource
 
 BagReader = Callable[[str], Tensor]
 """Returns the bag [n_patches, d] float32 of a slide id."""
@@ -46,11 +46,11 @@ def activation_bags(store: ActivationStore, standardizer: Standardizer | None = 
     return read
 
 
-def latent_bags(store: LatentStore, neuron_ids: Sequence[int] | None = None) -> BagReader:
-    """Returns a reader of dense bags of latents: all [n_patches, n_latents], or of some neurons, in the order given."""
+def latent_bags(source: LatentSource, neuron_ids: Sequence[int] | None = None) -> BagReader:
+    """Returns a reader of dense bags of latents: all [n_rows, n_latents], or of some neurons, in the order given."""
 
     def read(item_id: str) -> Tensor:
-        latents = store.read(item_id).latents
+        latents = source.rows(item_id)
         return latents.to_dense() if neuron_ids is None else latents.columns(neuron_ids)
 
     return read

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from src.data.feeding.epoch_order import Positions, Span
-from src.data.feeding.prefetch import prefetch
 from src.data.feeding.row_source import RowSource
 from src.data.feeding.rows import BufferPool, copy_rows, take_rows
 from src.data.feeding.windows import BLOCKS_AHEAD
+from src.prefetch import prefetch
 
 _LOAD_BYTES = 64 << 20
 

@@ -1,20 +1,21 @@
 """Activations of the patches of a slide, made batch by batch."""
 
-import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from src.data.slides.slide_images import open_slide_images
+from src.inference import Inference
 from src.models.backbones.base import Backbone
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class PatchEmbedder:
     """Reads and embeds patches batch by batch; when the device runs out of memory, with half the batch from then on.
+
+    Always at full precision: activations are data, and do not depend on how an SAE is trained on them.
 
     Args:
         backbone: on the device it is to run on.
@@ -29,6 +30,7 @@ class PatchEmbedder:
             raise ValueError(f"Expected embed.batch_size of at least 1, got {batch_size}.")
         self._backbone = backbone
         self._batch_size = batch_size
+        self._inference = Inference(next(backbone.parameters()).device)
 
     def embed(
         self, read: Callable[[np.ndarray], np.ndarray], coords: np.ndarray, out: np.ndarray | None = None
@@ -36,33 +38,23 @@ class PatchEmbedder:
         """Returns activations [n_patches, d_in] float32, in the order of the coords.
 
         Args:
-            read: coords [n, 2] of a batch -> its patches, RGB uint8 [n, height, width, 3].
+            read: coords [n, 2] of a batch -> its patches, RGB uint8 [n, height, width, 3]; called in a thread.
             coords: of all patches [n_patches, 2].
             out: filled and returned when given.
         """
         if out is None:
             out = np.empty((len(coords), self._backbone.d_in), dtype=np.float32)
+        batches = [coords[start : start + self._batch_size] for start in range(0, len(coords), self._batch_size)]
+        reads = (partial(_read, read, batch) for batch in batches)
         start = 0
-        while start < len(coords):
-            patches = torch.from_numpy(read(coords[start : start + self._batch_size])).permute(0, 3, 1, 2)
-            self._embed(patches, out[start : start + len(patches)])
-            start += len(patches)
+        for activations in self._inference.run(self._backbone.embed, reads, reads_ahead=len(batches) > 1):
+            out[start : start + len(activations)] = activations.cpu().numpy()
+            start += len(activations)
         return out
 
-    def _embed(self, patches: torch.Tensor, out: np.ndarray) -> None:
-        done = 0
-        while done < len(patches):
-            try:
-                activations = self._backbone.embed(patches[done : done + self._batch_size])
-            except torch.cuda.OutOfMemoryError:
-                if self._batch_size == 1:
-                    raise
-                self._batch_size //= 2
-                torch.cuda.empty_cache()
-                _LOGGER.warning("Out of GPU memory: going on with batches of %d patches.", self._batch_size)
-                continue
-            out[done : done + len(activations)] = activations.cpu().numpy()
-            done += len(activations)
+
+def _read(read: Callable[[np.ndarray], np.ndarray], coords: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(read(coords)).permute(0, 3, 1, 2)
 
 
 def read_patches(slide_path: str | Path, coords: np.ndarray, size_level0: int, side: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def test_out_of_memory_halves_the_batch(caplog):
     rows, expected, backbone = make_rows(at_most=2, batch_size=8)
     np.testing.assert_array_equal(rows.read(5, 17), expected[5:])
     assert backbone.seen == [2] * 6
-    assert "batches of 2 patches" in caplog.text
+    assert "batches of 2 rows" in caplog.text
     rows, _, _ = make_rows(at_most=0, batch_size=2)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         rows.read(0, 1)

@@ -8,10 +8,9 @@ import torch
 from src.data.feeding.bag_datamodule import BagDataModule
 from src.data.feeding.bags import BagDataset, CachedBags, activation_bags, collate_bags, latent_bags
 from src.data.feeding.standardize import fit_standardizer
-from src.ops.sparse_latents import SparseLatents
 from src.records import FoldSplit
-from src.stores.latents import LatentWriter
 from tests.data.stores import pack
+from tests.latents import write_latents
 
 SIZES = {"a": 3, "b": 1, "c": 5, "d": 2}
 LABELS = {"a": 0, "b": 1, "c": 0, "d": 1}
@@ -37,9 +36,7 @@ def test_activation_bags(store):
 
 def test_latent_bags(tmp_path):
     latents = torch.relu(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)))
-    writer = LatentWriter(tmp_path, 7)
-    writer.write("c", SparseLatents.from_dense(latents))
-    store = writer.finish()
+    store = write_latents(tmp_path, {"c": latents})
     torch.testing.assert_close(latent_bags(store)("c"), latents, rtol=0, atol=0)
     torch.testing.assert_close(latent_bags(store, [4, 0])("c"), latents[:, [4, 0]], rtol=0, atol=0)
 

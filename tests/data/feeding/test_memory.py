@@ -58,33 +58,31 @@ ENCODE = (
     ROWS
     + """
 from src.models.saes.topk import TopK
-from src.stores.latent_file import SlideFacts
-from src.stores.latents import LatentWriter
+from src.stores.latents import writer as writers
+from src.stores.latents.encoded import EncodedLatents
+from src.stores.latents.index import LatentItem
 from src.tasks import encode
 
-class Store:
-    def row_ranges(self, item_ids):
-        return [(0, n_rows)]
-
-    def read(self, start, stop):
-        return rows[start:stop]
-
 torch.manual_seed(0)
-sae = TopK(d_in, 512, k=256).eval()  # many latents: they outgrow what is gathered in memory, too
+sae = TopK(d_in, 512, k=256).eval()  # many latents: they fill several shards
 with torch.no_grad():
     sae.encode(torch.zeros(8, d_in))
-split = types.SimpleNamespace(item_ids=lambda part: ["slide"] if part == "test" else [])
-fold = types.SimpleNamespace(store=Store(), split=split)
-writer = LatentWriter(f"{folder}/latents", 512, "made by")
-parts = encode._Parts(fold, sae)
-facts = SlideFacts(np.zeros((n_rows, 2), np.int32), 256, "digest")
-peaks = []
-for is_kept in (False, True):
-    peaks.append(peak_above_start(lambda: kept.append(encode._encode_slide("slide", facts, fold, sae, writer, parts))))
-    assert kept.pop() == is_kept
-assert writer.finish().index["n_nonzero"][0] > 200 * n_rows
+writers.SHARD_BYTES = 64 << 20
+coords = np.zeros((n_rows, 2), np.int32)
+items = [LatentItem("slide", 0, n_rows, "digest", 256)]
+source = EncodedLatents(sae, items, rows.__getitem__, lambda item_id: coords)
+peaks, stores = [], []
+for n_kept in (0, n_rows):
+    def write():
+        writer = writers.LatentWriter(f"{folder}/latents", 512, items, "made by")
+        assert writer.n_kept_rows == n_kept
+        measures = encode._Measures(sae, [("test", n_rows)])
+        source.write(writer, encode.batch_rows(sae), measures.update)
+        stores.append(writer.finish())
+    peaks.append(peak_above_start(write))
+assert stores[-1].index.table["n_nonzero"][0] > 200 * n_rows
 print(max(peaks))
-""".replace("peaks = []", "peaks, kept = [], []")
+"""
 )
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from src.data.feeding.prefetch import prefetch
+from src.prefetch import prefetch
 
 
 def threads():

@@ -1,0 +1,98 @@
+"""Rows of latents, by number, from mapped shards."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.ops.sparse_latents import SparseLatents
+from src.stores.latents.by_neuron import Piece
+from src.stores.latents.shard_file import map_shard
+
+
+class Shards:
+    """The rows of all shards of a store. A shard is mapped when it is asked for.
+
+    Args:
+        path: the folder.
+        shards: (file, its first row), in the order of the rows.
+        n_latents: of the SAE.
+    """
+
+    def __init__(self, path: Path, shards: Sequence[tuple[str, int]], n_latents: int) -> None:
+        self._path, self._shards, self._n_latents = path, list(shards), n_latents
+        self._firsts = np.array([first for _, first in shards], np.int64)
+        self._mapped: dict[int, dict[str, np.ndarray]] = {}
+
+    def rows(self, numbers: np.ndarray) -> SparseLatents:
+        """Returns rows by ascending number [n], copied."""
+        pieces = [self._gather(shard, within) for shard, within in self._by_shard(numbers)]
+        counts, neuron_ids, values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        return SparseLatents(
+            torch.from_numpy(np.concatenate([[0], counts.cumsum()])),
+            torch.from_numpy(neuron_ids),
+            torch.from_numpy(values),
+            (len(numbers), self._n_latents),
+        )
+
+    def coords(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Returns coords [n, 2] of rows by number, in any order; None where not all are known."""
+        coords = np.empty((len(numbers), 2), np.int32)
+        of_shard = np.searchsorted(self._firsts, numbers, side="right") - 1
+        for shard in np.unique(of_shard):
+            if "coords" not in (arrays := self._map(int(shard))):
+                return None
+            rows = of_shard == shard
+            coords[rows] = arrays["coords"][numbers[rows] - self._firsts[shard]]
+        return None if (coords < 0).any() else coords
+
+    def pieces(self, n_entries: int) -> Iterator[Piece]:
+        """Yields all entries, by row, about `n_entries` at a time."""
+        for shard, first in enumerate(self._firsts):
+            arrays = self._map(shard)
+            offsets = arrays["row_offsets"]
+            for start in range(0, int(offsets[-1]), n_entries):
+                entries = np.arange(start, min(start + n_entries, int(offsets[-1])))
+                rows = first + np.searchsorted(offsets, entries, side="right") - 1
+                cut = slice(start, start + len(entries))
+                yield Piece(rows.astype(np.uint32), np.array(arrays["neuron_ids"][cut]), arrays["values"][cut])
+
+    def n_entries_before(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns how many entries lie before each of the rows; the number after the last row counts all."""
+        counted = np.zeros(len(numbers), np.int64)
+        total = 0
+        for shard, first in enumerate(self._firsts):
+            offsets = self._map(shard)["row_offsets"]
+            rows = (numbers >= first) & (numbers < first + len(offsets))
+            counted[rows] = total + offsets[numbers[rows] - first]
+            total += int(offsets[-1])
+        return counted
+
+    def n_rows(self) -> int:
+        """The number of rows of all shards."""
+        return int(self._firsts[-1]) + len(self._map(len(self._shards) - 1)["row_offsets"]) - 1 if self._shards else 0
+
+    def _map(self, shard: int) -> dict[str, np.ndarray]:
+        if shard not in self._mapped:
+            self._mapped[shard] = map_shard(self._path / self._shards[shard][0])
+        return self._mapped[shard]
+
+    def _by_shard(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        bounds = [*np.searchsorted(numbers, self._firsts), len(numbers)]
+        for shard, first in enumerate(self._firsts):
+            if bounds[shard] < bounds[shard + 1] or shard == 0:  # an empty request has a type too
+                yield shard, numbers[bounds[shard] : bounds[shard + 1]] - first
+
+    def _gather(self, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the number of entries of each row of a shard, their neurons and values."""
+        arrays = self._map(shard)
+        offsets = arrays["row_offsets"]
+        starts = offsets[rows]
+        counts = offsets[rows + 1] - starts
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            entries = slice(int(starts[0]), int(starts[-1] + counts[-1]))
+        else:
+            entries = np.repeat(starts - (counts.cumsum() - counts), counts) + np.arange(counts.sum())
+        # torch indexes with int32 or int64 only; int32 halves the reading and holds every count of latents.
+        return counts, arrays["neuron_ids"][entries].astype(np.int32), np.array(arrays["values"][entries])
