@@ -191,7 +191,8 @@ def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> list[BagPrediction]:
     neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
 
     def maxima(item_ids: tuple[str, ...]) -> np.ndarray:
-        return pool_items(latents.read(item_ids), item_ids).maxima[:, neuron_ids]
+        pieces = ((codes, rows.columns(neuron_ids).numpy()) for codes, rows in latents.read(item_ids))
+        return pool_items(pieces, item_ids).maxima
 
     labels = [fold.label_index(item_id) for item_id in fold.split.train]
     classifier = fit_single_neuron(maxima(fold.split.train), labels)
