@@ -201,7 +201,8 @@ def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPredict
     neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
     latents, train = inputs.latents(), fold.split.train
     read = latent_bags(latents, neuron_ids)
-    maxima = pool_items(latents.read(train), train).maxima[:, neuron_ids]
+    pieces = ((codes, rows.columns(neuron_ids).numpy()) for codes, rows in latents.read(train))
+    maxima = pool_items(pieces, train).maxima
     scaler, regression = dict(fit_single_neuron(maxima, [fold.label_index(one) for one in train]).steps).values()
     arguments = {"d_in": len(neuron_ids), "n_classes": len(fold.classes)}
     model = MaximaRegression(**arguments)

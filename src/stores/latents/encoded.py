@@ -108,5 +108,8 @@ class EncodedLatents(LatentSource):
         """Returns the level-0 corners of an item's patches [n_rows, 2]; None where it has none."""
         return None if self._coords is None else self._coords(item_id)
 
+    def __str__(self) -> str:
+        return "the activations"
+
     def _activations(self, rows: ItemRows, start: int, stop: int) -> Tensor:
         return torch.from_numpy(self._gather(rows.between(start, stop)[1]))
