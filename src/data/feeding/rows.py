@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from src.data.activation_store import ActivationStore
 from src.files import digest_text
+from src.stores.activations.store import ActivationStore
 
 DEFAULT_RAM_BYTES = 2 << 30
 _HALF_ROWS = 512
@@ -32,7 +32,8 @@ class StoreRows:
         self.n_rows = int(lengths.sum())
         self.d_in, self.dtype = store.d_in, store.dtype
         self.slide_starts = np.cumsum(lengths) - lengths
-        self.identity = digest_text("\n".join([store.identity, *item_ids]))
+        # Of the values, wherever the store has them: one that was packed again in another order has the same rows.
+        self.identity = digest_text("\n".join(f"{item_id} {store.digest(item_id)}" for item_id in item_ids))
         # Slides that follow each other in the store are read in one go.
         follows = np.append(False, ranges[1:, 0] == ranges[:-1, 1])[: len(ranges)]
         self._starts = self.slide_starts[~follows]
