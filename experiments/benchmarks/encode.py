@@ -32,11 +32,17 @@ def write_features(path: Path) -> None:
             file.create_dataset("coords", data=generator.integers(0, 10**5, (N_PATCHES, 2)), chunks=(32, 2))
 
 
+def first_rows(folder: FeatureFolder) -> torch.Tensor:
+    """Returns the activations of the first slide."""
+    with folder.open(folder.item_ids[0]) as item:
+        return torch.from_numpy(item.read())
+
+
 def make_sae(folder: FeatureFolder) -> BatchTopK:
     """Returns an untrained SAE that keeps K latents a row; what it learned would not change the speed."""
     torch.manual_seed(0)
     sae = BatchTopK(D_IN, N_LATENTS, k=K).eval()
-    rows = torch.from_numpy(folder.open(folder.item_ids[0]).read())
+    rows = first_rows(folder)
     with torch.no_grad():
         sae.threshold.copy_(calibrate_threshold([sae.pre_latents(rows)], K, len(rows)))
     return sae
@@ -48,9 +54,9 @@ def encode_all(folder: FeatureFolder, sae: BatchTopK, path: Path) -> tuple[float
     writer = LatentWriter(path, sae.n_latents)
     n_entries = 0
     for item_id in folder.item_ids:
-        bag = folder.open(item_id)
-        latents = sae.encode(torch.from_numpy(bag.read()))
-        writer.write(item_id, latents, bag.coords, 256)
+        with folder.open(item_id) as item:
+            latents = sae.encode(torch.from_numpy(item.read()))
+        writer.write(item_id, latents, item.coords, 256)
         n_entries += latents.n_entries
     writer.finish()
     seconds = time.perf_counter() - started
@@ -66,7 +72,7 @@ def main() -> None:
         folder = FeatureFolder(root / "features")
         sae = make_sae(folder)
         rounds = [encode_all(folder, sae, root / f"latents_{index}") for index in range(N_ROUNDS)]
-        activations = torch.from_numpy(folder.open(folder.item_ids[0]).read())
+        activations = first_rows(folder)
         started = time.perf_counter()
         for _ in range(N_SLIDES):
             torch.nn.functional.linear(activations, sae.W_enc)

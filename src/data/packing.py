@@ -109,8 +109,7 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
     started, n_bytes = time.monotonic(), 0
     with StoreWriter(path) as writer:
         for item_id in track(lacking, "Packing activations"):
-            with reader.bad_files.skipping(item_id):
-                item = reader.open(item_id)
+            with reader.bad_files.skipping(item_id), reader.open(item_id) as item:
                 writer.add(item, identities[item_id])
                 add_spec(stated, item.spec, str(item.path))
                 n_bytes += item.n_bytes
@@ -136,7 +135,10 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
         is_of_cache = file in path.parents or file.is_relative_to(path.parent)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             lacking = _lacking(reader, identities, path)
-            needed, free = sum(reader.open(item_id).n_bytes for item_id in lacking), shutil.disk_usage(path.parent).free
+            needed, free = 0, shutil.disk_usage(path.parent).free
+            for item_id in lacking:
+                with reader.open(item_id) as item:
+                    needed += item.n_bytes
             raise OSError(
                 error.errno,
                 f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "

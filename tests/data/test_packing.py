@@ -18,6 +18,7 @@ from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_array
 from src.stores.activations import writer
 from src.stores.activations.store import ActivationStore
+from tests.data.readers.opened import read
 
 ONE_SHARD = ["index_00000.csv", "shard_00000.npy", "specs.json"]
 TWO_SHARDS = ["index_00000.csv", "index_00001.csv", "shard_00000.npy", "shard_00001.npy", "specs.json"]
@@ -145,21 +146,25 @@ def test_file_that_changed_is_packed_anew_with_a_warning(folder, bags, tmp_path,
     np.testing.assert_array_equal(before.rows("000"), bags["000"])
 
 
-@pytest.mark.parametrize("rows", [7, 1])
-def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatch, rows):
+@pytest.mark.parametrize("suffix", ["pt", "h5"])
+def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatch, suffix):
     plain = FeatureFolder.open
 
     def open_late(self, item_id):
-        if item_id == "001":
-            save(folder, "001", bags["002"][:rows])
+        if item_id == "001" and suffix == "pt":
+            save(folder, "001", bags["002"])
+        if item_id == "s":
+            (folder.path / "s.h5").write_bytes((folder.path / "s.h5").read_bytes() + b"more")
         return plain(self, item_id)
 
+    folder = write_h5(folder, "s", bags["002"])
+    changed = {"pt": "001", "h5": "s"}[suffix]
     monkeypatch.setattr(FeatureFolder, "open", open_late)
-    with pytest.raises(ValueError, match=r"001\.pt \(001\) to stay as it is .* start again"):
+    with pytest.raises(ValueError, match=rf"{changed}\.{suffix} \({changed}\) to stay as it is .* start again"):
         pack_activations(folder, folder.item_ids, tmp_path / "cache")
     monkeypatch.undo()
     store = pack(folder, folder.item_ids, tmp_path / "cache")
-    np.testing.assert_array_equal(store.rows("001"), bags["002"][:rows])
+    np.testing.assert_array_equal(store.rows("001"), bags["002" if suffix == "pt" else "001"])
     np.testing.assert_array_equal(store.rows("002"), bags["002"])
 
 
@@ -473,5 +478,5 @@ def test_real_folders(data_dir, tmp_path):
         folder = FeatureFolder(path.parent)
         store = pack(folder, folder.item_ids, tmp_path)
         for item_id in folder.item_ids:
-            np.testing.assert_array_equal(store.rows(item_id), folder.open(item_id).read())
-            assert store.digest(item_id) == digest_array(folder.open(item_id).read())
+            np.testing.assert_array_equal(store.rows(item_id), read(folder, item_id))
+            assert store.digest(item_id) == digest_array(read(folder, item_id))

@@ -1,6 +1,7 @@
 """One feature file of any system, recognised by its content."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 
 from src.activation_spec import ActivationSpec
-from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5
+from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, reading_h5
 from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
 from src.data.slides.patch_size import patch_size_level0
 from src.stores.activations.writer import ItemRows
@@ -22,8 +23,9 @@ _HALF_EXPONENT = np.uint16(0x7C00)
 _PIECE_BYTES = 1 << 20
 
 
-def open_feature_file(path: Path, item_id: str) -> ItemRows:
-    """Opens the h5 or pt feature file of a slide: reads the header and the coords.
+@contextmanager
+def open_feature_file(path: Path, item_id: str) -> Iterator[ItemRows]:
+    """Opens the h5 or pt feature file of a slide: reads the header and the coords, and keeps it open for the rows.
 
     Known are CLAM h5 (`features`, `coords`; no attributes) and pt (a tensor), TRIDENT h5 (`features`, perhaps fp16;
     `patch_size_level0` among the attributes of `coords`; shape (0,) when empty), and STAMP h5 (`feats` fp16; `coords`
@@ -38,24 +40,29 @@ def open_feature_file(path: Path, item_id: str) -> ItemRows:
         shape = _check_shape(tuple(tensor.shape), path)
         missing = f"{path.name} is a pt file, which holds none"
         pieces = partial(_pieces, lambda start, stop: to_numpy(tensor[start:stop]), shape, 1, path)
-        return ItemRows(item_id, path, *shape, numpy_dtype(tensor), pieces, coords_missing=missing)
-    with open_h5(path) as file:
+        yield ItemRows(item_id, path, *shape, numpy_dtype(tensor), pieces, coords_missing=missing)
+        return
+    with ExitStack() as opened, reading_h5(path):
+        file = opened.enter_context(h5py.File(path, "r"))
         dataset = _find_features(file, path)
         n_patches, d_in = _check_shape(dataset.shape, path)
         coords, missing = _read_coords(file, n_patches, path)
         attributes = {**dataset.attrs, **file.attrs, **(file["coords"].attrs if "coords" in file else {})}
-        return ItemRows(
+        item = ItemRows(
             item_id,
             path,
             n_patches,
             d_in,
             np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32),
-            partial(_h5_pieces, path),
+            partial(_h5_pieces, dataset, path),
             coords,
             missing,
             patch_size_level0(attributes),
             _read_spec(attributes, path),
         )
+        opened = opened.pop_all()
+    with opened:  # what fails from here on is not the file's fault
+        yield item
 
 
 def read_width(path: Path) -> int:
@@ -80,12 +87,13 @@ def count_rows_not_finite(features: np.ndarray) -> int:
     return 0 if finite.all() else int((~finite.all(axis=1)).sum())
 
 
-def _h5_pieces(path: Path) -> Iterator[np.ndarray]:
-    with open_h5(path) as file:
-        dataset = _find_features(file, path)
-        # Whole chunks: half of a compressed one costs as much as all of it.
-        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
-        yield from _pieces(lambda start, stop: dataset[start:stop], dataset.shape, chunk_rows, path)
+def _h5_pieces(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
+    def read(start: int, stop: int) -> np.ndarray:
+        with reading_h5(path):
+            return dataset[start:stop]
+
+    # Whole chunks: half of a compressed one costs as much as all of it.
+    return _pieces(read, dataset.shape, dataset.chunks[0] if dataset.chunks else 1, path)
 
 
 def _pieces(

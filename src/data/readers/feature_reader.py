@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -72,8 +72,8 @@ class FeatureReader(Protocol):
         """The width of the activations."""
         ...
 
-    def open(self, item_id: str) -> ItemRows:
-        """Opens an item: reads the header and the coords.
+    def open(self, item_id: str) -> AbstractContextManager[ItemRows]:
+        """Opens an item: reads the header and the coords. Rows can be read while it is open.
 
         Raises:
             FileNotFoundError: when it has no file.

@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -68,16 +70,17 @@ class FeatureFolder:
                 faults.append(str(error))
         raise ValueError(f"Expected a usable feature file in {self.path}, got none: {faults}.")
 
-    def open(self, item_id: str) -> ItemRows:
+    @contextmanager
+    def open(self, item_id: str) -> Iterator[ItemRows]:
         """Opens the file of a slide; see `FeatureReader.open`."""
-        item = open_feature_file(self._file(item_id), item_id)
-        if item.d_in != self.d_in:
-            raise FeatureFileError(
-                f"Expected one feature width in {self.path}, got {item.d_in} in {item.path.name} and {self.d_in} in "
-                "other files. Keep the features of different encoders in different folders, or set "
-                "dataset.on_bad_file=skip."
-            )
-        return item
+        with open_feature_file(self._file(item_id), item_id) as item:
+            if item.d_in != self.d_in:
+                raise FeatureFileError(
+                    f"Expected one feature width in {self.path}, got {item.d_in} in {item.path.name} and {self.d_in} "
+                    "in other files. Keep the features of different encoders in different folders, or set "
+                    "dataset.on_bad_file=skip."
+                )
+            yield item
 
     def identity(self, item_id: str) -> Identity:
         """Returns path (relative to the folder, wherever that lies), bytes and time of change (ns) of a slide's file.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -80,12 +81,13 @@ class TensorFolder:
         """The images, sorted; without those skipped."""
         return sorted(self._places.keys() - self.bad_files.skipped.keys())
 
-    def open(self, item_id: str) -> ItemRows:
+    @contextmanager
+    def open(self, item_id: str) -> Iterator[ItemRows]:
         """Opens an image; see `FeatureReader.open`."""
         tensor, index = self._place(item_id)
         missing = f"{tensor.path.name} holds none"
         read = partial(_read, tensor, index, item_id)
-        return ItemRows(item_id, tensor.path, tensor.n_tokens, self.d_in, tensor.dtype, read, coords_missing=missing)
+        yield ItemRows(item_id, tensor.path, tensor.n_tokens, self.d_in, tensor.dtype, read, coords_missing=missing)
 
     def identity(self, item_id: str) -> Identity:
         """Returns file and entry, bytes and time of change (ns); see `FeatureReader.identity`.

@@ -1,6 +1,7 @@
 """Adds items to a packed store, shard by shard; a shard that is there is whole."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -36,7 +37,8 @@ class ItemRows:
         n_rows: the number of rows.
         d_in: their width.
         dtype: float16 where the file holds that, else float32.
-        pieces: yields the rows in order, [n, d_in] of that type; raises when a value is not finite.
+        pieces: yields the rows in order, [n, d_in] of that type, while the item is open; raises when a value is not
+            finite.
         coords: [n_rows, 2] int32, the level-0 pixel (x, y) of each patch's top-left corner; None where there are none.
         coords_missing: why there are no coords; '' where there are.
         patch_size_level0: the patch's edge in level-0 pixels; None when the file does not state it.
@@ -81,6 +83,8 @@ class StoreWriter:
         self._folder = folder
         self._next_number = max(numbers, default=-1) + 1
         self._open: dict[np.dtype, _Shard] = {}
+        # Digests and writes a piece while the next is read.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
 
     def add(self, item: ItemRows, identity: Identity) -> None:
         """Writes the rows of an item; when that fails with an item that can be left out, the next one may follow.
@@ -101,7 +105,7 @@ class StoreWriter:
         if shard is None:
             shard = self._open[item.dtype] = _Shard(self._folder, self._next_number, item.d_in, item.dtype)
             self._next_number += 1
-        shard.add(item, identity)
+        shard.add(item, identity, self._pool)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -109,6 +113,7 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        self._pool.shutdown()
         shards = ExitStack()
         for shard in self._open.values():
             shards.push(shard.leave)
@@ -140,16 +145,25 @@ class _Shard:
         """The size of the rows."""
         return self._n_rows * self._d_in * self._dtype.itemsize
 
-    def add(self, item: ItemRows, identity: Identity) -> None:
+    def add(self, item: ItemRows, identity: Identity, pool: ThreadPoolExecutor) -> None:
         """Writes the rows of an item behind those that are whole: of an item that failed before, nothing stays."""
         self._file.seek(self._header_bytes + self.n_bytes)
         hasher = start_array_digest((item.n_rows, item.d_in))
-        n_rows = 0
-        for piece in item.pieces():
+
+        def write(piece: np.ndarray) -> None:
             piece = np.ascontiguousarray(piece, dtype=self._dtype)
             hasher.update(piece.astype(np.float32, copy=False).data)
             self._file.write(piece.data)
-            n_rows += len(piece)
+
+        n_rows, written = 0, pool.submit(lambda: None)
+        try:
+            for piece in item.pieces():
+                written.result()
+                written = pool.submit(write, piece)
+                n_rows += len(piece)
+        finally:
+            wait([written])
+        written.result()
         if n_rows != item.n_rows:
             raise ValueError(f"Expected {item.n_rows} rows in {item.path}, as its header says, got {n_rows}.")
         row = {"item_id": item.item_id, "start": self._n_rows, "stop": self._n_rows + n_rows}

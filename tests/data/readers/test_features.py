@@ -5,6 +5,7 @@ import torch
 
 from src.activation_spec import ActivationSpec
 from src.data.readers.features import FeatureFileError, FeatureFolder
+from tests.data.readers.opened import look, read
 
 
 def write_h5(path, features, coords=None, attributes=None, coords_attributes=None, key="features"):
@@ -36,14 +37,14 @@ def test_clam_folder_prefers_h5_and_keeps_leading_zeros(tmp_path, features, coor
     folder = FeatureFolder(tmp_path)
     assert folder.item_ids == ["007", "008"]
     assert folder.d_in == 3
-    bag = folder.open("007")
+    bag = look(folder, "007")
     assert (bag.n_rows, bag.d_in, bag.dtype) == (5, 3, np.float32)
-    np.testing.assert_array_equal(bag.read(), features)
+    np.testing.assert_array_equal(read(folder, "007"), features)
     np.testing.assert_array_equal(bag.coords, coords)
     assert bag.patch_size_level0 is None
     assert bag.spec == ActivationSpec()
-    without_coords = folder.open("008")
-    np.testing.assert_array_equal(without_coords.read(), features + 1)
+    without_coords = look(folder, "008")
+    np.testing.assert_array_equal(read(folder, "008"), features + 1)
     assert without_coords.coords is None
     assert "pt file" in without_coords.coords_missing
 
@@ -53,7 +54,7 @@ def test_bare_folder_with_dots_in_names_and_unfinished_files(tmp_path, features)
     (tmp_path / ".a.c.xyz.h5").touch()
     folder = FeatureFolder(tmp_path)
     assert folder.item_ids == ["a.b"]
-    assert folder.open("a.b").coords_missing == "a.b.h5 has no dataset coords"
+    assert look(folder, "a.b").coords_missing == "a.b.h5 has no dataset coords"
 
 
 def test_trident_file_states_its_patch_size_and_its_encoder(tmp_path, features, coords):
@@ -61,10 +62,11 @@ def test_trident_file_states_its_patch_size_and_its_encoder(tmp_path, features, 
     path = write_h5(tmp_path / "s.h5", features.astype(np.float16), coords, coords_attributes=attributes)
     with h5py.File(path, "a") as file:
         file["features"].attrs.update(encoder="conch_v15", name="s")
-    item = FeatureFolder(tmp_path).open("s")
+    item = look(FeatureFolder(tmp_path), "s")
     assert item.dtype == np.float16
-    assert item.read().dtype == np.float32
-    np.testing.assert_array_equal(item.read(), features.astype(np.float16).astype(np.float32))
+    rows = read(FeatureFolder(tmp_path), "s")
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, features.astype(np.float16).astype(np.float32))
     assert item.patch_size_level0 == 512
     assert item.spec == ActivationSpec(model="conch_v15", patch_size="256")
 
@@ -72,8 +74,8 @@ def test_trident_file_states_its_patch_size_and_its_encoder(tmp_path, features, 
 def test_stamp_file_has_no_pixel_coords(tmp_path, features, coords):
     attributes = {"unit": "um", "tile_size_um": 256.0, "tile_size_px": 224, "extractor": "ctranspath"}
     write_h5(tmp_path / "s.h5", features.astype(np.float16), coords.astype(np.float32), attributes, key="feats")
-    bag = FeatureFolder(tmp_path).open("s")
-    assert bag.read().shape == (5, 3)
+    bag = look(FeatureFolder(tmp_path), "s")
+    assert (bag.n_rows, bag.d_in) == (5, 3)
     assert bag.coords is None
     assert "micrometres" in bag.coords_missing
     assert bag.patch_size_level0 is None
@@ -85,7 +87,7 @@ def test_patch_size_comes_from_the_patch_file_and_is_never_guessed(tmp_path, fea
     clam = {"patch_size": 256, "patch_level": 1, "downsample": (4.0003, 4.0003)}
     write_h5(tmp_path / "p" / "patches" / "s.h5", coords, coords, coords_attributes=clam)
     folder = FeatureFolder(tmp_path / "f", patches_dir=tmp_path / "p")
-    assert folder.open("s").patch_size_level0 is None
+    assert look(folder, "s").patch_size_level0 is None
     assert folder.patch_size_of_patch_file("s") == 1024
     assert FeatureFolder(tmp_path / "f").patch_size_of_patch_file("s") is None
 
@@ -93,16 +95,16 @@ def test_patch_size_comes_from_the_patch_file_and_is_never_guessed(tmp_path, fea
 def test_spec_is_read_from_the_file_that_states_it(tmp_path, features):
     spec = ActivationSpec(model="vit", layer="11", tokens="patch")
     write_h5(tmp_path / "s.h5", features, attributes={"spec": spec.to_json()})
-    assert FeatureFolder(tmp_path).open("s").spec == spec
+    assert look(FeatureFolder(tmp_path), "s").spec == spec
     for text in ("{", "[1]"):
         write_h5(tmp_path / "s.h5", features, attributes={"spec": text})
         with pytest.raises(FeatureFileError, match=r"JSON in the attribute spec of .*s\.h5"):
-            FeatureFolder(tmp_path).open("s")
+            look(FeatureFolder(tmp_path), "s")
 
 
 def test_old_pt_files_are_read(tmp_path, features):
     torch.save(torch.from_numpy(features), tmp_path / "s.pt", _use_new_zipfile_serialization=False)
-    np.testing.assert_array_equal(FeatureFolder(tmp_path).open("s").read(), features)
+    np.testing.assert_array_equal(read(FeatureFolder(tmp_path), "s"), features)
 
 
 def truncate(path):
@@ -144,9 +146,9 @@ def test_bad_file_is_an_error_that_names_it(tmp_path, features, kind):
     make_bad_folder(tmp_path, features, kind)
     folder = FeatureFolder(tmp_path)
     with pytest.raises(FeatureFileError, match=HEADER_FAULTS[kind]) as caught:
-        folder.open("bad")
+        look(folder, "bad")
     assert "on_bad_file=skip" in str(caught.value)
-    np.testing.assert_array_equal(folder.open("b").read(), features)
+    np.testing.assert_array_equal(read(folder, "b"), features)
 
 
 @pytest.mark.parametrize("kind", HEADER_FAULTS)
@@ -162,7 +164,7 @@ def test_bad_file_does_not_disturb_the_others(tmp_path, features):
     write_h5(tmp_path / "a.h5", features, key="imgs")
     write_h5(tmp_path / "b.h5", features)
     folder = FeatureFolder(tmp_path)
-    assert folder.open("b").n_rows == 5
+    assert look(folder, "b").n_rows == 5
     (tmp_path / "b.h5").unlink()
     with pytest.raises(ValueError, match=r"usable feature file in .*imgs"):
         FeatureFolder(tmp_path).d_in  # noqa: B018
@@ -170,9 +172,9 @@ def test_bad_file_does_not_disturb_the_others(tmp_path, features):
 
 def test_slide_without_file(tmp_path, features, caplog):
     write_h5(tmp_path / "a.h5", features)
-    for find in (FeatureFolder(tmp_path).open, FeatureFolder(tmp_path).identity):
+    for find in (look, FeatureFolder.identity):
         with pytest.raises(FileNotFoundError, match=r"Expected a feature file of slide 'x'.*task=embed"):
-            find("x")
+            find(FeatureFolder(tmp_path), "x")
     folder = FeatureFolder(tmp_path, on_bad_file="skip")
     with folder.bad_files.skipping("x"):
         folder.identity("x")
@@ -196,13 +198,13 @@ def test_values_and_coords_are_checked(tmp_path, features, coords):
     (tmp_path / "noise.pt").write_bytes(b"not a pt file")
     folder = FeatureFolder(tmp_path)
     with pytest.raises(FeatureFileError, match=r"finite features in .*nan\.h5, got nan or inf in 1 of its rows"):
-        folder.open("nan").read()
+        read(folder, "nan")
     with pytest.raises(FeatureFileError, match=r"coords of shape \(5, 2\).*coords\.h5, got \(4, 2\)"):
-        folder.open("coords")
+        look(folder, "coords")
     with pytest.raises(FeatureFileError, match=r"one dense tensor in .*dict\.pt, got dict"):
-        folder.open("dict")
+        look(folder, "dict")
     with pytest.raises(FeatureFileError, match=r"readable \.pt file at .*noise\.pt"):
-        folder.open("noise")
+        look(folder, "noise")
 
 
 def test_refused_lock_is_explained_and_never_skipped(tmp_path, features, monkeypatch):
@@ -233,5 +235,5 @@ def test_real_folders(data_dir):
     for path in folders:
         folder = FeatureFolder(path)
         for item_id in folder.item_ids:
-            bag = folder.open(item_id)
-            assert bag.read().shape == (bag.n_rows, bag.d_in) == (len(bag.coords), folder.d_in)
+            bag = look(folder, item_id)
+            assert read(folder, item_id).shape == (bag.n_rows, bag.d_in) == (len(bag.coords), folder.d_in)

@@ -8,6 +8,7 @@ import torch
 from src.data.readers.h5_files import FeatureFileError
 from src.data.readers.tensor_folder import TensorFolder
 from src.records import FoldSplit, check_split
+from tests.data.readers.opened import look, read
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((5, 3)).astype(np.float32)
@@ -28,24 +29,24 @@ def test_images_are_rows_or_blocks_of_tokens(tmp_path, suffix):
     folder = TensorFolder(files)
     assert folder.parts == {"train": [f"train_{i:07d}" for i in range(4)], "val": ["val_0000000"]}
     assert folder.d_in == 3
-    bag = folder.open("train_0000002")
+    bag = look(folder, "train_0000002")
     assert (bag.n_rows, bag.d_in, bag.dtype) == (2, 3, np.float16)
-    np.testing.assert_array_equal(bag.read(), TOKENS[2].astype(np.float32))
+    np.testing.assert_array_equal(read(folder, "train_0000002"), TOKENS[2].astype(np.float32))
     assert bag.coords is None
     rows = TensorFolder({"all": _save(tmp_path / f"c{suffix}", ROWS)})
-    np.testing.assert_array_equal(rows.open("all_0000004").read(), ROWS[4:])
+    np.testing.assert_array_equal(read(rows, "all_0000004"), ROWS[4:])
 
 
 def test_reading_does_not_change_the_file(tmp_path):
     path = _save(tmp_path / "a.npy", ROWS)
     before = path.read_bytes()
-    TensorFolder({"all": path}).open("all_0000000").read()[:] = 0
+    read(TensorFolder({"all": path}), "all_0000000")[:] = 0
     assert path.read_bytes() == before
 
 
 def test_bfloat16_becomes_float32(tmp_path):
     torch.save(torch.from_numpy(ROWS).bfloat16(), tmp_path / "a.pt")
-    features = TensorFolder({"all": tmp_path / "a.pt"}).open("all_0000001").read()
+    features = read(TensorFolder({"all": tmp_path / "a.pt"}), "all_0000001")
     np.testing.assert_array_equal(features, torch.from_numpy(ROWS[1:2]).bfloat16().float().numpy())
 
 
@@ -140,7 +141,7 @@ def test_a_value_that_is_not_finite_names_the_image(tmp_path):
     rows[3, 1] = np.nan
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", rows)})
     with pytest.raises(FeatureFileError, match=r"image 'all_0000003' \(entry 3 of .*x\.npy"):
-        folder.open("all_0000003").read()
+        read(folder, "all_0000003")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npy"])
