@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.data.feeding.row_source import RowSource
-from src.data.feeding.rows import StoreRows
+from src.data.feeding.rows import RowSource, StoreRows
 from src.data.feeding.standardize import Standardizer, fit_standardizer
 from src.data.fold_table import FoldTable, read_fold
 from src.data.packing import pack_activations

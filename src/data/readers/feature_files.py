@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from src.activation_spec import ActivationSpec
-from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, reading_h5
+from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, open_h5_file, reading_h5
 from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
 from src.data.slides.patch_size import patch_size_level0
 from src.stores.activations.writer import ItemRows
@@ -43,7 +43,7 @@ def open_feature_file(path: Path, item_id: str) -> Iterator[ItemRows]:
         yield ItemRows(item_id, path, *shape, numpy_dtype(tensor), pieces, coords_missing=missing)
         return
     with ExitStack() as opened, reading_h5(path):
-        file = opened.enter_context(h5py.File(path, "r"))
+        file = opened.enter_context(open_h5_file(path))
         dataset = _find_features(file, path)
         n_patches, d_in = _check_shape(dataset.shape, path)
         coords, missing = _read_coords(file, n_patches, path)
@@ -153,7 +153,7 @@ def _read_spec(attributes: Mapping[str, Any], path: Path) -> ActivationSpec:
         # TRIDENT stores what it does not know as the string 'None', and dicts as JSON.
         if (value := attributes.get(key)) is not None and str(value) not in ("None", "") and str(value)[0] != "{"
     }
-    return spec.filled(ActivationSpec(**stated))
+    return spec.filled(ActivationSpec(**stated)) if stated else spec
 
 
 def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:

@@ -29,15 +29,25 @@ def open_h5(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
         FeatureFileError: when HDF5 cannot read the file, or a part of it that is read while it is open.
         OSError: when a network file system refuses the lock, which is no fault of the file.
     """
-    with reading_h5(path, remedy), h5py.File(path, "r") as file:
+    with reading_h5(path, remedy), open_h5_file(path, remedy) as file:
         yield file
+
+
+def open_h5_file(path: Path, remedy: str = REMEDY) -> h5py.File:
+    """Opens an h5 file for reading.
+
+    Raises:
+        FeatureFileError: when it is no regular file.
+        OSError: what HDF5 raises, see `reading_h5`.
+    """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise FeatureFileError(f"Expected an HDF5 file at {path}, got no regular file. {remedy}")
+    return h5py.File(path, "r")
 
 
 @contextmanager
 def reading_h5(path: Path, remedy: str = REMEDY) -> Iterator[None]:
     """Turns what HDF5 raises while the block opens or reads a file into the errors of `open_h5`."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise FeatureFileError(f"Expected an HDF5 file at {path}, got no regular file. {remedy}")
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:

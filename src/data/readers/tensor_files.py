@@ -104,7 +104,8 @@ def image_ids(entries: list[str], source: str | Path) -> list[str]:
 
 def _map_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # A plain array keeps the map open just as well, and indexes faster than numpy's subclass.
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, TypeError, EOFError, OSError) as error:
         raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. Write it again.") from error
 

@@ -69,6 +69,8 @@ class TensorFolder:
         self.parts: dict[str, list[str]] = {}
         self.items: list[Item] = []
         self._places: dict[str, tuple[TensorFile, int]] = {}
+        # Relative, so that the same files by another way are the same.
+        self._names = {path: os.path.relpath(path, self.path.parent) for path in given.values()}
         for part, path in given.items():
             self._add(part, TensorFile(path), *((entries or {}).get(part) for entries in (ids, labels, cases)))
         widths = {tensor.d_in for tensor, _ in self._places.values()}
@@ -96,8 +98,7 @@ class TensorFolder:
         """
         tensor, index = self._place(item_id)
         status = os.stat(tensor.path)
-        file = os.path.relpath(tensor.path, self.path.parent)
-        return f"{file}[{index}]", status.st_size, status.st_mtime_ns
+        return f"{self._names[tensor.path]}[{index}]", status.st_size, status.st_mtime_ns
 
     def patch_size_of_patch_file(self, item_id: str) -> int | None:  # noqa: ARG002
         """Returns None: images are not cut from slides."""

@@ -81,7 +81,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def write_index(
-    folder: Path, number: int, rows: Sequence[Mapping[str, Any]], specs: Mapping[str, ActivationSpec]
+    folder: Path, number: int, rows: Sequence[Mapping[str, Any]], specs: Mapping[ActivationSpec, str]
 ) -> None:
     """Writes the table of a shard, one row an item; with it the shard is there.
 
@@ -89,12 +89,13 @@ def write_index(
         folder: of the store.
         number: of the shard.
         rows: values by column.
-        specs: those that the rows name, by digest.
+        specs: digests of those that the rows name.
     """
     known = read_specs(folder)
-    if any(digest not in known for digest in specs):
+    if not known.keys() >= set(specs.values()):
         with write_atomically(folder / _SPECS_FILE) as temporary:
-            content = {digest: spec.to_dict() for digest, spec in {**known, **specs}.items()}
+            new = {digest: spec for spec, digest in specs.items()}
+            content = {digest: spec.to_dict() for digest, spec in {**known, **new}.items()}
             temporary.write_text(json.dumps(content, indent=1))
     with write_atomically(index_path(folder, number)) as temporary:
         pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)

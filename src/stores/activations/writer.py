@@ -1,7 +1,7 @@
 """Adds items to a packed store, shard by shard; a shard that is there is whole."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -25,6 +25,7 @@ from src.stores.activations.index import (
 
 SHARD_BYTES = 1 << 30
 """The largest shard, unless one item is larger: what a kill loses, and few files for large sets."""
+_LARGE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,25 @@ class StoreWriter:
         return shards.__exit__(kind, error, trace)
 
 
+def _write_pieces(write: Callable[[np.ndarray], None], item: ItemRows, pool: ThreadPoolExecutor) -> None:
+    """Writes the rows of an item, each piece of a large one while the next is read."""
+    if item.n_bytes < _LARGE_BYTES:  # handing over takes longer than writing
+        for piece in item.pieces():
+            write(piece)
+        return
+    writing: Future[None] | None = None
+    try:
+        for piece in item.pieces():
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write, piece)
+    finally:
+        if writing is not None:
+            wait([writing])
+    if writing is not None:
+        writing.result()
+
+
 class _NoItemsError(Exception):
     """A shard was opened for items that all turned out bad."""
 
@@ -132,7 +152,7 @@ class _Shard:
         self._d_in, self._dtype = d_in, dtype
         self._rows: list[dict[str, Any]] = []
         self._coords: list[np.ndarray | None] = []
-        self._specs: dict[str, ActivationSpec] = {}
+        self._specs: dict[ActivationSpec, str] = {}
         self._n_rows = 0
         self._header_bytes = len(self._header())
         with ExitStack() as stack:
@@ -147,7 +167,7 @@ class _Shard:
 
     def add(self, item: ItemRows, identity: Identity, pool: ThreadPoolExecutor) -> None:
         """Writes the rows of an item behind those that are whole: of an item that failed before, nothing stays."""
-        self._file.seek(self._header_bytes + self.n_bytes)
+        start = self._file.seek(self._header_bytes + self.n_bytes)
         hasher = start_array_digest((item.n_rows, item.d_in))
 
         def write(piece: np.ndarray) -> None:
@@ -155,27 +175,23 @@ class _Shard:
             hasher.update(piece.astype(np.float32, copy=False).data)
             self._file.write(piece.data)
 
-        n_rows, written = 0, pool.submit(lambda: None)
-        try:
-            for piece in item.pieces():
-                written.result()
-                written = pool.submit(write, piece)
-                n_rows += len(piece)
-        finally:
-            wait([written])
-        written.result()
-        if n_rows != item.n_rows:
-            raise ValueError(f"Expected {item.n_rows} rows in {item.path}, as its header says, got {n_rows}.")
-        row = {"item_id": item.item_id, "start": self._n_rows, "stop": self._n_rows + n_rows}
+        _write_pieces(write, item, pool)
+        n_bytes = self._file.tell() - start
+        if n_bytes != item.n_bytes:
+            raise ValueError(
+                f"Expected {item.n_bytes} bytes of rows in {item.path}, as its header says, got {n_bytes}."
+            )
+        if item.spec not in self._specs:
+            self._specs[item.spec] = item.spec.digest
+        row = {"item_id": item.item_id, "start": self._n_rows, "stop": self._n_rows + item.n_rows}
         row |= {"digest": hasher.hexdigest(), "coords_digest": "", "coords_missing": item.coords_missing}
         if item.coords is not None:
             row["coords_digest"] = digest_coords(item.coords)
-        row |= {"patch_size_level0": item.patch_size_level0 or 0, "spec": item.spec.digest}
+        row |= {"patch_size_level0": item.patch_size_level0 or 0, "spec": self._specs[item.spec]}
         row |= dict(zip(("path", "bytes", "mtime_ns"), identity, strict=True))
         self._rows.append(row)
         self._coords.append(item.coords)
-        self._specs[item.spec.digest] = item.spec
-        self._n_rows += n_rows
+        self._n_rows += item.n_rows
 
     def finish(self) -> None:
         """Gives the files their names, the table last; a shard without items leaves nothing."""
