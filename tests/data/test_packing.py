@@ -67,6 +67,13 @@ def files_of(store):
     return {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()}
 
 
+@pytest.fixture(params=["inline", "in a thread"])
+def writing(request, monkeypatch):
+    """Items are written by the thread that reads, or as large ones are."""
+    monkeypatch.setattr(writer, "_LARGE_BYTES", 0 if request.param == "in a thread" else 1 << 30)
+
+
+@pytest.mark.usefixtures("writing")
 def test_rows_are_those_of_the_files(folder, bags, tmp_path):
     store = pack_activations(folder, ["002", "000", "001"], tmp_path / "cache")
     assert store.item_ids == ["000", "001", "002"]
@@ -211,6 +218,7 @@ def test_empty_slide_of_trident(folder, tmp_path):
     assert pack_activations(folder, ["000", "trident"], tmp_path / "cache").item_ids == ["000"]
 
 
+@pytest.mark.usefixtures("writing")
 def test_skipped_items_are_remembered_by_the_store(folder, bags, tmp_path, caplog, monkeypatch):
     """A value that is not finite shows only while rows are written; the rows before and after stay good."""
     bad = torch.zeros(5, 4)
@@ -247,6 +255,7 @@ def test_slides_that_all_turn_out_bad(folder, tmp_path):
     assert pack_activations(folder, ["001", "000"], tmp_path / "cache").item_ids == ["001"]
 
 
+@pytest.mark.usefixtures("writing")
 @pytest.mark.parametrize("n_writes", range(6))
 def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
     """Writing fails at the rows or at the header of one of three shards, each of one item here."""

@@ -115,8 +115,14 @@ def read_specs(folder: Path) -> dict[str, ActivationSpec]:
 
 
 def index_specs(folder: Path, index: pd.DataFrame) -> dict[ActivationSpec, str]:
-    """Returns the specs of the items of an index, each with the file of the first item of it."""
+    """Returns the specs of the items of an index, each with the file of the first item of it.
+
+    Raises:
+        ValueError: when the store lacks one.
+    """
     specs, first = read_specs(folder), index.drop_duplicates("spec")
+    if missing := set(first["spec"]) - specs.keys():
+        raise ValueError(f"Expected the specs {sorted(missing)} in {folder / _SPECS_FILE}, got none. {REPACK}")
     return {specs[digest]: path for digest, path in zip(first["spec"], first["path"], strict=True)}
 
 

@@ -127,17 +127,16 @@ def _write_pieces(write: Callable[[np.ndarray], None], item: ItemRows, pool: Thr
         for piece in item.pieces():
             write(piece)
         return
-    writing: Future[None] | None = None
+    writing: list[Future[None]] = []
     try:
         for piece in item.pieces():
-            if writing is not None:
-                writing.result()
-            writing = pool.submit(write, piece)
+            for one in writing:
+                one.result()
+            writing = [pool.submit(write, piece)]
     finally:
-        if writing is not None:
-            wait([writing])
-    if writing is not None:
-        writing.result()
+        wait(writing)
+    for one in writing:
+        one.result()
 
 
 class _NoItemsError(Exception):
