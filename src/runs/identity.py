@@ -28,7 +28,7 @@ _NEUTRAL_KEYS = frozenset(
 )
 # Where things lie. What lies there is compared by content, so a run goes on when its data were moved.
 _PATH_KEYS = re.compile(
-    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors(\..*)?|tensor_ids(\..*)?|tensor_labels(\..*)?)|backbone\.checkpoint"
+    r"dataset\.(name|root|\w+_dir|metadata_csv|tensors(\..*)?|tensor_(ids|labels|cases)(\..*)?)|backbone\.checkpoint"
 )
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8

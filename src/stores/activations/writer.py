@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +25,7 @@ from src.stores.activations.index import (
 SHARD_BYTES = 1 << 30
 """The largest shard, unless one item is larger: what a kill loses, and few files for large sets."""
 _LARGE_BYTES = 2 << 20
+_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,6 @@ class _Shard:
         self._coords: list[np.ndarray | None] = []
         self._specs: dict[ActivationSpec, str] = {}
         self._n_rows = 0
-        self._header_bytes = len(self._header())
         with ExitStack() as stack:
             temporary = stack.enter_context(write_atomically(shard_path(folder, number)))
             self._file = stack.enter_context(open(temporary, "wb"))
@@ -166,7 +165,7 @@ class _Shard:
 
     def add(self, item: ItemRows, identity: Identity, pool: ThreadPoolExecutor) -> None:
         """Writes the rows of an item behind those that are whole: of an item that failed before, nothing stays."""
-        start = self._file.seek(self._header_bytes + self.n_bytes)
+        start = self._file.seek(_HEADER_BYTES + self.n_bytes)
         hasher = start_array_digest((item.n_rows, item.d_in))
 
         def write(piece: np.ndarray) -> None:
@@ -199,7 +198,7 @@ class _Shard:
                 raise _NoItemsError
             return
         with self._stack:
-            self._file.truncate(self._header_bytes + self.n_bytes)
+            self._file.truncate(_HEADER_BYTES + self.n_bytes)
             self._file.seek(0)
             self._file.write(self._header())
         if any(coords is not None for coords in self._coords):
@@ -213,11 +212,12 @@ class _Shard:
         return self.finish() if error is None else self._stack.__exit__(kind, error, trace)
 
     def _header(self) -> bytes:
-        """Returns the npy header (format 1.0), of one length whatever the number of rows: numpy leaves room to grow."""
-        file = BytesIO()
-        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (self._n_rows, self._d_in)})
-        return file.getvalue()
+        """Returns the npy header (format 1.0, NEP 1), padded so that rows begin at a page: they are written faster."""
+        shape = (self._n_rows, self._d_in)
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        start = np.lib.format.magic(1, 0)
+        n_bytes = _HEADER_BYTES - len(start) - 2
+        return start + n_bytes.to_bytes(2, "little") + f"{header!r:<{n_bytes - 1}}\n".encode()
 
     def _write_coords(self) -> None:
         coords = np.zeros((self._n_rows, 2), np.int32)
