@@ -26,25 +26,24 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from src.data.activation_store import ActivationStore
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import epoch_order
 from src.data.feeding.residency import choose_residency
 from src.data.feeding.rows import StoreRows
-from src.data.packed_index import COLUMNS, write_index
-from src.data.shards import coords_path, shard_path
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
+from src.stores.activations import writer
+from src.stores.activations.store import ActivationStore
 
 N_SLIDES, D_IN, N_LATENTS, K = 100, 512, 2048, 16
 BATCH_SIZE, BLOCK_SIZE = 4096, 16
@@ -76,22 +75,14 @@ def main() -> None:
 def write_store(path: Path, n_rows: int) -> ActivationStore:
     """Writes random rows as a packed store of several shards."""
     generator = np.random.default_rng(0)
-    for number, start in enumerate(range(0, n_rows, _SHARD_ROWS)):
-        shape = (min(_SHARD_ROWS, n_rows - start), D_IN)
-        shard = np.lib.format.open_memmap(shard_path(path, number), "w+", np.float32, shape)
-        for first in range(0, shape[0], BATCH_SIZE):
-            shard[first : first + BATCH_SIZE] = generator.standard_normal(
-                (min(BATCH_SIZE, shape[0] - first), D_IN), dtype=np.float32
-            )
-        shard.flush()
-        np.lib.format.open_memmap(coords_path(path, number), "w+", np.int32, (shape[0], 2))
+    writer.SHARD_BYTES = _SHARD_ROWS * D_IN * 4
     ends = np.linspace(0, n_rows, N_SLIDES + 1).astype(int)
-    index = pd.DataFrame({column: [""] * N_SLIDES for column in COLUMNS})
-    index["item_id"] = [f"slide_{number:03d}" for number in range(N_SLIDES)]
-    index["start"], index["stop"] = ends[:-1], ends[1:]
-    for column in ("bytes", "mtime_ns", "patch_size_level0"):
-        index[column] = 0
-    write_index(path, index)
+    with writer.StoreWriter(path) as store:
+        for number, (start, stop) in enumerate(pairwise(ends.tolist())):
+            rows = generator.standard_normal((stop - start, D_IN), dtype=np.float32)
+            item_id = f"slide_{number:03d}"
+            item = writer.ItemRows(item_id, path, stop - start, D_IN, rows.dtype, partial(iter, [rows]))
+            store.add(item, (item_id, 0, 0))
     return ActivationStore(path)
 
 

@@ -16,13 +16,12 @@ import xxhash
 
 from src.data.packing import pack_activations
 from src.data.readers.feature_files import count_rows_not_finite
-from src.data.readers.feature_source import PIECE_BYTES
 from src.data.readers.features import FeatureFolder
-from src.data.shard_writer import ShardWriter
 
 N_SLIDES, N_PATCHES, D_IN = 100, 2000, 512
 N_ROUNDS = 9
 _CLAM_ROWS = 32
+_PIECE_BYTES = 1 << 20
 
 
 def write_features(path: Path) -> None:
@@ -52,34 +51,33 @@ def read_files(path: Path) -> None:
 
 
 def read_headers(path: Path) -> None:
-    """Opens the source of every file: where its rows lie, and its coords."""
+    """Opens every file: its header and its coords."""
     folder = FeatureFolder(path)
-    folder.sources(folder.item_ids)
+    for item_id in folder.item_ids:
+        with folder.open(item_id):
+            pass
 
 
 def read_pieces(path: Path) -> None:
-    """Reads every file in pieces, past HDF5."""
+    """Opens every file and reads it in pieces."""
     folder = FeatureFolder(path)
-    buffer = np.empty(PIECE_BYTES, np.uint8)
-    for source in folder.sources(folder.item_ids).values():
-        for _ in source.pieces(buffer):
-            pass
+    for item_id in folder.item_ids:
+        with folder.open(item_id) as item:
+            for _ in item.pieces():
+                pass
 
 
 def on_pieces(task: Callable[[np.ndarray], object]) -> None:
     """Does a task on as many bytes, a piece at a time."""
-    piece = np.random.default_rng(0).standard_normal((PIECE_BYTES // D_IN // 4, D_IN), dtype=np.float32)
+    piece = np.random.default_rng(0).standard_normal((_PIECE_BYTES // D_IN // 4, D_IN), dtype=np.float32)
     for _ in range(N_SLIDES * N_PATCHES // len(piece)):
         task(piece)
 
 
 def write_rows(path: Path) -> None:
-    """Writes as many bytes to a shard."""
-    path.mkdir()
-    piece = np.ones((PIECE_BYTES // D_IN // 4, D_IN), np.float32)
-    with ShardWriter([path / "shard"], 0, [N_SLIDES * N_PATCHES], D_IN, piece.dtype) as shards:
-        for row in range(0, N_SLIDES * N_PATCHES - len(piece), len(piece)):
-            shards.write(row, piece)
+    """Writes as many bytes to a file."""
+    with open(path, "wb") as file:
+        on_pieces(lambda piece: file.write(piece.data))
 
 
 def pack(path: Path, cache: Path) -> None:
@@ -99,8 +97,8 @@ def measure(tasks: dict[str, Callable[[], object]], made: tuple[Path, ...]) -> d
     """Returns the seconds of each task in interleaved rounds, each begun without the folders that tasks make."""
     seconds: dict[str, list[float]] = {label: [] for label in tasks}
     for _ in range(N_ROUNDS):
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
         for label, task in tasks.items():
             seconds[label].append(seconds_of(task))
     return seconds
@@ -114,13 +112,13 @@ def main() -> None:
         write_features(files)
         compared: dict[str, Callable[[], object]] = {
             "read the files (h5py)": lambda: read_files(files),
-            "pack (threads)": lambda: pack(files, cache),
+            "pack": lambda: pack(files, cache),
             "open the packed store": lambda: pack(files, cache),
         }
         # Apart from those, because what they leave to be written to the disk would disturb them.
         profile: dict[str, Callable[[], object]] = {
             "- headers alone": lambda: read_headers(files),
-            "- headers and values alone": lambda: read_pieces(files),
+            "- headers, values, finite": lambda: read_pieces(files),
             "- finite check alone": lambda: on_pieces(count_rows_not_finite),
             "- digest alone (xxh3_128)": lambda: on_pieces(lambda piece: hasher.update(piece.data)),
             "- write alone (page cache)": lambda: write_rows(shards),

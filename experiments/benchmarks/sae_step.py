@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.sae_peers import Clock, Shape, Steps, peers, shorten_rows_, timed_loop
-from src.data.activation_store import ActivationStore
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.rows import StoreRows
 from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFolder
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
+from src.stores.activations.store import ActivationStore
 
 _SHAPES = ("512,2048,16,4096", "768,12288,32,2048", "1024,4096,32,4096", "768,49152,64,1024")
 _N_BATCHES = 8

@@ -10,12 +10,12 @@ import numpy as np
 
 from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
-from src.data.packed_index import digest_coords
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
 from src.models.backbones.spec import describe_weights
+from src.stores.activations.index import digest_coords
 
 
 class CurrentInputs:
@@ -119,8 +119,8 @@ class CurrentInputs:
     def _tensors(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
         return [
             large_file_input(what, path, recorded, f"{key}.{part}")
-            for key in ("tensors", "tensor_ids", "tensor_labels")
-            for part, path in self._dataset[key].items()
+            for key in ("tensors", "tensor_ids", "tensor_labels", "tensor_cases")
+            for part, path in (self._dataset.get(key) or {}).items()
             if path is not None
         ]
 

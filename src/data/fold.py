@@ -7,17 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.data.feeding.row_source import RowSource
-from src.data.feeding.rows import StoreRows
+from src.data.feeding.rows import RowSource, StoreRows
 from src.data.feeding.standardize import Standardizer, fit_standardizer
 from src.data.fold_table import FoldTable, read_fold
-from src.data.packed_index import INDEX_FILE
-from src.data.packing import ActivationStore, pack_activations
+from src.data.packing import pack_activations
+from src.data.readers.feature_reader import FeatureReader
 from src.data.readers.features import FeatureFolder
 from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_text
 from src.inputs import Input
 from src.records import PARTS, FittedItem, FoldSplit, Item
+from src.stores.activations.store import ActivationStore
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class FoldData:
 
     table: FoldTable
     split: FoldSplit
-    folder: FeatureFolder
+    folder: FeatureReader
     store: ActivationStore
     is_standardized: bool
 
@@ -94,8 +94,7 @@ class FoldData:
         item_ids = self.store.present(self.table.item_ids(parts))
         content = self.store.index.set_index("item_id", drop=False).loc[list(item_ids), columns]
         digest = digest_text(content.to_csv(index=False, lineterminator="\n"))
-        status = (self.store.path / INDEX_FILE).stat()
-        return Input(what, "", str(self.folder.path), status.st_size, status.st_mtime_ns, digest)
+        return Input(what, "", str(self.folder.path), 0, 0, digest)
 
 
 def open_fold(dataset: Any, fold: int | str, cache_dir: str | Path) -> FoldData:
@@ -117,7 +116,7 @@ def open_fold(dataset: Any, fold: int | str, cache_dir: str | Path) -> FoldData:
     _ = table.classes  # wrong labels are told before anything is packed
     # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(table.split.item_ids("train+val+test"))
-    wanted = [item_id for item_id in table.items if item_id in needed or item_id in folder.paths]
+    wanted = needed.union(table.items.keys() & set(folder.item_ids))
     store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
     split = table.split
     if gone := sorted(needed - set(store.item_ids)):
@@ -132,8 +131,9 @@ def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
     return FoldSplit(split.fold, **parts)
 
 
-def open_features(dataset: Any) -> FeatureFolder:
+def open_features(dataset: Any) -> FeatureReader:
     """Opens the feature files of a dataset: one a slide, or a few tensors of many images where it names `tensors`."""
     if (tensors := dataset.get("tensors")) is not None:
-        return TensorFolder(tensors, dataset.tensor_ids, dataset.tensor_labels, dataset.on_bad_file)
+        ids, labels, cases = dataset.tensor_ids, dataset.tensor_labels, dataset.get("tensor_cases")
+        return TensorFolder(tensors, ids, labels, cases, dataset.on_bad_file)
     return FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)

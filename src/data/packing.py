@@ -1,179 +1,166 @@
-"""Packs the features of many slides into one store, once, and adds to it afterwards."""
+"""Packs the activations that a reader finds into one store, once, and adds to it afterwards."""
 
 import errno
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from src.data.activation_store import ActivationStore
-from src.data.packed_index import INDEX_FILE, Identity, read_index, read_skipped, slide_identities
-from src.data.readers.feature_source import FeatureSource
-from src.data.readers.features import FeatureFolder
-from src.data.store_builder import pack_into
+from src.activation_spec import ActivationSpec
+from src.data.readers.feature_reader import FeatureReader
 from src.file_lock import wait_for_lock
 from src.files import digest_text
-
-__all__ = ["ActivationStore", "pack_activations"]
+from src.progress import track
+from src.stores.activations.index import (
+    Identity,
+    add_skipped,
+    add_spec,
+    index_specs,
+    item_identities,
+    read_index,
+    read_skipped,
+    shard_numbers,
+)
+from src.stores.activations.store import ActivationStore
+from src.stores.activations.writer import StoreWriter
 
 _LOGGER = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 """Enters the key: a store of another format is never reused."""
 _LOCK_FILE = ".lock"
-DTYPES = ("float16", "float32")
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def pack_activations(
-    folder: FeatureFolder,
-    item_ids: Iterable[str],
-    cache_dir: str | Path,
-    *,
-    dtype: str | None = None,
-    verify: str = "index",
-    n_threads: int | None = None,
-) -> ActivationStore:
-    """Packs those slides that the store of this folder lacks, and returns the store, showing the slides asked for.
+def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: str | Path) -> ActivationStore:
+    """Packs those items that the store of this reader lacks, and returns the store, showing the items asked for.
 
-    A folder of features has one store, `<cache_dir>/<key>/{shard_00000.npy..., coords_00000.npy..., index.csv}`, keyed
-    by its path, the width of its features and the type; each slide in it by path, size and time of change of its file.
-    So reuse costs one `stat` a slide, new slides are added in new shards, and a changed file is packed anew, with a
-    warning, its old rows left out of the index. A fresh store has its rows in the order of the sorted slide ids.
+    A reader has one store, `<cache_dir>/<key>/{shard_00000.npy, coords_00000.npy, index_00000.csv, ...}`, keyed by its
+    path and the width of its activations; each item in it by path, size and time of change of its file. So reuse costs
+    one `stat` an item, new items are added in new shards, and a changed file is packed anew, with a warning, its old
+    rows left out of the index. float16 stays float16, all else is float32.
 
-    One pass: places are known from the headers; threads read, check, digest and write. A plan lies on disk before the
-    first row and a journal names each slide after its rows; a start after a kill finishes the plan, packing only what
-    the journal lacks. The index is written last, so a store is never seen half. One process packs at a time; others
-    wait and then use what it packed. Rows are not forced to the disk: after a power cut, unlike after a kill, an index
-    may promise rows that never got there, which `verify=full` tells.
+    A shard is written whole and renamed, so a start after a kill packs only what no shard holds. One process packs at a
+    time; others wait and then use what it packed. Large shards are not forced to the disk: after a power cut, unlike
+    after a kill, an index may promise rows that never got there, which `ActivationStore.check_digests` tells.
 
-    Slides that `folder` skips are not in the store (see `ActivationStore.present`).
+    Items that the reader skips are not in the store (see `ActivationStore.present`).
 
     Args:
-        folder: where the features are.
-        item_ids: the slides that are needed.
+        reader: where the activations are.
+        item_ids: the items that are needed.
         cache_dir: where packed stores are kept; safe to delete.
-        dtype: `float16` or `float32`; by default float16 when the files of all these slides hold that. Forcing float16
-            on float32 files rounds them.
-        verify: see `ActivationStore`.
-        n_threads: that read and write; by default one a core, at most 8.
 
     Raises:
-        FileNotFoundError, FeatureFileError: for missing and bad files, unless `folder` skips them.
-        ValueError: when no slide is left, a file changes while it is packed, or the store is damaged.
+        FileNotFoundError, FeatureFileError: for missing and bad files, unless they are skipped.
+        ValueError: when no item is left, items are of different specs, a file changes while it is packed, or the store
+            is damaged.
         OSError: when the disk is full or the cache cannot be written; what was packed is kept for the next start.
     """
-    if dtype not in (None, *DTYPES):
-        raise ValueError(f"Expected dtype to be one of {DTYPES} or None, got {dtype!r}.")
-    wanted = sorted(set(item_ids))
-    if folder.on_bad_file == "skip":
-        folder.sources(item_id for item_id in wanted if item_id not in folder.paths)
-    if all(item_id in folder.skipped for item_id in wanted):
-        raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
-    path, stored, identities, sources = _choose_store(folder, wanted, Path(cache_dir), dtype)
-    if sources:
-        with _explain(path, sources, stored), wait_for_lock(path / _LOCK_FILE, "packing"):
-            pack_into(folder, sources, identities, path, stored, n_threads)
-    shown = [item_id for item_id in wanted if item_id not in folder.skipped]
-    if not shown or not (path / INDEX_FILE).is_file():
-        raise ValueError(f"Expected at least one usable slide in {folder.path}, got none: {folder.skipped}.")
-    store = ActivationStore(path, verify, shown)
-    if sources:
+    bad = reader.bad_files
+    identities: dict[str, Identity] = {}
+    for item_id in sorted(set(item_ids) - bad.skipped.keys()):
+        with bad.skipping(item_id):
+            identities[item_id] = reader.identity(item_id)
+    if not identities:
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
+    key = digest_text(json.dumps([_FORMAT, str(reader.path.resolve()), reader.d_in]))
+    path = Path(cache_dir) / key
+    is_packed = not _lacking(reader, identities, path)
+    if not is_packed:
+        with _explained(reader, identities, path), wait_for_lock(path / _LOCK_FILE, "packing"):
+            _pack(reader, identities, path)
+    if not identities.keys() - bad.skipped.keys():
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
+    store = ActivationStore(path, identities.keys() - bad.skipped.keys())
+    if not is_packed:
         _warn_of_twins(store)
     return store
 
 
-def _choose_store(
-    folder: FeatureFolder, wanted: list[str], cache_dir: Path, dtype: str | None
-) -> tuple[Path, np.dtype, dict[str, Identity], dict[str, FeatureSource]]:
-    """Returns the folder of the store, its type, and identities and sources of the slides that it lacks."""
-    identities = {item_id: folder.identity(item_id) for item_id in wanted if item_id not in folder.skipped}
-    stores = {name: cache_dir / _key(folder, name) for name in (DTYPES if dtype is None else (dtype,))}
-    for name, path in stores.items():
-        _repeat_skipped(folder, identities, path)
-        if not _lacking(folder, identities, path, dtype):
-            return path, np.dtype(name), {}, {}
-    if dtype is not None:
-        lacking = folder.sources(_lacking(folder, identities, stores[dtype], dtype))
-        return stores[dtype], np.dtype(dtype), identities, lacking
-    sources = folder.sources(identities)
-    name = "float16" if all(source.dtype == np.float16 for source in sources.values()) else "float32"
-    lacking = {item_id: sources[item_id] for item_id in _lacking(folder, identities, stores[name], dtype)}
-    return stores[name], np.dtype(name), identities, lacking
+def _lacking(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> list[str]:
+    """Returns the items that the store does not hold as their files are now, in order; skips those known to be bad."""
+    known = item_identities(read_index(path)) if shard_numbers(path) else {}
+    lacking = [item_id for item_id, identity in identities.items() if known.get(item_id) != identity]
+    if reader.bad_files.are_skipped:
+        known_bad = read_skipped(path)
+        for item_id in lacking:
+            identity, reason = known_bad.get(item_id, (None, ""))
+            if identity == identities[item_id] and item_id not in reader.bad_files.skipped:
+                reader.bad_files.skip(item_id, reason)
+    return [item_id for item_id in lacking if item_id not in reader.bad_files.skipped]
 
 
-def _key(folder: FeatureFolder, dtype: str) -> str:
-    """Returns the name of a store: 32 hex digits."""
-    return digest_text(json.dumps([_FORMAT, str(folder.path.resolve()), folder.d_in, dtype]))
-
-
-def _lacking(folder: FeatureFolder, identities: Mapping[str, Identity], path: Path, dtype: str | None) -> list[str]:
-    """Returns the slides that the store at `path` does not hold as their files are now."""
-    known: dict[str, Identity] = {}
-    if (path / INDEX_FILE).is_file():
-        index = read_index(path)
-        if dtype is None:  # rounded values are for those only who asked for them
-            index = index.loc[index["digest"] == index["stored_digest"]]
-        known = slide_identities(index)
-    return [
-        item_id
-        for item_id, identity in identities.items()
-        if item_id not in folder.skipped and known.get(item_id) != identity
-    ]
+def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> None:
+    lacking = _lacking(reader, identities, path)
+    if not lacking:
+        _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
+        return
+    index = read_index(path) if shard_numbers(path) else None
+    stated: dict[ActivationSpec, str] = {}
+    if index is not None:
+        stays = index["item_id"].isin(list(identities.keys() - lacking))
+        stated |= index_specs(path, index.loc[stays])
+        for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
+            _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
+    started, n_bytes = time.monotonic(), 0
+    with StoreWriter(path) as writer:
+        for item_id in track(lacking, "Packing activations"):
+            with reader.bad_files.skipping(item_id), reader.open(item_id) as item:
+                writer.add(item, identities[item_id])
+                add_spec(stated, item.spec, str(item.path))
+                n_bytes += item.n_bytes
+                if reader.identity(item_id) != identities[item_id]:
+                    raise ValueError(
+                        f"Expected {item.path} ({item_id}) to stay as it is while it is packed, got another file: "
+                        "something writes it now. Let that end and start again; what was packed is kept."
+                    )
+    skipped = reader.bad_files.skipped
+    add_skipped(path, {item_id: (identities[item_id], skipped[item_id]) for item_id in lacking if item_id in skipped})
+    seconds = time.monotonic() - started
+    _LOGGER.info("Packed %d items (%.0f MB) into %s in %.1f s.", len(lacking), n_bytes / 1e6, path, seconds)
 
 
 @contextmanager
-def _explain(path: Path, sources: Mapping[str, FeatureSource], dtype: np.dtype) -> Iterator[None]:
+def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> Iterator[None]:
     """Says of a full disk and of a read-only cache what to do about them."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = sum(source.n_patches * source.d_in for source in sources.values()) * dtype.itemsize
-            raise OSError(
-                error.errno,
-                f"Could not pack {len(sources)} slides into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
-                f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free. Free space and start again, which goes "
-                "on with the slides that are missing; or delete the folder and give another paths.cache.",
-            ) from error
+        reason = os.strerror(error.errno) if error.errno else error
         file = path if error.filename is None else Path(os.fsdecode(error.filename))
-        of_cache = file in path.parents or file.is_relative_to(path.parent)
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and of_cache:
+        is_of_cache = file in path.parents or file.is_relative_to(path.parent)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            lacking = _lacking(reader, identities, path)
+            needed, free = 0, shutil.disk_usage(path.parent).free
+            for item_id in lacking:
+                with reader.open(item_id) as item:
+                    needed += item.n_bytes
             raise OSError(
                 error.errno,
-                f"Expected to write packed activations to {path}, got {reason}: {len(sources)} slides are not packed "
-                "there. Give a paths.cache that can be written; a store that holds all slides is also read from one "
-                "that cannot.",
+                f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
+                f"{free / 1e6:.0f} MB are free. Free space and start again, which goes on with the items that are "
+                "missing; or delete the folder and give another paths.cache.",
+            ) from error
+        if error.errno in _REFUSED and is_of_cache:
+            raise OSError(
+                error.errno,
+                f"Expected to write packed activations to {path}, got {reason}. Give a paths.cache that can be "
+                "written; a store that holds all items is also read from one that cannot.",
             ) from error
         raise
 
 
-def _repeat_skipped(folder: FeatureFolder, identities: Mapping[str, Identity], path: Path) -> None:
-    """Skips again what reading showed to be bad before, when the files are still those."""
-    if folder.on_bad_file != "skip":
-        return
-    skipped = read_skipped(path)
-    known = slide_identities(skipped)
-    for item_id, reason in zip(skipped["item_id"], skipped["reason"], strict=True):
-        if item_id not in folder.skipped and known[item_id] == identities.get(item_id):
-            folder.skip(str(item_id), str(reason))
-
-
 def _warn_of_twins(store: ActivationStore) -> None:
-    """Warns of slides with equal activations: copies, or bags so tiny that they agree by chance. They are kept."""
-    slides_of: dict[str, list[str]] = {}
-    for item_id in store.item_ids:
-        slides_of.setdefault(store.digest(item_id), []).append(item_id)
-    for item_ids in slides_of.values():
-        if len(item_ids) > 1:
-            ((start, stop),) = store.row_ranges(item_ids[:1])
-            _LOGGER.warning(
-                "The activations of %s are equal (%d patches): one slide under several names leaks when a split "
-                "separates them; bags of a few patches may agree by chance.",
-                ", ".join(item_ids),
-                stop - start,
-            )
+    """Warns of items with equal activations: copies, or bags so tiny that they agree by chance. They are kept."""
+    twins = store.index.loc[store.index.duplicated("digest", keep=False)]
+    for _, rows in twins.groupby("digest"):
+        _LOGGER.warning(
+            "The activations of %s are equal (%d rows): one item under several names leaks when a split separates "
+            "them; bags of a few patches may agree by chance.",
+            ", ".join(rows["item_id"]),
+            rows["stop"].iloc[0] - rows["start"].iloc[0],
+        )

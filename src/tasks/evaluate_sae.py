@@ -12,7 +12,6 @@ from torch import Tensor
 
 from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_firing_rates, plot_l0, plot_pre_latents, plot_redundancy
-from src.data.activation_store import ActivationStore
 from src.data.fold import open_fold
 from src.metrics.inference import InferenceMetrics, pre_latent_histograms
 from src.metrics.redundancy import NearestAtoms, nearest_atoms
@@ -21,6 +20,7 @@ from src.ops.sparse_latents import SparseLatents
 from src.report.doubts import describe_doubts, expected_l0
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
+from src.stores.activations.store import ActivationStore
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)

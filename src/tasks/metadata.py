@@ -1,5 +1,6 @@
 """Writes the csv, and where parts come in separate files the split, of a dataset that comes as tensors."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from src.data.fold import open_features
 from src.data.readers.tensor_folder import TensorFolder
 from src.data.splits import write_folds
 from src.files import remove_leftovers, write_atomically
-from src.records import PARTS, FoldSplit
+from src.records import PARTS, FoldSplit, check_split
 from src.runs.rundir import RunDir
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -24,24 +27,30 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The number of images, and those of each part.
 
     Raises:
-        ValueError: when the dataset does not come as tensors.
+        ValueError: when the dataset does not come as tensors, or a case has images in files of two parts.
     """
     if reasons := missing_inputs(cfg):
         raise ValueError(f"Expected dataset.tensors to name files, got none: {reasons[0]}.")
     folder = open_features(cfg.dataset)
     if not isinstance(folder, TensorFolder):
         raise ValueError(f"Expected tensors, got the feature files of {folder.path}.")
-    slides = folder.items()
+    if not folder.has_cases:
+        _LOGGER.warning(
+            "No dataset.tensor_cases: each image counts as a case of its own. Where patients have several "
+            "images, name them, or splits may leak."
+        )
+    split = FoldSplit(0, **{part: tuple(folder.parts.get(part, ())) for part in PARTS})
+    if "all" not in folder.parts:
+        check_split(split, folder.items, "dataset.tensors", needed=())
     remove_leftovers(Path(cfg.dataset.metadata_csv).parent)
-    rows = [(slide.case_id, slide.item_id, slide.label) for slide in slides]
+    rows = [(item.case_id, item.item_id, item.label) for item in folder.items]
     with write_atomically(cfg.dataset.metadata_csv) as temporary:
         pd.DataFrame(rows, columns=["case_id", "item_id", "label"]).to_csv(temporary, index=False)
     rundir.record(*CurrentInputs(cfg).read("tensors"))
     if "all" not in folder.parts:
-        split = FoldSplit(0, **{part: tuple(folder.parts.get(part, ())) for part in PARTS})
         Path(cfg.dataset.splits_dir).mkdir(parents=True, exist_ok=True)
-        write_folds([split], slides, cfg.dataset.splits_dir)
-    return {"n_images": float(len(slides))} | {f"n_{part}": float(len(ids)) for part, ids in folder.parts.items()}
+        write_folds([split], folder.items, cfg.dataset.splits_dir)
+    return {"n_images": float(len(folder.items))} | {f"n_{part}": float(len(ids)) for part, ids in folder.parts.items()}
 
 
 def missing_inputs(cfg: Any) -> list[str]:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import logging
 import multiprocessing
 import os
@@ -9,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import packing, packing_plan, shard_writer, slide_packer, store_builder
-from src.data.activation_store import ActivationStore
+from src.activation_spec import ActivationSpec
+from src.data import packing
 from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFileError, FeatureFolder
 from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_array
+from src.stores.activations import writer
+from src.stores.activations.store import ActivationStore
+from tests.data.readers.opened import read
 
-COORDS_OF_TWO = ("coords_00000.npy", "coords_00001.npy")
+ONE_SHARD = ["index_00000.csv", "shard_00000.npy", "specs.json"]
+TWO_SHARDS = ["index_00000.csv", "index_00001.csv", "shard_00000.npy", "shard_00001.npy", "specs.json"]
 
 
 @pytest.fixture
@@ -36,25 +41,39 @@ def folder(tmp_path, bags):
 
 def save(folder, item_id, rows):
     torch.save(torch.as_tensor(rows), folder.path / "pt_files" / f"{item_id}.pt")
-    return FeatureFolder(folder.path, folder.on_bad_file)
+    return FeatureFolder(folder.path, "skip" if folder.bad_files.are_skipped else "error")
+
+
+def pack(folder, item_ids, cache):
+    """Packs, and compares what is stored with its digests."""
+    store = pack_activations(folder, item_ids, cache)
+    store.check_digests()
+    return store
 
 
 def note_reads(monkeypatch):
-    """Returns the list of slides that are read from now on."""
-    read, plain = [], FeatureFolder.read
+    """Returns the list of items that are opened from now on."""
+    opened, plain = [], FeatureFolder.open
 
     def note(self, item_id):
-        read.append(item_id)
+        opened.append(item_id)
         return plain(self, item_id)
 
-    monkeypatch.setattr(FeatureFolder, "read", note)
-    return read
+    monkeypatch.setattr(FeatureFolder, "open", note)
+    return opened
 
 
 def files_of(store):
     return {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()}
 
 
+@pytest.fixture(params=["inline", "in a thread"])
+def writing(request, monkeypatch):
+    """Items are written by the thread that reads, or as large ones are."""
+    monkeypatch.setattr(writer, "_LARGE_BYTES", 0 if request.param == "in a thread" else 1 << 30)
+
+
+@pytest.mark.usefixtures("writing")
 def test_rows_are_those_of_the_files(folder, bags, tmp_path):
     store = pack_activations(folder, ["002", "000", "001"], tmp_path / "cache")
     assert store.item_ids == ["000", "001", "002"]
@@ -64,7 +83,7 @@ def test_rows_are_those_of_the_files(folder, bags, tmp_path):
     for item_id, rows in bags.items():
         np.testing.assert_array_equal(store.rows(item_id), rows)
         assert store.digest(item_id) == digest_array(rows)
-    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
+    assert sorted(files_of(store)) == ONE_SHARD
     np.testing.assert_array_equal(np.load(store.path / "shard_00000.npy"), np.concatenate(list(bags.values())))
 
 
@@ -82,55 +101,41 @@ def test_all_formats_of_a_slide_pack_alike(bags, tmp_path):
     (tmp_path / "pt" / "pt_files").mkdir(parents=True)
     torch.save(torch.from_numpy(half.astype(np.float64)), tmp_path / "pt" / "pt_files" / "0002.pt")
     for name in ("clam", "gzip", "half", "pt"):
-        store = pack_activations(FeatureFolder(tmp_path / name), ["0002"], tmp_path / "cache", verify="full")
+        store = pack(FeatureFolder(tmp_path / name), ["0002"], tmp_path / "cache")
         assert store.dtype == (np.float16 if name == "half" else np.float32)
         assert store.digest("0002") == digest_array(half)
         np.testing.assert_array_equal(store.rows("0002"), half.astype(np.float32))
 
 
-def test_half_precision_only_where_all_files_are_or_it_is_asked_for(folder, bags, tmp_path, caplog):
+def test_half_precision_stays_beside_single_precision(folder, bags, tmp_path):
     cache = tmp_path / "cache"
-    forced = pack_activations(folder, ["000"], cache, dtype="float16", verify="full")
-    assert forced.dtype == np.float16
-    np.testing.assert_array_equal(forced.rows("000"), bags["000"].astype(np.float16))
-    assert forced.digest("000") == digest_array(bags["000"])
-    plain = pack_activations(folder, ["000"], cache)
-    assert plain.dtype == np.float32
-    np.testing.assert_array_equal(plain.rows("000"), bags["000"])
-
     folder = save(folder, "half", bags["000"].astype(np.float16))
-    half = pack_activations(folder, ["half"], cache)
-    assert half.dtype == np.float16
-    both = pack_activations(folder, ["000", "half"], cache)
+    assert pack(folder, ["half"], cache).dtype == np.float16
+    both = pack(folder, ["000", "002", "half"], cache)
     assert both.dtype == np.float32
-    np.testing.assert_array_equal(both.rows("half"), half.rows("half"))
-
-    folder = save(folder, "large", bags["000"] + 70000)
-    with pytest.raises(ValueError, match=r"fit float16 .*large\.pt, got larger ones in 3 rows. Pack as float32"):
-        pack_activations(folder, ["large"], cache, dtype="float16")
-    with pytest.raises(ValueError, match="Expected dtype to be one of"):
-        pack_activations(folder, ["000"], cache, dtype="bfloat16")
+    np.testing.assert_array_equal(both.rows("half"), bags["000"].astype(np.float16))
+    np.testing.assert_array_equal(both.rows("000"), bags["000"])
+    np.testing.assert_array_equal(both.read(0, 5).dtype, np.float32)
+    assert pack(folder, ["half"], cache).dtype == np.float16
+    types = [np.load(path).dtype for path in sorted(both.path.glob("shard_*.npy"))]
+    assert types == [np.float16, np.float32]
 
 
 def test_reused_and_added_to(folder, bags, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = pack_activations(folder, ["000", "002"], cache)
     before = files_of(first)
-    with monkeypatch.context() as patch:
-        patch.delattr(packing, "pack_into")
-        again = pack_activations(folder, ["002", "000"], cache)
-        assert pack_activations(folder, ["002"], cache).item_ids == ["002"]
-    assert (again.path, again.identity, files_of(again)) == (first.path, first.identity, before)
-    read = []
-    monkeypatch.setattr(
-        FeatureFolder, "read", lambda *args, plain=FeatureFolder.read: read.append(args[1]) or plain(*args)
-    )
+    opened = note_reads(monkeypatch)
+    again = pack_activations(folder, ["002", "000"], cache)
+    assert pack_activations(folder, ["002"], cache).item_ids == ["002"]
+    assert (again.path, files_of(again)) == (first.path, before)
+    assert opened == []
     added = pack_activations(folder, folder.item_ids, cache)
-    assert read == ["001"]
+    assert opened == ["001"]
     assert added.path == first.path
     assert added.row_ranges(["000", "001", "002"]) == [(0, 3), (10, 11), (3, 10)]
-    assert sorted(files_of(added)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
-    assert files_of(added)["shard_00000.npy"] == before["shard_00000.npy"]
+    assert sorted(files_of(added)) == TWO_SHARDS
+    assert {name: files_of(added)[name] for name in before} == before
     np.testing.assert_array_equal(added.gather(added.row_ids(bags)), np.concatenate(list(bags.values())))
     assert pack_activations(folder, ["000", "002"], cache).item_ids == ["000", "002"]
     np.testing.assert_array_equal(first.rows("002"), bags["002"])
@@ -140,29 +145,33 @@ def test_file_that_changed_is_packed_anew_with_a_warning(folder, bags, tmp_path,
     cache = tmp_path / "cache"
     before = pack_activations(folder, folder.item_ids, cache)
     folder = save(folder, "000", bags["002"] + 1)
-    after = pack_activations(folder, folder.item_ids, cache, verify="full")
-    assert "000.pt (slide 000) changed since it was packed" in caplog.text
+    after = pack(folder, folder.item_ids, cache)
+    assert "pt_files/000.pt changed since it was packed" in caplog.text
     assert after.path == before.path
     assert after.item_ids == ["001", "002", "000"]
     np.testing.assert_array_equal(after.rows("000"), bags["002"] + 1)
     np.testing.assert_array_equal(before.rows("000"), bags["000"])
-    assert after.identity != before.identity
 
 
-def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatch):
-    plain = FeatureFolder.read
+@pytest.mark.parametrize("suffix", ["pt", "h5"])
+def test_file_that_changes_while_it_is_packed(folder, bags, tmp_path, monkeypatch, suffix):
+    plain = FeatureFolder.open
 
-    def read_late(self, item_id):
-        if item_id == "001":
+    def open_late(self, item_id):
+        if item_id == "001" and suffix == "pt":
             save(folder, "001", bags["002"])
+        if item_id == "s":
+            (folder.path / "s.h5").write_bytes((folder.path / "s.h5").read_bytes() + b"more")
         return plain(self, item_id)
 
-    monkeypatch.setattr(FeatureFolder, "read", read_late)
-    with pytest.raises(ValueError, match=r"001\.pt \(slide 001\) to stay as it is .* start again"):
-        pack_activations(folder, folder.item_ids, tmp_path / "cache", n_threads=1)
+    folder = write_h5(folder, "s", bags["002"])
+    changed = {"pt": "001", "h5": "s"}[suffix]
+    monkeypatch.setattr(FeatureFolder, "open", open_late)
+    with pytest.raises(ValueError, match=rf"{changed}\.{suffix} \({changed}\) to stay as it is .* start again"):
+        pack_activations(folder, folder.item_ids, tmp_path / "cache")
     monkeypatch.undo()
-    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
-    np.testing.assert_array_equal(store.rows("001"), bags["002"])
+    store = pack(folder, folder.item_ids, tmp_path / "cache")
+    np.testing.assert_array_equal(store.rows("001"), bags["002" if suffix == "pt" else "001"])
     np.testing.assert_array_equal(store.rows("002"), bags["002"])
 
 
@@ -172,17 +181,19 @@ def test_image_that_other_ids_call_by_the_name_of_another(tmp_path, caplog):
     for names in (["a", "b", "c"], ["b", "a", "c"]):
         (tmp_path / "ids.txt").write_text("\n".join(names))
         folder = TensorFolder({"all": tmp_path / "all.npy"}, {"all": tmp_path / "ids.txt"})
-        store = pack_activations(folder, names, tmp_path / "cache", verify="full")
+        store = pack(folder, names, tmp_path / "cache")
         assert store.dtype == np.float16
         for name, image in zip(names, images, strict=True):
             np.testing.assert_array_equal(store.rows(name), image[None].astype(np.float32))
-    assert "(slide a) changed" in caplog.text
-    assert "(slide c) changed" not in caplog.text
+    assert sorted(record.args[0] for record in caplog.records if "changed" in record.msg) == [
+        "all.npy[0]",
+        "all.npy[1]",
+    ]
 
 
 def test_unknown_slide(folder, tmp_path):
     store = pack_activations(folder, ["000", "001"], tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"Expected slides among the 2 .*got \['x'\]"):
+    with pytest.raises(ValueError, match=r"Expected items among the 2 .*got \['x'\]"):
         store.rows("x")
     with pytest.raises(ValueError, match="got"):
         store.row_ids(["000", "002"])
@@ -193,7 +204,7 @@ def test_bad_file_stops_packing_and_leaves_nothing(folder, tmp_path):
     folder = save(folder, "empty", torch.zeros(0, 4))
     with pytest.raises(FeatureFileError, match=r"empty\.pt, got 0"):
         pack_activations(folder, folder.item_ids, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*"))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     with pytest.raises(FileNotFoundError, match="slide 'x'"):
         pack_activations(folder, ["000", "x"], tmp_path / "cache")
 
@@ -207,20 +218,21 @@ def test_empty_slide_of_trident(folder, tmp_path):
     assert pack_activations(folder, ["000", "trident"], tmp_path / "cache").item_ids == ["000"]
 
 
-def test_skipped_slides_are_remembered_by_the_store(folder, bags, tmp_path, caplog, monkeypatch):
-    """A value that is not finite shows only while rows are written, after every header was found good."""
+@pytest.mark.usefixtures("writing")
+def test_skipped_items_are_remembered_by_the_store(folder, bags, tmp_path, caplog, monkeypatch):
+    """A value that is not finite shows only while rows are written; the rows before and after stay good."""
     bad = torch.zeros(5, 4)
     bad[1, 1] = torch.nan
     save(folder, "0005", bad)
     for _ in range(2):
         caplog.clear()
         folder = FeatureFolder(folder.path, on_bad_file="skip")
-        store = pack_activations(folder, [*folder.item_ids, "missing"], tmp_path / "cache", verify="full")
+        store = pack(folder, [*folder.item_ids, "missing"], tmp_path / "cache")
         assert store.item_ids == ["000", "001", "002"]
-        assert set(folder.skipped) == {"0005", "missing"}
-        assert "Skipped slide 0005" in caplog.text
+        assert set(folder.bad_files.skipped) == {"0005", "missing"}
+        assert "Skipped 0005" in caplog.text
         np.testing.assert_array_equal(store.gather(store.row_ids(bags)), np.concatenate(list(bags.values())))
-        monkeypatch.delattr(packing, "pack_into", raising=False)  # the second time nothing is read
+        monkeypatch.delattr(packing, "StoreWriter", raising=False)  # the second time nothing is packed
     monkeypatch.undo()
     with pytest.raises(FeatureFileError, match=r"0005\.pt, got nan or inf in 1 of its rows"):
         pack_activations(FeatureFolder(folder.path), ["000", "0005"], tmp_path / "cache")
@@ -231,51 +243,63 @@ def test_skipped_slides_are_remembered_by_the_store(folder, bags, tmp_path, capl
 def test_nothing_usable(folder, tmp_path):
     for path in (folder.path / "pt_files").iterdir():
         torch.save(torch.zeros(0, 4), path)
-    with pytest.raises(ValueError, match="at least one usable slide"):
+    with pytest.raises(ValueError, match="at least one usable item"):
         pack_activations(FeatureFolder(folder.path, "skip"), ["000"], tmp_path / "cache")
 
 
 def test_slides_that_all_turn_out_bad(folder, tmp_path):
     save(folder, "000", torch.full((2, 4), torch.inf))
     folder = FeatureFolder(folder.path, "skip")
-    with pytest.raises(ValueError, match="at least one usable slide"):
+    with pytest.raises(ValueError, match="at least one usable item"):
         pack_activations(folder, ["000"], tmp_path / "cache")
     assert pack_activations(folder, ["001", "000"], tmp_path / "cache").item_ids == ["001"]
 
 
-@pytest.mark.parametrize("n_writes", [0, 1, 2, 4])
+@pytest.mark.usefixtures("writing")
+@pytest.mark.parametrize("n_writes", range(6))
 def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
-    """Writing fails at the headers, at a slide's rows, and at the last slide's."""
-    plain, written = os.pwrite, []
+    """Writing fails at the rows or at the header of one of three shards, each of one item here."""
+    plain, written = open, itertools.count()
 
-    def write_until_full(*args):
-        if len(written) == n_writes:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(args)
-        return plain(*args)
+    def open_until_full(path, mode="r", *args, **options):
+        file = plain(path, mode, *args, **options)
+        if mode == "wb":
+            write = file.write
 
-    monkeypatch.setattr(slide_packer, "_BATCH_BYTES", 1)
-    monkeypatch.setattr(os, "pwrite", write_until_full)
-    with pytest.raises(OSError, match=r"pack 3 slides into .*No space left.*need 0 MB.* start again") as caught:
-        pack_activations(folder, folder.item_ids, tmp_path / "cache", n_threads=1)
+            class Full:
+                def __getattr__(self, name):
+                    return getattr(file, name)
+
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *_):
+                    file.close()
+
+                def write(self, values):
+                    if next(written) >= n_writes:
+                        raise OSError(errno.ENOSPC, "No space left on device")
+                    return write(values)
+
+            return Full()
+        return file
+
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)
+    monkeypatch.setattr(writer, "open", open_until_full, raising=False)
+    with pytest.raises(
+        OSError, match=r"Could not pack \d items into .*No space left.*need 0 MB.* start again"
+    ) as caught:
+        pack_activations(folder, folder.item_ids, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     (path,) = (tmp_path / "cache").iterdir()
-    with pytest.raises(FileNotFoundError, match="not finished"):
-        ActivationStore(path)
-    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
-    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
+    assert not list(path.glob("*.partial*")) + list(path.glob(".*partial*"))
+    n_whole = n_writes // 2  # rows, header
+    assert len(list(path.glob("shard_*.npy"))) == len(list(path.glob("index_*.csv"))) == n_whole
+    opened = note_reads(monkeypatch)
+    store = pack(folder, folder.item_ids, tmp_path / "cache")
+    assert opened == ["000", "001", "002"][n_whole:]
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
-
-
-def test_disk_that_cannot_hold_the_shard_is_known_before_anything_is_read(folder, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shard_writer, "_reserve", refuse)
-    monkeypatch.delattr(store_builder, "pack_slides")
-    with pytest.raises(OSError, match="No space left"):
-        pack_activations(folder, folder.item_ids, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -289,14 +313,14 @@ def test_cache_that_cannot_be_written(folder, tmp_path, monkeypatch, number):
     with pytest.raises(OSError, match=r"Expected to write packed activations to .* Give a paths\.cache") as caught:
         pack_activations(folder, ["000", "001"], tmp_path / "cache")
     assert caught.value.errno == number
-    assert pack_activations(folder, ["000"], tmp_path / "cache").identity == store.identity
+    assert pack_activations(folder, ["000"], tmp_path / "cache").path == store.path
 
 
 def test_features_that_may_not_be_read_are_not_blamed_on_the_cache(folder, tmp_path, monkeypatch):
     def refuse(self, item_id):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self.file(item_id)))
+        raise PermissionError(errno.EACCES, "Permission denied", str(self.path / f"{item_id}.pt"))
 
-    monkeypatch.setattr(FeatureFolder, "read", refuse)
+    monkeypatch.setattr(FeatureFolder, "open", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: .*000\.pt"):
         pack_activations(folder, ["000"], tmp_path / "cache")
 
@@ -319,7 +343,7 @@ def test_equal_slides_are_kept_with_a_warning(folder, bags, tmp_path, caplog):
     folder = save(folder, "twin", bags["002"])
     store = pack_activations(folder, ["002", "twin"], tmp_path / "cache")
     assert store.item_ids == ["002", "twin"]
-    assert "002, twin are equal (7 patches)" in caplog.text
+    assert "002, twin are equal (7 rows)" in caplog.text
 
 
 def test_damaged_store_is_an_error_and_is_not_written_to(folder, tmp_path):
@@ -333,65 +357,85 @@ def test_damaged_store_is_an_error_and_is_not_written_to(folder, tmp_path):
     assert pack_activations(folder, folder.item_ids, tmp_path / "cache").n_rows == 11
 
 
-def stop_before(monkeypatch, module, name):
+@pytest.mark.parametrize("stopped_at", ["rows", "coords", "table"])
+def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, stopped_at):
+    """A shard an item; the process stops in the second, whose table alone makes it one."""
+    cache, plain = tmp_path / "cache", writer.write_index
+
     def stop(*args):
+        if args[1:2] == (0,):
+            return plain(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, name, stop)
-
-
-@pytest.mark.parametrize("journalled", ["all", "one", "one and a half", "one that is not on the disk"])
-def test_goes_on_where_it_was_stopped(folder, bags, tmp_path, monkeypatch, caplog, journalled):
-    caplog.set_level(logging.INFO)
-    cache = tmp_path / "cache"
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)
     with monkeypatch.context() as patch:
-        stop_before(patch, store_builder, "write_index")
+        if stopped_at == "rows":
+            number = itertools.count()
+            add = writer._Shard.add
+            patch.setattr(writer._Shard, "add", lambda *args: stop() if next(number) else add(*args))
+        patch.setattr(writer, "write_index", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_activations(folder, folder.item_ids, cache)
     (path,) = cache.iterdir()
-    journal = path / packing_plan.JOURNAL_FILE
-    lines = journal.read_text().splitlines()
-    kept = {"all": 4, "one": 2, "one and a half": 2, "one that is not on the disk": 2}[journalled]
-    journal.write_text("\n".join(lines[:kept]) + ("\n" + lines[2][:20] if "half" in journalled else ""))
-    if "disk" in journalled:
-        with open(path / "shard_00000.npy", "r+b") as file:
-            file.seek(-11 * 16, os.SEEK_END)
-            file.write(bytes(3 * 16))
-    (path / ".index.left.partial.csv").write_text("half")
-    read = []
-    monkeypatch.setattr(
-        FeatureFolder, "read", lambda *args, plain=FeatureFolder.read: read.append(args[1]) or plain(*args)
-    )
-    store = pack_activations(folder, folder.item_ids, cache, verify="full")
-    expected = {"all": [], "one that is not on the disk": ["000", "001", "002"]}.get(journalled, ["001", "002"])
-    assert sorted(read) == expected
-    assert ("did not reach the disk" in caplog.text) == ("disk" in journalled)
-    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
+    (path / ".index_00001.left.partial.csv").write_text("half")
+    assert ActivationStore(path).item_ids == ["000"]
+    opened = note_reads(monkeypatch)
+    store = pack(folder, folder.item_ids, cache)
+    assert opened == ["001", "002"]
+    assert not list(path.glob(".*"))
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
 
-def test_an_unfinished_packing_is_taken_up_by_one_of_other_slides(folder, bags, tmp_path, monkeypatch):
+def test_an_unfinished_packing_is_taken_up_by_one_of_other_items(folder, bags, tmp_path, monkeypatch):
+    cache, plain = tmp_path / "cache", FeatureFolder.open
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)
+
+    def stop(self, item_id):
+        if item_id == "002":
+            raise KeyboardInterrupt
+        return plain(self, item_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureFolder, "open", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pack_activations(folder, ["000", "001", "002"], cache)
+    folder = save(folder, "000", bags["002"] + 1)
+    store = pack(folder, ["000", "002"], cache)
+    assert store.item_ids == ["000", "002"]
+    np.testing.assert_array_equal(store.rows("000"), bags["002"] + 1)
+    assert sorted(ActivationStore(store.path).item_ids) == ["000", "002"]
+
+
+def write_h5(folder, item_id, rows, **attributes):
+    with h5py.File(folder.path / f"{item_id}.h5", "w") as file:
+        file["features"] = rows
+        file.attrs.update(attributes)
+    return FeatureFolder(folder.path)
+
+
+def test_spec_of_the_store_is_that_of_its_items(folder, bags, tmp_path):
+    first, second = ActivationSpec(model="vit", layer="3"), ActivationSpec(model="vit", patch_size="256")
+    write_h5(folder, "a", bags["000"], spec=first.to_json())
+    folder = write_h5(folder, "b", bags["001"], spec=second.to_json())
+    store = pack_activations(folder, ["000", "a", "b"], tmp_path / "cache")
+    assert store.spec == ActivationSpec(model="vit", layer="3", patch_size="256")
+    assert ActivationStore(store.path, ["000"]).spec == ActivationSpec()
+
+
+def test_items_of_different_specs_are_refused_by_the_names_of_both_files(folder, bags, tmp_path):
     cache = tmp_path / "cache"
-    with monkeypatch.context() as patch:
-        stop_before(patch, store_builder, "write_index")
-        with pytest.raises(KeyboardInterrupt):
-            pack_activations(folder, ["000", "002"], cache)
-    folder = save(folder, "002", bags["000"])
-    store = pack_activations(folder, ["001", "002"], cache, verify="full")
-    assert store.item_ids == ["001", "002"]
-    np.testing.assert_array_equal(store.rows("002"), bags["000"])
-    np.testing.assert_array_equal(ActivationStore(store.path, "full").rows("000"), bags["000"])
-
-
-def test_stopped_after_the_index_was_written(folder, bags, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_before(patch, store_builder, "remove_plan")
-        with pytest.raises(KeyboardInterrupt):
-            pack_activations(folder, ["000", "002"], tmp_path / "cache")
-    assert pack_activations(folder, ["000", "002"], tmp_path / "cache").item_ids == ["000", "002"]
-    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
-    assert store.row_ranges(["000", "002", "001"]) == [(0, 3), (3, 10), (10, 11)]
-    assert sorted(files_of(store)) == [*COORDS_OF_TWO, "index.csv", "shard_00000.npy", "shard_00001.npy"]
+    write_h5(folder, "a", bags["000"], spec=ActivationSpec(model="vit", layer="3").to_json())
+    folder = write_h5(folder, "b", bags["001"], spec=ActivationSpec(model="vit", layer="4").to_json())
+    with pytest.raises(
+        ValueError, match=r"(?s)differ in layer:.*a\.h5: .*layer 3.*b\.h5: .*layer 4.*different folders"
+    ):
+        pack_activations(folder, ["000", "a", "b"], cache)
+    pack_activations(folder, ["a"], cache)
+    pack_activations(folder, ["b"], cache)
+    with pytest.raises(ValueError, match=r"(?s)a\.h5: .*b\.h5: "):
+        pack_activations(folder, ["a", "b"], cache)
+    folder = write_h5(folder, "a", bags["000"], spec=ActivationSpec(model="vit", layer="4").to_json())
+    assert pack_activations(folder, ["a", "b"], cache).spec.layer == "4"
 
 
 def pack_in_a_process(path, cache, barrier, queue):
@@ -414,8 +458,8 @@ def test_two_processes_build_one_store(folder, bags, tmp_path):
         assert process.exitcode == 0
     assert len(paths) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [os.path.basename(paths.pop())]
-    store = pack_activations(folder, folder.item_ids, tmp_path / "cache", verify="full")
-    assert sorted(files_of(store)) == ["coords_00000.npy", "index.csv", "shard_00000.npy"]
+    store = pack(folder, folder.item_ids, tmp_path / "cache")
+    assert sorted(files_of(store)) == ONE_SHARD
     np.testing.assert_array_equal(store.gather(np.arange(11)), np.concatenate(list(bags.values())))
 
 
@@ -427,7 +471,7 @@ def test_what_another_process_packed_meanwhile_is_used(folder, tmp_path, monkeyp
     def wait_for_another(*args):
         monkeypatch.setattr(packing, "wait_for_lock", plain)
         pack_activations(folder, folder.item_ids, cache)
-        monkeypatch.delattr(store_builder, "pack_slides")
+        monkeypatch.delattr(packing, "StoreWriter")
         return plain(*args)
 
     monkeypatch.setattr(packing, "wait_for_lock", wait_for_another)
@@ -441,7 +485,7 @@ def test_what_another_process_packed_meanwhile_is_used(folder, tmp_path, monkeyp
 def test_real_folders(data_dir, tmp_path):
     for path in sorted((data_dir / "mil").glob("*/h5_files")):
         folder = FeatureFolder(path.parent)
-        store = pack_activations(folder, folder.item_ids, tmp_path, verify="full")
+        store = pack(folder, folder.item_ids, tmp_path)
         for item_id in folder.item_ids:
-            np.testing.assert_array_equal(store.rows(item_id), folder.read(item_id).features)
-            assert store.digest(item_id) == digest_array(folder.read(item_id).features)
+            np.testing.assert_array_equal(store.rows(item_id), read(folder, item_id))
+            assert store.digest(item_id) == digest_array(read(folder, item_id))

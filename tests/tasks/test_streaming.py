@@ -12,6 +12,7 @@ from src.records import FoldSplit, read_items, read_split
 from src.runs.execution import execute
 from src.tasks import train_sae
 from src.tasks.streaming import open_stream
+from tests.data.readers.opened import look, read
 
 pytest.importorskip("openslide")
 
@@ -55,7 +56,7 @@ def test_activations_are_those_that_embed_writes_bit_for_bit_where_batches_are_e
     features = FeatureFolder(cfg.dataset.features_dir)
     for parts in ("train", "val"):
         rows = fold.rows(parts)
-        expected = [features.read(item_id).features for item_id in split.item_ids(parts)]
+        expected = [read(features, item_id) for item_id in split.item_ids(parts)]
         assert min(len(one) for one in expected) > 10
         assert rows.slide_starts.tolist() == [0, *np.cumsum([len(one) for one in expected])[:-1]]
         np.testing.assert_array_equal(rows.read(0, rows.n_rows), np.concatenate(expected))
@@ -109,7 +110,7 @@ def test_leakage_rule_knows_slides_and_cases_but_no_digest(embedded):
     cases = {slide.item_id: slide.case_id for slide in read_items(cfg.dataset.metadata_csv)}
     features = FeatureFolder(cfg.dataset.features_dir)
     assert [(slide.item_id, slide.case_id, slide.digest, slide.n_patches) for slide in fold.fitted("train")] == [
-        (item_id, cases[item_id], "", features.shape(item_id)[0]) for item_id in fold.split.train
+        (item_id, cases[item_id], "", look(features, item_id).n_rows) for item_id in fold.split.train
     ]
 
 

@@ -8,10 +8,11 @@ import torch
 
 from src import config
 from src.data.readers.features import FeatureFolder
-from src.data.slide_writer import write_slide
 from src.data.slides.slide_images import open_slide_images
+from src.data.slides.slide_writer import write_slide
 from src.runs.rundir import RunDir
 from src.tasks import embed, tile
+from tests.data.readers.opened import look, read
 
 config.register_resolvers()
 SETTINGS = (
@@ -58,15 +59,15 @@ def test_patches_and_their_activations_are_in_clams_layout_and_order(embedded):
         assert coords.dtype == np.int64
         assert attributes["name"] == slide_id
         assert (attributes["patch_size"], attributes["patch_level"], attributes["patch_size_level0"]) == (64, 0, 64)
-        bag = FeatureFolder(cfg.dataset.features_dir).read(slide_id)
+        bag, features = (find(FeatureFolder(cfg.dataset.features_dir), slide_id) for find in (look, read))
         assert bag.patch_size_level0 == 64
         np.testing.assert_array_equal(bag.coords, coords)
         with open_slide_images(root / "slides" / f"{slide_id}.tif") as images:
             patches = np.stack([images.patch(x, y, 64, 64) for x, y in coords])
         expected = backbone.embed(torch.from_numpy(patches).permute(0, 3, 1, 2))
-        np.testing.assert_allclose(bag.features, expected.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
         tensor = torch.load(f"{cfg.dataset.features_dir}/pt_files/{slide_id}.pt", weights_only=True)
-        np.testing.assert_array_equal(tensor.numpy(), bag.features)
+        np.testing.assert_array_equal(tensor.numpy(), features)
 
 
 def test_pages_say_what_was_done(embedded):
@@ -144,8 +145,8 @@ def test_overwrite_cuts_and_embeds_again(embedded, tmp_path):
         run(embed, tmp_path, "tile.step=32", "backbone.layer=1", *places)
     results, _, cfg = run(embed, tmp_path, *overlapping, "backbone.layer=1")
     assert results == {"n_slides": 2, "n_patches": n_patches, "d_in": 64}
-    bags = [FeatureFolder(cfg.dataset.features_dir).read(slide_id) for slide_id in ("case_1_1", "case_2_1")]
-    assert sum(len(bag.features) for bag in bags) == n_patches
+    bags = [look(FeatureFolder(cfg.dataset.features_dir), slide_id) for slide_id in ("case_1_1", "case_2_1")]
+    assert sum(bag.n_rows for bag in bags) == n_patches
 
 
 def test_slide_without_tissue_is_an_error_that_names_it_or_is_listed(tmp_path, caplog):

@@ -14,8 +14,7 @@ from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span, block_batches
 from src.data.feeding.residency import choose_residency, free_gpu, free_ram
 from src.data.feeding.resident_rows import DeviceFeed, InOrderFeed, RamFeed
-from src.data.feeding.row_source import ImageRows, RowSource
-from src.data.feeding.rows import StoreRows
+from src.data.feeding.rows import ImageRows, RowSource, StoreRows
 from src.data.feeding.slide_entropy import slide_entropy
 from src.data.feeding.training_length import TrainingLength
 from src.data.feeding.windows import WINDOW_BYTES, WindowFeed, windowed_order

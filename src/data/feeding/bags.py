@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.activation_store import ActivationStore
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
+from src.stores.activations.store import ActivationStore
 from src.stores.latents.source import LatentSource
 
 BagReader = Callable[[str], Tensor]

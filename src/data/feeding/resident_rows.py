@@ -6,9 +6,9 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from src.data.feeding.buffers import BufferPool, copy_rows, take_rows
 from src.data.feeding.epoch_order import Positions, Span
-from src.data.feeding.row_source import RowSource
-from src.data.feeding.rows import BufferPool, copy_rows, take_rows
+from src.data.feeding.rows import RowSource
 from src.data.feeding.windows import BLOCKS_AHEAD
 from src.prefetch import prefetch
 

@@ -1,17 +1,47 @@
-"""The rows of some slides of a packed store, and the memory that gathered rows go to."""
+"""What rows can be read from: those of some items of a packed store, and rows grouped by image."""
 
-import sys
-import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
-import torch
 
-from src.data.activation_store import ActivationStore
 from src.files import digest_text
+from src.stores.activations.store import ActivationStore
 
 DEFAULT_RAM_BYTES = 2 << 30
-_HALF_ROWS = 512
+
+
+class RowSource(Protocol):
+    """Rows of activations, numbered from 0 slide by slide, that may lie on disk or be computed when read."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        ...
+
+    @property
+    def d_in(self) -> int:
+        """The width of a row."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What `read` gives: float16 or float32."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A text that is equal where row numbers mean the same rows."""
+        ...
+
+    @property
+    def slide_starts(self) -> np.ndarray:
+        """The first row of each slide, ascending: [n_slides] int64."""
+        ...
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows [stop - start, d_in], perhaps a read-only view."""
+        ...
 
 
 class StoreRows:
@@ -32,7 +62,8 @@ class StoreRows:
         self.n_rows = int(lengths.sum())
         self.d_in, self.dtype = store.d_in, store.dtype
         self.slide_starts = np.cumsum(lengths) - lengths
-        self.identity = digest_text("\n".join([store.identity, *item_ids]))
+        # Of the values, wherever the store has them: one that was packed again in another order has the same rows.
+        self.identity = digest_text("\n".join(f"{item_id} {store.digest(item_id)}" for item_id in item_ids))
         # Slides that follow each other in the store are read in one go.
         follows = np.append(False, ranges[1:, 0] == ranges[:-1, 1])[: len(ranges)]
         self._starts = self.slide_starts[~follows]
@@ -55,50 +86,34 @@ class StoreRows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def take_rows(rows: np.ndarray, row_ids: np.ndarray, out: np.ndarray) -> None:
-    """Copies rows [n_rows, d_in], float16 or float32, by number to `out` [n, d_in] float32."""
-    # mode="clip" writes to `out` directly, "raise" through a copy. One thread of numpy gathers 2 KiB rows as fast as
-    # two of torch on idle cores, and eight times as fast when the cores are busy with something else.
-    if rows.dtype == np.float32:
-        np.take(rows, row_ids, axis=0, out=out, mode="clip")
-        return
-    half = np.empty((min(_HALF_ROWS, len(row_ids)), rows.shape[1]), dtype=rows.dtype)
-    for start in range(0, len(row_ids), _HALF_ROWS):
-        piece = row_ids[start : start + _HALF_ROWS]
-        np.take(rows, piece, axis=0, out=half[: len(piece)], mode="clip")
-        copy_rows(half[: len(piece)], out[start : start + len(piece)])
+class ImageRows:
+    """The images of a source, each read as one row: its `n_tokens` consecutive rows side by side.
 
+    Args:
+        source: rows, those of an image together.
+        n_tokens: rows an image.
 
-def copy_rows(rows: np.ndarray, out: np.ndarray) -> None:
-    """Copies rows to `out` of the same shape, of the same type or from float16 to float32."""
-    if rows.dtype == out.dtype:
-        np.copyto(out, rows)
-    else:
-        # Torch converts float16 nine times as fast as numpy.
-        torch.from_numpy(out).copy_(torch.from_numpy(rows if rows.flags.writeable else rows.copy()))
-
-
-class BufferPool:
-    """Hands out arrays whose memory is used again once nobody holds them.
-
-    Fresh memory costs a page fault every 4 KiB, which takes longer than gathering the rows that go there. A tensor made
-    of an array keeps the array alive, also through its views, so an array that only the pool refers to is free.
+    Raises:
+        ValueError: when the rows of a slide are no multiple of n_tokens.
     """
 
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
-        self._lock = threading.Lock()
+    def __init__(self, source: RowSource, n_tokens: int) -> None:
+        if n_tokens < 1:
+            raise ValueError(f"Expected train.n_tokens of at least 1 row an image, got {n_tokens}.")
+        lengths = np.diff(source.slide_starts, append=source.n_rows)
+        if (lengths % n_tokens).any():
+            bad = int(lengths[np.argmax(lengths % n_tokens > 0)])
+            raise ValueError(
+                f"Expected a multiple of train.n_tokens={n_tokens} rows a slide, got {bad} in one: set train.n_tokens "
+                "to the tokens of an image, or train.batch_unit=rows."
+            )
+        self._source, self._n_tokens = source, n_tokens
+        self.n_rows = source.n_rows // n_tokens
+        self.d_in = source.d_in * n_tokens
+        self.dtype = source.dtype
+        self.identity = f"{source.identity}/{n_tokens}"
+        self.slide_starts = source.slide_starts // n_tokens
 
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns an uninitialised float32 array that nobody else holds."""
-        with self._lock:
-            self._arrays = [array for array in self._arrays if len(array) >= shape[0] and array.shape[1:] == shape[1:]]
-            for i in range(len(self._arrays)):
-                if sys.getrefcount(self._arrays[i]) == _REFERENCES_WHEN_FREE:
-                    return self._arrays[i][: shape[0]]
-            self._arrays.append(np.empty(shape, dtype=np.float32))
-            return self._arrays[-1][:]
-
-
-_PROBE = [object()]
-_REFERENCES_WHEN_FREE = sys.getrefcount(_PROBE[0])
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns images [stop - start, n_tokens * d_in]."""
+        return self._source.read(start * self._n_tokens, stop * self._n_tokens).reshape(-1, self.d_in)

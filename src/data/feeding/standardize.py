@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.data.activation_store import ActivationStore
+from src.stores.activations.store import ActivationStore
 
 _CHUNK_ROWS = 16384
 # A scale is at least this share of the typical one; see `fit_standardizer`.

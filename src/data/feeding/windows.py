@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import torch
 
+from src.data.feeding.buffers import BufferPool, take_rows
 from src.data.feeding.epoch_order import EpochOrder, OneWindow, Positions, Span, Window, WindowedPermutation
-from src.data.feeding.row_source import RowSource
-from src.data.feeding.rows import BufferPool, take_rows
+from src.data.feeding.rows import RowSource
 from src.prefetch import prefetch
 
 # A chunk is long enough to be read at nearly the full speed of a disk, and a window holds some 500 of them: a batch

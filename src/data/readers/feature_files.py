@@ -1,158 +1,80 @@
-"""One feature file of any system, recognised by its content, as a bag of float32 patch vectors."""
+"""One feature file of any system, recognised by its content."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
-from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5
-from src.data.readers.pt_files import map_tensor
+from src.activation_spec import ActivationSpec
+from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, open_h5_file, reading_h5
+from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
 from src.data.slides.patch_size import patch_size_level0
+from src.stores.activations.writer import ItemRows
 
 FEATURE_KEYS = ("features", "feats")
 """CLAM and TRIDENT write `features`, STAMP writes `feats`."""
 _MOST_PIXELS = np.iinfo(np.int32).max
 _HALF_EXPONENT = np.uint16(0x7C00)
+# A piece is checked, digested and written while it lies in the processor's cache.
+_PIECE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Bag:
-    """The patches of one slide.
+@contextmanager
+def open_feature_file(path: Path, item_id: str) -> Iterator[ItemRows]:
+    """Opens the h5 or pt feature file of a slide: reads the header and the coords, and keeps it open for the rows.
 
-    `features` is [n_patches, d_in] float32, `coords` [n_patches, 2] the level-0 pixel (x, y) of each patch's top-left
-    corner, or None with the reason in `coords_missing`; `patch_size_level0` is the patch's edge in level-0 pixels, None
-    when no file states it.
+    Known are CLAM h5 (`features`, `coords`; no attributes) and pt (a tensor), TRIDENT h5 (`features`, perhaps fp16;
+    `patch_size_level0` among the attributes of `coords`; shape (0,) when empty), and STAMP h5 (`feats` fp16; `coords`
+    in micrometres, which are no level-0 pixels without the slide's resolution and are therefore left out). The h5
+    attribute `spec` states what the features are of, `encoder` (TRIDENT) and `extractor` (STAMP) the model alone.
+
+    Raises:
+        FeatureFileError: when the file is damaged, holds no features or no patches, or its coords do not match.
     """
+    if path.suffix == ".pt":
+        tensor = map_tensor(path, REMEDY)
+        shape = _check_shape(tuple(tensor.shape), path)
+        missing = f"{path.name} is a pt file, which holds none"
+        pieces = partial(_pieces, lambda start, stop: to_numpy(tensor[start:stop]), shape, 1, path)
+        yield ItemRows(item_id, path, *shape, numpy_dtype(tensor), pieces, coords_missing=missing)
+        return
+    with ExitStack() as opened, reading_h5(path):
+        file = opened.enter_context(open_h5_file(path))
+        dataset = _find_features(file, path)
+        n_patches, d_in = _check_shape(dataset.shape, path)
+        coords, missing = _read_coords(file, n_patches, path)
+        attributes = {**dataset.attrs, **file.attrs, **(file["coords"].attrs if "coords" in file else {})}
+        item = ItemRows(
+            item_id,
+            path,
+            n_patches,
+            d_in,
+            np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32),
+            partial(_h5_pieces, dataset, path),
+            coords,
+            missing,
+            patch_size_level0(attributes),
+            _read_spec(attributes, path),
+        )
+        opened = opened.pop_all()
+    with opened:  # what fails from here on is not the file's fault
+        yield item
 
-    item_id: str
-    features: np.ndarray
-    coords: np.ndarray | None
-    patch_size_level0: int | None
-    coords_missing: str | None = None
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the patches of a slide lie, as `Bag` has it; coords are [n_patches, 2] int32."""
-
-    coords: np.ndarray | None
-    patch_size_level0: int | None
-    coords_missing: str | None = None
-
-
-def read_shape(path: Path) -> tuple[int, int]:
-    """Returns (n_patches, d_in) of a feature file from its header alone.
+def read_width(path: Path) -> int:
+    """Returns the width of the features of a file, from its header alone.
 
     Raises:
         FeatureFileError: when the file is damaged, holds no features, or no patches.
     """
     if path.suffix == ".pt":
-        return check_shape(tuple(map_tensor(path, REMEDY).shape), path)
+        return _check_shape(tuple(map_tensor(path, REMEDY).shape), path)[1]
     with open_h5(path) as file:
-        return check_shape(find_features(file, path).shape, path)
-
-
-def read_bag(path: Path, item_id: str) -> Bag:
-    """Reads the h5 or pt feature file of a slide.
-
-    Known are CLAM h5 (`features`, `coords`; no attributes) and pt (a tensor), TRIDENT h5 (`features`, perhaps fp16;
-    `patch_size_level0` among the attributes of `coords`; shape (0,) when empty), and STAMP h5 (`feats` fp16; `coords`
-    in micrometres, which are no level-0 pixels without the slide's resolution and are therefore left out).
-
-    Raises:
-        FeatureFileError: as `read_shape`; also when coords do not match, or a value is not finite.
-    """
-    if path.suffix == ".pt":
-        tensor = map_tensor(path, REMEDY)
-        check_shape(tuple(tensor.shape), path)
-        features = tensor.to(torch.float32).numpy()
-        place = placement_of_pt(path)
-        return Bag(item_id, _check_finite(features, path), None, None, place.coords_missing)
-    with open_h5(path) as file:
-        dataset = find_features(file, path)
-        check_shape(dataset.shape, path)
-        features = dataset[()].astype(np.float32, copy=False)
-        place = read_placement(file, len(features), path)
-    return Bag(item_id, _check_finite(features, path), place.coords, place.patch_size_level0, place.coords_missing)
-
-
-def read_dtype(path: Path) -> np.dtype:
-    """Returns float16 where a pt file holds that, else float32; reads the header only.
-
-    Raises:
-        FeatureFileError: when the file is damaged.
-    """
-    is_half = path.suffix == ".pt" and map_tensor(path, REMEDY).dtype == torch.float16
-    return np.dtype(np.float16 if is_half else np.float32)
-
-
-def find_features(file: h5py.File, path: Path) -> h5py.Dataset:
-    """Returns the dataset of features.
-
-    Raises:
-        FeatureFileError: when there is none, or not all of it lies in the file, see `find_dataset`.
-    """
-    for key in FEATURE_KEYS:
-        if (dataset := find_dataset(file, key, path)) is not None:
-            return dataset
-    raise FeatureFileError(f"Expected a dataset {' or '.join(FEATURE_KEYS)} in {path}, got {sorted(file)}. {REMEDY}")
-
-
-def read_placement(file: h5py.File, n_patches: int, path: Path) -> Placement:
-    """Reads the coords of an h5 file, and the patch size from its attributes and theirs.
-
-    Raises:
-        FeatureFileError: when coords do not match the number of patches, are beyond 2^31 pixels, or do not lie in the
-            file, see `find_dataset`.
-    """
-    dataset = find_dataset(file, "coords", path)
-    if dataset is None:
-        return Placement(None, patch_size_level0(file.attrs), f"{path.name} has no dataset coords")
-    _check_coords(dataset, n_patches, path)
-    size = patch_size_level0({**file.attrs, **dataset.attrs})
-    if "feats" in file or file.attrs.get("unit") == "um":
-        return Placement(None, size, f"coords of {path.name} are in micrometres, not level-0 pixels")
-    coords = dataset[()]
-    if not np.issubdtype(coords.dtype, np.integer) and not np.array_equal(coords, np.rint(coords)):
-        return Placement(None, size, f"coords of {path.name} are no whole numbers, so no level-0 pixels")
-    if np.abs(coords).max() > _MOST_PIXELS:
-        raise FeatureFileError(
-            f"Expected coords of at most {_MOST_PIXELS} pixels in {path}, got {np.abs(coords).max()}. {REMEDY}"
-        )
-    return Placement(coords.astype(np.int32), size)
-
-
-def placement_of_pt(path: Path) -> Placement:
-    """Returns that of a pt file, which is none."""
-    return Placement(None, None, f"{path.name} is a pt file, which holds none")
-
-
-def _check_coords(dataset: h5py.Dataset, n_patches: int, path: Path) -> None:
-    if dataset.shape != (n_patches, 2):
-        raise FeatureFileError(
-            f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
-        )
-
-
-def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
-    """Returns (n_patches, d_in).
-
-    Raises:
-        FeatureFileError: when the shape is another one, or there are no patches.
-    """
-    if not shape or shape[0] == 0:
-        raise FeatureFileError(f"Expected at least one patch in {path}, got 0 (shape {shape}). {REMEDY}")
-    if len(shape) != 2:
-        raise FeatureFileError(f"Expected features of shape [n_patches, d_in] in {path}, got {shape}. {REMEDY}")
-    return shape[0], shape[1]
-
-
-def _check_finite(features: np.ndarray, path: Path) -> np.ndarray:
-    if n_rows := count_rows_not_finite(features):
-        raise not_finite(path, n_rows)
-    return features
+        return _check_shape(_find_features(file, path).shape, path)[1]
 
 
 def count_rows_not_finite(features: np.ndarray) -> int:
@@ -165,6 +87,78 @@ def count_rows_not_finite(features: np.ndarray) -> int:
     return 0 if finite.all() else int((~finite.all(axis=1)).sum())
 
 
-def not_finite(path: Path, n_rows: int) -> FeatureFileError:
-    """Returns the error of a file with nan or inf in `n_rows` rows."""
-    return FeatureFileError(f"Expected finite features in {path}, got nan or inf in {n_rows} of its rows. {REMEDY}")
+def _h5_pieces(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
+    def read(start: int, stop: int) -> np.ndarray:
+        with reading_h5(path):
+            return dataset[start:stop]
+
+    # Whole chunks: half of a compressed one costs as much as all of it.
+    return _pieces(read, dataset.shape, dataset.chunks[0] if dataset.chunks else 1, path)
+
+
+def _pieces(
+    read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], chunk_rows: int, path: Path
+) -> Iterator[np.ndarray]:
+    """Yields rows in pieces of whole chunks, float16 or float32; refuses the file after the last when any is bad."""
+    n_bad = 0
+    step = -(-_PIECE_BYTES // (shape[1] * 4) // chunk_rows) * chunk_rows
+    for start in range(0, shape[0], step):
+        piece = read(start, min(start + step, shape[0]))
+        piece = piece if piece.dtype == np.float16 else piece.astype(np.float32, copy=False)
+        n_bad += count_rows_not_finite(piece)
+        yield piece
+    if n_bad:
+        raise FeatureFileError(f"Expected finite features in {path}, got nan or inf in {n_bad} of its rows. {REMEDY}")
+
+
+def _find_features(file: h5py.File, path: Path) -> h5py.Dataset:
+    for key in FEATURE_KEYS:
+        if (dataset := find_dataset(file, key, path)) is not None:
+            return dataset
+    raise FeatureFileError(f"Expected a dataset {' or '.join(FEATURE_KEYS)} in {path}, got {sorted(file)}. {REMEDY}")
+
+
+def _read_coords(file: h5py.File, n_patches: int, path: Path) -> tuple[np.ndarray | None, str]:
+    """Returns the coords, or why there are none."""
+    dataset = find_dataset(file, "coords", path)
+    if dataset is None:
+        return None, f"{path.name} has no dataset coords"
+    if dataset.shape != (n_patches, 2):
+        raise FeatureFileError(
+            f"Expected coords of shape ({n_patches}, 2) beside the features in {path}, got {dataset.shape}. {REMEDY}"
+        )
+    if "feats" in file or file.attrs.get("unit") == "um":
+        return None, f"coords of {path.name} are in micrometres, not level-0 pixels"
+    coords = dataset[()]
+    if not np.issubdtype(coords.dtype, np.integer) and not np.array_equal(coords, np.rint(coords)):
+        return None, f"coords of {path.name} are no whole numbers, so no level-0 pixels"
+    if np.abs(coords).max() > _MOST_PIXELS:
+        raise FeatureFileError(
+            f"Expected coords of at most {_MOST_PIXELS} pixels in {path}, got {np.abs(coords).max()}. {REMEDY}"
+        )
+    return coords.astype(np.int32), ""
+
+
+def _read_spec(attributes: Mapping[str, Any], path: Path) -> ActivationSpec:
+    """Returns what the attributes of a file say about its features."""
+    try:
+        spec = ActivationSpec.from_json(attributes.get("spec"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FeatureFileError(f"Expected JSON in the attribute spec of {path}, got {error}. {REMEDY}") from error
+    names = {"model": ("encoder", "extractor"), "patch_size": ("patch_size", "tile_size_px")}
+    stated = {
+        field: str(value)
+        for field, keys in names.items()
+        for key in keys
+        # TRIDENT stores what it does not know as the string 'None', and dicts as JSON.
+        if (value := attributes.get(key)) is not None and str(value) not in ("None", "") and str(value)[0] != "{"
+    }
+    return spec.filled(ActivationSpec(**stated)) if stated else spec
+
+
+def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+    if not shape or shape[0] == 0:
+        raise FeatureFileError(f"Expected at least one patch in {path}, got 0 (shape {shape}). {REMEDY}")
+    if len(shape) != 2:
+        raise FeatureFileError(f"Expected features of shape [n_patches, d_in] in {path}, got {shape}. {REMEDY}")
+    return shape[0], shape[1]

@@ -23,17 +23,33 @@ class FeatureFileError(ValueError):
 
 @contextmanager
 def open_h5(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
-    """Opens an h5 file for one read; a handle is never kept, so none crosses a fork.
+    """Opens an h5 file for one read.
 
     Raises:
         FeatureFileError: when HDF5 cannot read the file, or a part of it that is read while it is open.
         OSError: when a network file system refuses the lock, which is no fault of the file.
     """
+    with reading_h5(path, remedy), open_h5_file(path, remedy) as file:
+        yield file
+
+
+def open_h5_file(path: Path, remedy: str = REMEDY) -> h5py.File:
+    """Opens an h5 file for reading.
+
+    Raises:
+        FeatureFileError: when it is no regular file.
+        OSError: what HDF5 raises, see `reading_h5`.
+    """
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise FeatureFileError(f"Expected an HDF5 file at {path}, got no regular file. {remedy}")
+    return h5py.File(path, "r")
+
+
+@contextmanager
+def reading_h5(path: Path, remedy: str = REMEDY) -> Iterator[None]:
+    """Turns what HDF5 raises while the block opens or reads a file into the errors of `open_h5`."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except (OSError, RuntimeError, KeyError) as error:
         # KeyError and RuntimeError are what h5py raises on damaged groups and chunks.
         if "lock file" in str(error) or getattr(error, "errno", None) in _LOCK_REFUSED:

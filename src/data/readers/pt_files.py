@@ -2,13 +2,17 @@
 
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from src.data.readers.h5_files import FeatureFileError
 
+if TYPE_CHECKING:  # torch takes seconds to import, and most files are no .pt
+    import torch
 
-def map_tensor(path: Path, remedy: str) -> torch.Tensor:
+
+def map_tensor(path: Path, remedy: str) -> "torch.Tensor":
     """Maps the tensor of a .pt file; one written before torch 1.6 cannot be mapped and is read whole.
 
     Args:
@@ -19,6 +23,8 @@ def map_tensor(path: Path, remedy: str) -> torch.Tensor:
         FeatureFileError: when it is damaged, holds something else than one dense tensor, or the tensor's shape
             promises more values than the file holds (a view that repeats them, as `expand` makes).
     """
+    import torch
+
     if not path.is_file():
         raise FeatureFileError(f"Expected a .pt file at {path}, got no regular file. {remedy}")
     try:
@@ -41,3 +47,13 @@ def map_tensor(path: Path, remedy: str) -> torch.Tensor:
             f"that repeats its values was saved. Save tensor.contiguous(). {remedy}"
         )
     return content.detach()
+
+
+def numpy_dtype(tensor: "torch.Tensor") -> np.dtype:
+    """Returns what the values need in numpy: float16 where they are, else float32 (numpy has no bfloat16)."""
+    return np.dtype(np.float16 if str(tensor.dtype) == "torch.float16" else np.float32)
+
+
+def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
+    """Returns the values as float16 where they are, else as float32; may share the tensor's memory."""
+    return tensor.numpy() if numpy_dtype(tensor) == np.float16 else tensor.float().numpy()

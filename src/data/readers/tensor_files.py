@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
 
 from src.csv_tables import read_text, refuse_blanks
 from src.data.readers.h5_files import FeatureFileError
-from src.data.readers.pt_files import map_tensor
+from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".svs", ".npy"})
 
 
 class TensorFile:
     """Activations [n_images, d_in] or [n_images, n_tokens, d_in] in one file, mapped and not loaded.
+
+    Attributes:
+        path: the file.
+        n_images, n_tokens, d_in: its shape; one token an image where it states none.
+        dtype: float16 where the values are, else float32.
 
     Args:
         path: a .npy file, or a .pt file that holds one tensor.
@@ -35,25 +39,26 @@ class TensorFile:
                 f"Expected a .npy or .pt file of activations at {self.path}, found no such file. "
                 "Give dataset.tensors.<part>=<file>."
             )
-        self._tensor = _map_npy(self.path) if self.path.suffix == ".npy" else map_tensor(self.path, "Write it again.")
-        shape = tuple(self._tensor.shape)
+        self._values = _map_npy(self.path) if self.path.suffix == ".npy" else map_tensor(self.path, "Write it again.")
+        shape = tuple(self._values.shape)
         if len(shape) not in (2, 3) or 0 in shape:
             raise FeatureFileError(
                 f"Expected activations [n_images, d_in] or [n_images, n_tokens, d_in] in {self.path}, got {shape}."
             )
-        if not self._tensor.is_floating_point():
-            raise FeatureFileError(f"Expected floating point activations in {self.path}, got {self._tensor.dtype}.")
+        if "float" not in str(self._values.dtype):
+            raise FeatureFileError(f"Expected floating point activations in {self.path}, got {self._values.dtype}.")
         self.n_images, self.d_in = shape[0], shape[-1]
         self.n_tokens = shape[1] if len(shape) == 3 else 1
-
-    @property
-    def dtype(self) -> np.dtype:
-        """What the values need in numpy: float16 where they are, else float32 (numpy has no bfloat16)."""
-        return np.dtype(np.float16 if self._tensor.dtype == torch.float16 else np.float32)
+        if isinstance(self._values, np.ndarray):
+            self.dtype = np.dtype(np.float16 if self._values.dtype == np.float16 else np.float32)
+        else:
+            self.dtype = numpy_dtype(self._values)
 
     def read(self, index: int) -> np.ndarray:
-        """Returns the activations of one image: [n_tokens, d_in] float32, the caller's own."""
-        return self._tensor[index].reshape(self.n_tokens, self.d_in).to(torch.float32, copy=True).numpy()
+        """Returns the activations of one image: [n_tokens, d_in] of type `dtype`, the caller's own."""
+        values = self._values[index]
+        values = values if isinstance(values, np.ndarray) else to_numpy(values)
+        return np.array(values, dtype=self.dtype).reshape(self.n_tokens, self.d_in)
 
 
 def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
@@ -62,7 +67,7 @@ def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
     Args:
         path: the file; a .csv may have a header in its first line where it has one line more than images.
         n_images: the number of images.
-        what: "labels" or "ids", for messages.
+        what: "labels", "cases" or "ids", for messages.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -97,10 +102,10 @@ def image_ids(entries: list[str], source: str | Path) -> list[str]:
     return ids
 
 
-def _map_npy(path: Path) -> torch.Tensor:
+def _map_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="c")  # copy on write: torch takes no read-only arrays, and nothing is written
-        return torch.from_numpy(array)
+        # A plain array keeps the map open just as well, and indexes faster than numpy's subclass.
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, TypeError, EOFError, OSError) as error:
         raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. Write it again.") from error
 
@@ -111,6 +116,8 @@ def _read_list(path: Path) -> Sequence[object]:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False).reshape(-1).tolist()
         if path.suffix == ".pt":
+            import torch  # takes seconds, and most files are no .pt
+
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content.reshape(-1).tolist() if isinstance(content, torch.Tensor) else list(content)
         if path.suffix == ".json":

@@ -1,123 +1,143 @@
-"""Images whose activations lie in one array for many of them, read as slides are."""
+"""Images whose activations lie in one array for many of them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from src.data.readers.feature_files import Bag, Placement
-from src.data.readers.features import FeatureFolder
+from src.data.readers.feature_reader import BadFiles
 from src.data.readers.h5_files import FeatureFileError
 from src.data.readers.tensor_files import TensorFile, image_ids, read_entries
 from src.records import PARTS, Item
+from src.stores.activations.index import Identity
+from src.stores.activations.writer import ItemRows
 
 _ALL = "all"
-_NO_LABEL = ""
+
+Files = Mapping[str, str | Path | None]
+"""A file, or none, by part: `train`, `val`, `test`; or `all` where folds are made later."""
 
 
-class TensorFolder(FeatureFolder):
-    """Files of activations, each of many images, read image by image; an image's rows are its tokens, or one.
+class TensorFolder:
+    """Files of activations, each of many images, read image by image; a `FeatureReader`.
 
-    Without ids, images are called by their part and place: `train_0000012`.
+    An image's rows are its tokens, or one. Without ids, images are called by their part and place: `train_0000012`.
+
+    Attributes:
+        path: the first of the files.
+        parts: the images of each part, in the order of the file.
+        items: the images with their cases and labels.
+        has_cases: whether cases are given; else each image is a case of its own.
 
     Args:
-        files: part (`train`, `val`, `test`; or `all` where folds are made later) to file.
-        ids: part to a file of ids or image paths, one an image.
-        labels: part to a file of labels, one an image.
-        on_bad_file: as in `FeatureFolder`; an image with a value that is not finite is bad.
+        files: of activations.
+        ids: files of ids or image paths, one an image.
+        labels: files of labels, one an image.
+        cases: files of case ids (patients), one an image; for all parts or for none.
+        on_bad_file: see `BadFiles`; an image with a value that is not finite is bad.
 
     Raises:
         FileNotFoundError, FeatureFileError: when a file is missing or bad.
-        ValueError: when the parts are others, widths differ, or ids and labels do not fit.
+        ValueError: when the parts are others, widths differ, or ids, labels and cases do not fit.
     """
 
     def __init__(
         self,
-        files: Mapping[str, str | Path | None],
-        ids: Mapping[str, str | Path | None] | None = None,
-        labels: Mapping[str, str | Path | None] | None = None,
+        files: Files,
+        ids: Files | None = None,
+        labels: Files | None = None,
+        cases: Files | None = None,
         on_bad_file: str = "error",
     ) -> None:
-        given = {part: path for part, path in files.items() if path is not None}
+        given = {part: Path(path) for part, path in files.items() if path is not None}
         if not given or set(given) - {*PARTS, _ALL} or (_ALL in given and len(given) > 1):
             raise ValueError(
                 f"Expected dataset.tensors to name files for some of {', '.join(PARTS)}, or one for {_ALL}, got "
                 f"{sorted(given)}."
             )
-        self.path = Path(next(iter(given.values())))
-        self.patches_dir = None
-        self.on_bad_file = on_bad_file
-        self.skipped: dict[str, str] = {}
-        self.paths: dict[str, Path] = {}
+        has_cases = {(cases or {}).get(part) is not None for part in given}
+        if len(has_cases) > 1:
+            raise ValueError(
+                f"Expected dataset.tensor_cases to name a file for each of {sorted(given)} or for none, got {cases}."
+            )
+        self.bad_files = BadFiles(on_bad_file)
+        self.path = next(iter(given.values()))
+        self.has_cases = has_cases.pop()
         self.parts: dict[str, list[str]] = {}
-        self.labels: dict[str, str] = {}
-        self._tensors: dict[Path, TensorFile] = {}
+        self.items: list[Item] = []
         self._places: dict[str, tuple[TensorFile, int]] = {}
+        # Relative, so that the same files by another way are the same.
+        self._names = {path: os.path.relpath(path, self.path.parent) for path in given.values()}
         for part, path in given.items():
-            self._add(part, TensorFile(path), (ids or {}).get(part), (labels or {}).get(part))
-        widths = {tensor.d_in for tensor in self._tensors.values()}
+            self._add(part, TensorFile(path), *((entries or {}).get(part) for entries in (ids, labels, cases)))
+        widths = {tensor.d_in for tensor, _ in self._places.values()}
         if len(widths) > 1:
-            raise ValueError(f"Expected one width of activations in {sorted(map(str, self._tensors))}, got {widths}.")
-        self._d_in = widths.pop()
+            raise ValueError(f"Expected one width of activations in {sorted(map(str, given.values()))}, got {widths}.")
+        self.d_in = widths.pop()
 
     @property
-    def n_tokens(self) -> int | None:
-        """Rows of every image, None when files differ in it."""
-        numbers = {tensor.n_tokens for tensor in self._tensors.values()}
-        return numbers.pop() if len(numbers) == 1 else None
+    def item_ids(self) -> list[str]:
+        """The images, sorted; without those skipped."""
+        return sorted(self._places.keys() - self.bad_files.skipped.keys())
 
-    def items(self) -> list[Item]:
-        """Returns the images with their labels; each is a case of its own."""
-        return [Item(image_id, image_id, self.labels[image_id] or None) for image_id in self.paths]
-
-    def shape(self, item_id: str) -> tuple[int, int]:
-        """Returns (n_tokens, d_in) of an image; see `FeatureFolder.shape`."""
-        tensor, _ = self._place(item_id)
-        return tensor.n_tokens, tensor.d_in
-
-    def read(self, item_id: str) -> Bag:
-        """Reads an image's activations; see `FeatureFolder.read`."""
+    @contextmanager
+    def open(self, item_id: str) -> Iterator[ItemRows]:
+        """Opens an image; see `FeatureReader.open`."""
         tensor, index = self._place(item_id)
-        features = tensor.read(index)
-        if not np.isfinite(features).all():
-            raise FeatureFileError(
-                f"Expected finite activations of image {item_id!r} (entry {index} of {tensor.path}), got nan or inf. "
-                "Make them again, or leave the image out with dataset.on_bad_file=skip."
-            )
-        return Bag(item_id, features, None, None, self._placement_without_h5(tensor.path).coords_missing)
+        missing = f"{tensor.path.name} holds none"
+        read = partial(_read, tensor, index, item_id)
+        yield ItemRows(item_id, tensor.path, tensor.n_tokens, self.d_in, tensor.dtype, read, coords_missing=missing)
 
-    def dtype(self, item_id: str) -> np.dtype:
-        """Returns what the values of an image need; see `FeatureFolder.dtype`."""
-        return self._place(item_id)[0].dtype
-
-    def identity(self, item_id: str) -> tuple[str, int, int]:
-        """Returns file and entry, bytes and time of change (ns); see `FeatureFolder.identity`.
+    def identity(self, item_id: str) -> Identity:
+        """Returns file and entry, bytes and time of change (ns); see `FeatureReader.identity`.
 
         With the entry, because other ids may give a name to another image of the same file.
         """
         tensor, index = self._place(item_id)
-        status = tensor.path.stat()
-        file = os.path.relpath(tensor.path, self.path.parent)
-        return f"{file}[{index}]", status.st_size, status.st_mtime_ns
+        status = os.stat(tensor.path)
+        return f"{self._names[tensor.path]}[{index}]", status.st_size, status.st_mtime_ns
 
-    def _placement_without_h5(self, path: Path) -> Placement:
-        return Placement(None, None, f"{path.name} holds none")
+    def patch_size_of_patch_file(self, item_id: str) -> int | None:  # noqa: ARG002
+        """Returns None: images are not cut from slides."""
+        return None
 
     def _place(self, item_id: str) -> tuple[TensorFile, int]:
-        self.file(item_id)
+        if item_id not in self._places:
+            raise FileNotFoundError(
+                f"Expected image {item_id!r} among the {len(self._places)} of {self.path} and the files beside it, got "
+                "no such id. Write the csv again (task=metadata), or take the image out of the split."
+            )
         return self._places[item_id]
 
-    def _add(self, part: str, tensor: TensorFile, ids: str | Path | None, labels: str | Path | None) -> None:
+    def _add(
+        self,
+        part: str,
+        tensor: TensorFile,
+        ids: str | Path | None,
+        labels: str | Path | None,
+        cases: str | Path | None,
+    ) -> None:
         n_images = tensor.n_images
         names = [f"{part}_{index:07d}" for index in range(n_images)]
         if ids is not None:
             names = image_ids(read_entries(ids, n_images, "ids"), ids)
-        if both := sorted(set(names) & set(self.paths)):
+        if both := sorted(set(names) & set(self._places)):
             raise ValueError(f"Expected images in one part each, got {both[:5]} in several ({len(both)} in all).")
-        values = [_NO_LABEL] * n_images if labels is None else read_entries(labels, n_images, "labels")
-        self._tensors[tensor.path] = tensor
+        case_ids = names if cases is None else read_entries(cases, n_images, "cases")
+        classes = [None] * n_images if labels is None else read_entries(labels, n_images, "labels")
         self.parts[part] = names
-        self.labels.update(zip(names, values, strict=True))
-        self.paths.update(dict.fromkeys(names, tensor.path))
+        self.items += [Item(*values) for values in zip(names, case_ids, classes, strict=True)]
         self._places.update({name: (tensor, index) for index, name in enumerate(names)})
+
+
+def _read(tensor: TensorFile, index: int, item_id: str) -> Iterator[np.ndarray]:
+    rows = tensor.read(index)
+    if not np.isfinite(rows).all():
+        raise FeatureFileError(
+            f"Expected finite activations of image {item_id!r} (entry {index} of {tensor.path}), got nan or inf. "
+            "Make them again, or leave the image out with dataset.on_bad_file=skip."
+        )
+    yield rows

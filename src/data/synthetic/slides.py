@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.slide_writer import write_slide
 from src.data.slides.annotations import Polygon, write_asap_xml
+from src.data.slides.slide_writer import write_slide
 from src.data.synthetic.drawing import MICRONS_PER_PIXEL, draw_slide
 from src.files import list_files, remove_leftovers, write_atomically
 from src.progress import track

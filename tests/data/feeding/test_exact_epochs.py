@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data import shard_writer
 from src.data.feeding import windows
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.rows import StoreRows
+from src.stores.activations import writer
 from tests.data.stores import pack
 
 LENGTHS = {"b": 30, "a": 11, "d": 47, "c": 1, "e": 20}
@@ -22,13 +22,13 @@ N_ROWS = 98
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Rows whose first value is their number among the train rows; shards of 25 rows, which slides straddle."""
+    """Rows whose first value is their number among the train rows; shards of 25 rows, or of one larger item."""
     numbers, bags = 0, {"a": np.full((11, 2), -1)}
     for item_id in TRAIN:
         bags[item_id] = np.arange(numbers, numbers + LENGTHS[item_id])[:, None] * np.array([1, -1])
         numbers += LENGTHS[item_id]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_writer, "SHARD_BYTES", shard_writer._MOST_HEADER_BYTES + 25 * 2 * 4)
+        patch.setattr(writer, "SHARD_BYTES", 25 * 2 * 4)
         store = pack(tmp_path_factory.mktemp("shards"), {item_id: bags[item_id] for item_id in LENGTHS})
     assert len(list(store.path.glob("shard_*.npy"))) == 5
     return store

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 import torch
 
+from src.activation_spec import ActivationSpec
 from src.data.readers.features import FeatureFileError, FeatureFolder
+from tests.data.readers.opened import look, read
 
 
 def write_h5(path, features, coords=None, attributes=None, coords_attributes=None, key="features"):
@@ -35,13 +37,14 @@ def test_clam_folder_prefers_h5_and_keeps_leading_zeros(tmp_path, features, coor
     folder = FeatureFolder(tmp_path)
     assert folder.item_ids == ["007", "008"]
     assert folder.d_in == 3
-    assert folder.shape("007") == folder.shape("008") == (5, 3)
-    bag = folder.read("007")
-    np.testing.assert_array_equal(bag.features, features)
+    bag = look(folder, "007")
+    assert (bag.n_rows, bag.d_in, bag.dtype) == (5, 3, np.float32)
+    np.testing.assert_array_equal(read(folder, "007"), features)
     np.testing.assert_array_equal(bag.coords, coords)
     assert bag.patch_size_level0 is None
-    without_coords = folder.read("008")
-    np.testing.assert_array_equal(without_coords.features, features + 1)
+    assert bag.spec == ActivationSpec()
+    without_coords = look(folder, "008")
+    np.testing.assert_array_equal(read(folder, "008"), features + 1)
     assert without_coords.coords is None
     assert "pt file" in without_coords.coords_missing
 
@@ -51,39 +54,57 @@ def test_bare_folder_with_dots_in_names_and_unfinished_files(tmp_path, features)
     (tmp_path / ".a.c.xyz.h5").touch()
     folder = FeatureFolder(tmp_path)
     assert folder.item_ids == ["a.b"]
-    assert folder.read("a.b").coords_missing == "a.b.h5 has no dataset coords"
+    assert look(folder, "a.b").coords_missing == "a.b.h5 has no dataset coords"
 
 
-def test_trident_file_is_cast_and_its_patch_size_read(tmp_path, features, coords):
+def test_trident_file_states_its_patch_size_and_its_encoder(tmp_path, features, coords):
     attributes = {"patch_size": 256, "patch_size_level0": 512, "overlap": "None"}
-    write_h5(tmp_path / "s.h5", features.astype(np.float16), coords, coords_attributes=attributes)
-    bag = FeatureFolder(tmp_path).read("s")
-    assert bag.features.dtype == np.float32
-    np.testing.assert_array_equal(bag.features, features.astype(np.float16).astype(np.float32))
-    assert bag.patch_size_level0 == 512
+    path = write_h5(tmp_path / "s.h5", features.astype(np.float16), coords, coords_attributes=attributes)
+    with h5py.File(path, "a") as file:
+        file["features"].attrs.update(encoder="conch_v15", name="s")
+    item = look(FeatureFolder(tmp_path), "s")
+    assert item.dtype == np.float16
+    rows = read(FeatureFolder(tmp_path), "s")
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, features.astype(np.float16).astype(np.float32))
+    assert item.patch_size_level0 == 512
+    assert item.spec == ActivationSpec(model="conch_v15", patch_size="256")
 
 
 def test_stamp_file_has_no_pixel_coords(tmp_path, features, coords):
-    attributes = {"unit": "um", "tile_size_um": 256.0, "tile_size_px": 224}
+    attributes = {"unit": "um", "tile_size_um": 256.0, "tile_size_px": 224, "extractor": "ctranspath"}
     write_h5(tmp_path / "s.h5", features.astype(np.float16), coords.astype(np.float32), attributes, key="feats")
-    bag = FeatureFolder(tmp_path).read("s")
-    assert bag.features.shape == (5, 3)
+    bag = look(FeatureFolder(tmp_path), "s")
+    assert (bag.n_rows, bag.d_in) == (5, 3)
     assert bag.coords is None
     assert "micrometres" in bag.coords_missing
     assert bag.patch_size_level0 is None
+    assert bag.spec == ActivationSpec(model="ctranspath", patch_size="224")
 
 
 def test_patch_size_comes_from_the_patch_file_and_is_never_guessed(tmp_path, features, coords):
     write_h5(tmp_path / "f" / "s.h5", features, coords, coords_attributes={"patch_size": 256})
     clam = {"patch_size": 256, "patch_level": 1, "downsample": (4.0003, 4.0003)}
     write_h5(tmp_path / "p" / "patches" / "s.h5", coords, coords, coords_attributes=clam)
-    assert FeatureFolder(tmp_path / "f").read("s").patch_size_level0 is None
-    assert FeatureFolder(tmp_path / "f", patches_dir=tmp_path / "p").read("s").patch_size_level0 == 1024
+    folder = FeatureFolder(tmp_path / "f", patches_dir=tmp_path / "p")
+    assert look(folder, "s").patch_size_level0 is None
+    assert folder.patch_size_of_patch_file("s") == 1024
+    assert FeatureFolder(tmp_path / "f").patch_size_of_patch_file("s") is None
+
+
+def test_spec_is_read_from_the_file_that_states_it(tmp_path, features):
+    spec = ActivationSpec(model="vit", layer="11", tokens="patch")
+    write_h5(tmp_path / "s.h5", features, attributes={"spec": spec.to_json()})
+    assert look(FeatureFolder(tmp_path), "s").spec == spec
+    for text in ("{", "[1]"):
+        write_h5(tmp_path / "s.h5", features, attributes={"spec": text})
+        with pytest.raises(FeatureFileError, match=r"JSON in the attribute spec of .*s\.h5"):
+            look(FeatureFolder(tmp_path), "s")
 
 
 def test_old_pt_files_are_read(tmp_path, features):
     torch.save(torch.from_numpy(features), tmp_path / "s.pt", _use_new_zipfile_serialization=False)
-    np.testing.assert_array_equal(FeatureFolder(tmp_path).read("s").features, features)
+    np.testing.assert_array_equal(read(FeatureFolder(tmp_path), "s"), features)
 
 
 def truncate(path):
@@ -124,11 +145,10 @@ HEADER_FAULTS = {
 def test_bad_file_is_an_error_that_names_it(tmp_path, features, kind):
     make_bad_folder(tmp_path, features, kind)
     folder = FeatureFolder(tmp_path)
-    for read in (folder.read, folder.shape, lambda item_id: folder.usable([item_id])):
-        with pytest.raises(FeatureFileError, match=HEADER_FAULTS[kind]) as caught:
-            read("bad")
-        assert "on_bad_file=skip" in str(caught.value)
-    assert folder.usable(["a", "b"]) == ["a", "b"]
+    with pytest.raises(FeatureFileError, match=HEADER_FAULTS[kind]) as caught:
+        look(folder, "bad")
+    assert "on_bad_file=skip" in str(caught.value)
+    np.testing.assert_array_equal(read(folder, "b"), features)
 
 
 @pytest.mark.parametrize("kind", HEADER_FAULTS)
@@ -136,16 +156,15 @@ def test_bad_file_is_skipped_and_listed(tmp_path, features, kind, caplog):
     make_bad_folder(tmp_path, features, kind)
     folder = FeatureFolder(tmp_path, on_bad_file="skip")
     assert folder.item_ids == ["a", "b"]
-    assert list(folder.skipped) == ["bad"]
-    assert "Skipped slide bad" in caplog.text
-    assert folder.usable(["bad", "b", "a"]) == ["b", "a"]
+    assert list(folder.bad_files.skipped) == ["bad"]
+    assert "Skipped bad" in caplog.text
 
 
 def test_bad_file_does_not_disturb_the_others(tmp_path, features):
     write_h5(tmp_path / "a.h5", features, key="imgs")
     write_h5(tmp_path / "b.h5", features)
     folder = FeatureFolder(tmp_path)
-    assert folder.shape("b") == (5, 3)
+    assert look(folder, "b").n_rows == 5
     (tmp_path / "b.h5").unlink()
     with pytest.raises(ValueError, match=r"usable feature file in .*imgs"):
         FeatureFolder(tmp_path).d_in  # noqa: B018
@@ -153,12 +172,14 @@ def test_bad_file_does_not_disturb_the_others(tmp_path, features):
 
 def test_slide_without_file(tmp_path, features, caplog):
     write_h5(tmp_path / "a.h5", features)
-    with pytest.raises(FileNotFoundError, match=r"Expected a feature file of slide 'x'.*task=embed"):
-        FeatureFolder(tmp_path).usable(["a", "x"])
+    for find in (look, FeatureFolder.identity):
+        with pytest.raises(FileNotFoundError, match=r"Expected a feature file of slide 'x'.*task=embed"):
+            find(FeatureFolder(tmp_path), "x")
     folder = FeatureFolder(tmp_path, on_bad_file="skip")
-    assert folder.usable(["a", "x"]) == ["a"]
-    assert "x" in folder.skipped
-    assert "Skipped slide x" in caplog.text
+    with folder.bad_files.skipping("x"):
+        folder.identity("x")
+    assert "Expected a feature file" in folder.bad_files.skipped["x"]
+    assert "Skipped x" in caplog.text
 
 
 def test_widths_in_equal_number_cannot_be_skipped(tmp_path, features):
@@ -177,13 +198,13 @@ def test_values_and_coords_are_checked(tmp_path, features, coords):
     (tmp_path / "noise.pt").write_bytes(b"not a pt file")
     folder = FeatureFolder(tmp_path)
     with pytest.raises(FeatureFileError, match=r"finite features in .*nan\.h5, got nan or inf in 1 of its rows"):
-        folder.read("nan")
+        read(folder, "nan")
     with pytest.raises(FeatureFileError, match=r"coords of shape \(5, 2\).*coords\.h5, got \(4, 2\)"):
-        folder.read("coords")
+        look(folder, "coords")
     with pytest.raises(FeatureFileError, match=r"one dense tensor in .*dict\.pt, got dict"):
-        folder.read("dict")
+        look(folder, "dict")
     with pytest.raises(FeatureFileError, match=r"readable \.pt file at .*noise\.pt"):
-        folder.shape("noise")
+        look(folder, "noise")
 
 
 def test_refused_lock_is_explained_and_never_skipped(tmp_path, features, monkeypatch):
@@ -214,6 +235,5 @@ def test_real_folders(data_dir):
     for path in folders:
         folder = FeatureFolder(path)
         for item_id in folder.item_ids:
-            bag = folder.read(item_id)
-            assert bag.features.shape == folder.shape(item_id) == (len(bag.coords), folder.d_in)
-            assert bag.features.dtype == np.float32
+            bag = look(folder, item_id)
+            assert read(folder, item_id).shape == (bag.n_rows, bag.d_in) == (len(bag.coords), folder.d_in)

@@ -11,6 +11,7 @@ from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFileError, FeatureFolder
 from src.data.readers.tensor_files import TensorFile
 from src.data.slides.patching import read_patch_file
+from tests.data.readers.opened import look, read
 
 SHAPE = (50, 4)
 ROWS = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -51,16 +52,14 @@ def test_values_of_other_files_are_not_read(tmp_path, make, name):
             file["features"] = ROWS
         make(file, tmp_path, name)
     with pytest.raises(FeatureFileError, match=rf"values of {name} in .*s\.h5 itself, got .*not followed"):
-        FeatureFolder(tmp_path / "f").source("s")
-    with pytest.raises(FeatureFileError, match="itself"):
-        FeatureFolder(tmp_path / "f").read("s")
+        look(FeatureFolder(tmp_path / "f"), "s")
 
 
 def test_link_within_the_file_is_followed(tmp_path):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file["model/x"] = ROWS
         file["features"] = h5py.SoftLink("/model/x")
-    np.testing.assert_array_equal(FeatureFolder(tmp_path).read("s").features, ROWS)
+    np.testing.assert_array_equal(read(FeatureFolder(tmp_path), "s"), ROWS)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_chunks_that_were_never_written_are_no_zeros(tmp_path):
         features = file.create_dataset("features", SHAPE, np.float32, chunks=(8, 4), compression="gzip")
         features[:40] = ROWS[:40]
     with pytest.raises(FeatureFileError, match="not all of it was written"):
-        FeatureFolder(tmp_path).read("s")
+        look(FeatureFolder(tmp_path), "s")
 
 
 def test_what_compresses_beyond_all_features_is_refused(tmp_path):
@@ -98,7 +97,7 @@ def test_what_compresses_beyond_all_features_is_refused(tmp_path):
         features[:] = np.zeros((1 << 16, 512), np.float32)
     assert (tmp_path / "s.h5").stat().st_size < 200_000
     with pytest.raises(FeatureFileError, match=r"134,217,728 bytes of features"):
-        FeatureFolder(tmp_path).source("s")
+        look(FeatureFolder(tmp_path), "s")
 
 
 @pytest.mark.parametrize(
@@ -114,22 +113,22 @@ def test_whole_files_are_read(tmp_path, options):
     for name, rows in (("s", ROWS), ("zeros", np.zeros_like(ROWS))):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file.create_dataset("features", data=rows, **options)
-        np.testing.assert_array_equal(FeatureFolder(tmp_path).read(name).features, rows)
+        np.testing.assert_array_equal(read(FeatureFolder(tmp_path), name), rows)
 
 
 def test_features_that_are_no_numbers(tmp_path):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file.create_dataset("features", data=[["a", "b"]], dtype=h5py.string_dtype())
     with pytest.raises(FeatureFileError, match=r"Expected numbers as features in .*s\.h5"):
-        FeatureFolder(tmp_path).read("s")
+        look(FeatureFolder(tmp_path), "s")
 
 
 def test_tensor_whose_values_repeat_is_refused(tmp_path):
     torch.save(torch.ones(1, 512).expand(6_250_000, 512), tmp_path / "s.pt")
     assert (tmp_path / "s.pt").stat().st_size < 10_000
-    for read in (FeatureFolder(tmp_path).source, lambda _: TensorFile(tmp_path / "s.pt")):
+    for find in (lambda: look(FeatureFolder(tmp_path), "s"), lambda: TensorFile(tmp_path / "s.pt")):
         with pytest.raises(FeatureFileError, match=r"12,800,000,000 bytes in .*s\.pt.* got 2,048: a view"):
-            read("s")
+            find()
 
 
 def test_npy_whose_header_promises_more_is_refused(tmp_path):
@@ -145,17 +144,17 @@ def test_npy_whose_header_promises_more_is_refused(tmp_path):
 def test_other_kinds_of_tensors(tmp_path, tensor):
     torch.save(tensor, tmp_path / "s.pt")
     if tensor.layout == torch.strided:
-        assert FeatureFolder(tmp_path).read("s").features.tolist() == torch.eye(3).tolist()
+        assert read(FeatureFolder(tmp_path), "s").tolist() == torch.eye(3).tolist()
         return
     with pytest.raises(FeatureFileError, match=r"one dense tensor in .*s\.pt, got torch\.sparse_coo values"):
-        FeatureFolder(tmp_path).read("s")
+        look(FeatureFolder(tmp_path), "s")
 
 
 @pytest.mark.parametrize("name", ["s.h5", "s.pt"])
 def test_a_pipe_is_no_feature_file(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(FeatureFileError, match="no regular file"):
-        FeatureFolder(tmp_path).shape("s")
+        look(FeatureFolder(tmp_path), "s")
 
 
 def test_hollow_patch_file_is_named(tmp_path):

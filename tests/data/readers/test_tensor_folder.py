@@ -7,6 +7,8 @@ import torch
 
 from src.data.readers.h5_files import FeatureFileError
 from src.data.readers.tensor_folder import TensorFolder
+from src.records import FoldSplit, check_split
+from tests.data.readers.opened import look, read
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((5, 3)).astype(np.float32)
@@ -27,27 +29,24 @@ def test_images_are_rows_or_blocks_of_tokens(tmp_path, suffix):
     folder = TensorFolder(files)
     assert folder.parts == {"train": [f"train_{i:07d}" for i in range(4)], "val": ["val_0000000"]}
     assert folder.d_in == 3
-    assert folder.n_tokens == 2
-    assert folder.shape("train_0000002") == (2, 3)
-    bag = folder.read("train_0000002")
-    assert bag.features.dtype == np.float32
-    np.testing.assert_array_equal(bag.features, TOKENS[2].astype(np.float32))
+    bag = look(folder, "train_0000002")
+    assert (bag.n_rows, bag.d_in, bag.dtype) == (2, 3, np.float16)
+    np.testing.assert_array_equal(read(folder, "train_0000002"), TOKENS[2].astype(np.float32))
     assert bag.coords is None
     rows = TensorFolder({"all": _save(tmp_path / f"c{suffix}", ROWS)})
-    assert rows.n_tokens == 1
-    np.testing.assert_array_equal(rows.read("all_0000004").features, ROWS[4:])
+    np.testing.assert_array_equal(read(rows, "all_0000004"), ROWS[4:])
 
 
 def test_reading_does_not_change_the_file(tmp_path):
     path = _save(tmp_path / "a.npy", ROWS)
     before = path.read_bytes()
-    TensorFolder({"all": path}).read("all_0000000").features[:] = 0
+    read(TensorFolder({"all": path}), "all_0000000")[:] = 0
     assert path.read_bytes() == before
 
 
 def test_bfloat16_becomes_float32(tmp_path):
     torch.save(torch.from_numpy(ROWS).bfloat16(), tmp_path / "a.pt")
-    features = TensorFolder({"all": tmp_path / "a.pt"}).read("all_0000001").features
+    features = read(TensorFolder({"all": tmp_path / "a.pt"}), "all_0000001")
     np.testing.assert_array_equal(features, torch.from_numpy(ROWS[1:2]).bfloat16().float().numpy())
 
 
@@ -65,18 +64,35 @@ def test_labels_and_ids_stay_strings(tmp_path, suffix):
         path.write_text(("label\n" if suffix == ".csv" else "") + "\n".join(entries) + "\n")
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)}, {"all": path}, {"all": path})
     assert folder.item_ids == sorted(entries)
-    assert [slide.label for slide in folder.items()] == entries
+    assert [slide.label for slide in folder.items] == entries
 
 
 def test_paths_become_ids_that_can_name_files(tmp_path):
     (tmp_path / "paths.txt").write_text("n01/a.jpg\nn02/a.jpg\n/data/b.png\nv1.2\n0.5.tif\n")
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)}, {"all": tmp_path / "paths.txt"})
-    assert list(folder.paths) == ["n01__a", "n02__a", "data__b", "v1.2", "0.5"]
+    assert [item.item_id for item in folder.items] == ["n01__a", "n02__a", "data__b", "v1.2", "0.5"]
 
 
 def test_without_labels_images_are_unlabelled(tmp_path):
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)})
-    assert {slide.label for slide in folder.items()} == {None}
+    assert {slide.label for slide in folder.items} == {None}
+
+
+def test_cases_make_images_of_one_patient_in_two_parts_an_error(tmp_path):
+    files = {part: _save(tmp_path / f"{part}.npy", ROWS[:2]) for part in ("train", "test")}
+    cases = {part: tmp_path / f"{part}_cases.txt" for part in files}
+    cases["train"].write_text("p1\np2\n")
+    cases["test"].write_text("p2\np3\n")
+    folder = TensorFolder(files, cases=cases)
+    assert [item.case_id for item in folder.items] == ["p1", "p2", "p2", "p3"]
+    split = FoldSplit(0, tuple(folder.parts["train"]), (), tuple(folder.parts["test"]))
+    with pytest.raises(ValueError, match="got case 'p2' in train and test"):
+        check_split(split, folder.items)
+    alone = TensorFolder(files)
+    assert [item.case_id for item in alone.items] == [item.item_id for item in alone.items]
+    check_split(split, alone.items)
+    with pytest.raises(ValueError, match="tensor_cases to name a file for each of"):
+        TensorFolder(files, cases={"train": cases["train"]})
 
 
 def test_bad_files_are_named(tmp_path):
@@ -125,7 +141,7 @@ def test_a_value_that_is_not_finite_names_the_image(tmp_path):
     rows[3, 1] = np.nan
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", rows)})
     with pytest.raises(FeatureFileError, match=r"image 'all_0000003' \(entry 3 of .*x\.npy"):
-        folder.read("all_0000003")
+        read(folder, "all_0000003")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npy"])
@@ -145,7 +161,7 @@ def test_blanks_around_ids_and_labels_are_listed(tmp_path, suffix):
 def test_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
     (tmp_path / "ids.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8-sig")
     folder = TensorFolder({"all": _save(tmp_path / "x.npy", ROWS)}, {"all": tmp_path / "ids.txt"})
-    assert list(folder.paths) == ["a", "b", "c", "d", "e"]
+    assert [item.item_id for item in folder.items] == ["a", "b", "c", "d", "e"]
 
 
 def test_ids_in_utf16_are_named(tmp_path):

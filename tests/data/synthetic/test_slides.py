@@ -6,9 +6,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from src.data.slide_writer import write_slide
 from src.data.slides.annotations import read_asap_xml
 from src.data.slides.slide_files import find_slide, list_slides, open_slide
+from src.data.slides.slide_writer import write_slide
 from src.data.synthetic.drawing import draw_slide
 from src.data.synthetic.slides import generate_slides, plan_slides
 from src.data.synthetic.tissue import TUMOR_SHARE, fill

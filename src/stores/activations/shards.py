@@ -1,6 +1,6 @@
-"""Rows in numbered npy files, read as if they were one array."""
+"""Rows in several npy files, read as if they were one array."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,16 +8,6 @@ import numpy as np
 
 _PIECE_ROWS = 4096
 REPACK = "Delete the folder; the next run packs it again."
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    """Returns the file of a shard."""
-    return folder / f"shard_{number:05d}.npy"
-
-
-def coords_path(folder: Path, number: int) -> Path:
-    """Returns the file with the coords of a shard's rows."""
-    return folder / f"coords_{number:05d}.npy"
 
 
 def map_shard(path: Path, dtypes: tuple[str, ...] = ("float16", "float32")) -> np.ndarray:
@@ -45,50 +35,29 @@ class ShardedRows:
     """The rows of some mapped shards, numbered through.
 
     Args:
-        shards: [n_rows, d_in] each, of one width and type, in order.
+        shards: [n_rows, d_in] each, of one width, in order; at least one.
     """
 
-    def __init__(self, shards: list[np.ndarray]) -> None:
+    def __init__(self, shards: Sequence[np.ndarray]) -> None:
         self.shards = shards
         self.starts = np.cumsum([0, *(len(shard) for shard in shards)])
+        self.d_in = shards[0].shape[1]
+        # float16 where all shards are, else float32, which holds both
+        self.dtype = np.result_type(*(shard.dtype for shard in shards))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    @property
-    def d_in(self) -> int:
-        """The width of a row."""
-        return self.shards[0].shape[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of the values on disk."""
-        return self.shards[0].dtype
-
-    def parts(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (number of the shard, view of its rows) for the rows from start to stop.
-
-        Raises:
-            ValueError: when there are no such rows.
-        """
-        if not 0 <= start <= stop <= len(self):
-            raise ValueError(f"Expected rows among the {len(self)} of the store, got {start} to {stop}.")
-        number = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
-        while start < stop:
-            first, last = int(self.starts[number]), int(self.starts[number + 1])
-            yield number, self.shards[number][start - first : min(stop, last) - first]
-            start, number = last, number + 1
-
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns rows [stop - start, d_in]: a read-only view where one shard holds them, else a copy.
+        """Returns rows [stop - start, d_in]: a read-only view where one shard of that type holds them, else a copy.
 
         Raises:
             ValueError: when there are no such rows.
         """
-        parts = [part for _, part in self.parts(start, stop)]
-        if not parts:
-            return self.shards[0][:0]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = list(self._parts(start, stop))
+        if len(parts) == 1:
+            return parts[0].astype(self.dtype, copy=False)
+        return np.concatenate(parts, dtype=self.dtype) if parts else self.shards[0][:0]
 
     def gather(self, row_ids: np.ndarray, out: np.ndarray) -> None:
         """Copies the rows `row_ids` [n], in any order and with repeats, to `out` [n, d_in].
@@ -100,10 +69,7 @@ class ShardedRows:
             raise ValueError(f"Expected a C-contiguous buffer {(len(row_ids), self.d_in)}, got {out.shape}.")
         if not len(row_ids):
             return
-        if row_ids.min() < 0 or row_ids.max() >= len(self):
-            raise ValueError(
-                f"Expected rows among the {len(self)} of the store, got {row_ids.min()} to {row_ids.max()}."
-            )
+        self._check_range(int(row_ids.min()), int(row_ids.max()) + 1)
         owners = np.searchsorted(self.starts, row_ids, side="right") - 1
         if (owners[1:] >= owners[:-1]).all():
             bounds = np.searchsorted(owners, np.arange(len(self.shards) + 1))
@@ -113,6 +79,18 @@ class ShardedRows:
             for number in np.unique(owners):
                 (positions,) = np.nonzero(owners == number)
                 out[positions] = self.shards[number][row_ids[positions] - self.starts[number]]
+
+    def _parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        self._check_range(start, stop)
+        number = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
+        while start < stop:
+            first, last = int(self.starts[number]), int(self.starts[number + 1])
+            yield self.shards[number][start - first : min(stop, last) - first]
+            start, number = last, number + 1
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(f"Expected rows among the {len(self)} of the store, got {start} to {stop}.")
 
 
 def _take(rows: np.ndarray, row_ids: np.ndarray, out: np.ndarray) -> None:

@@ -1,0 +1,227 @@
+"""The packed activations of a data set, mapped from disk."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.activation_spec import ActivationSpec
+from src.files import digest_array
+from src.stores.activations.index import add_spec, coords_path, digest_coords, index_specs, read_index, shard_path
+from src.stores.activations.shards import REPACK, ShardedRows, map_shard
+
+
+class ActivationStore:
+    """Activations of many items, packed into shards that are mapped read-only.
+
+    Rows are numbered through the shards that hold the items shown. A shard may hold items that this object was not
+    asked for, and rows whose item was packed anew, so row numbers may have gaps: `row_ranges` and `row_ids` are the way
+    to rows. What is on disk is only ever added to, never changed, so a store that is open stays valid while others
+    append to it. Pickled, it is its path and index, and is mapped again by whom it is sent to.
+
+    Attributes:
+        path: the folder, made by `src.stores.activations.writer.StoreWriter`.
+        index: a row an item: item_id, shard, start, stop (rows within the shard), digest (of the item's float32
+            values), coords_digest ('' without coords), coords_missing (why there are none), patch_size_level0 (0: not
+            stated), spec (its digest), and the file they came from: path, bytes, mtime_ns.
+        d_in: the width of the activations.
+        dtype: of `read`: float16 where all shards are, else float32.
+        spec: what the activations are of; unknown where no file says.
+
+    Args:
+        path: the folder.
+        item_ids: the items to show; all by default. Those that were not packed are left out (see `present`).
+
+    Raises:
+        FileNotFoundError: when the index or a shard is missing.
+        ValueError: when a shard is cut short, shards and index do not agree, none of the items is there, or items are
+            of different specs.
+    """
+
+    def __init__(self, path: str | Path, item_ids: Iterable[str] | None = None) -> None:
+        index = read_index(Path(path))
+        if item_ids is not None:
+            index = index.loc[index["item_id"].isin(list(item_ids))].reset_index(drop=True)
+            if index.empty:
+                raise ValueError(f"Expected some of the items that are asked for in {path}, found none.")
+        stated: dict[ActivationSpec, str] = {}
+        for spec, source in index_specs(Path(path), index).items():
+            add_spec(stated, spec, source)
+        self.spec = ActivationSpec()
+        for spec in stated:
+            self.spec = self.spec.filled(spec)
+        self.path, self.index = Path(path), index
+        self._map()
+
+    def _map(self) -> None:
+        numbers, starts, stops = (self.index[name].to_numpy() for name in ("shard", "start", "stop"))
+        self._shards: list[int] = np.unique(numbers).tolist()
+        self._rows = ShardedRows([map_shard(shard_path(self.path, number)) for number in self._shards])
+        self.d_in, self.dtype = self._rows.d_in, self._rows.dtype
+        within = np.searchsorted(self._shards, numbers)
+        lengths = np.diff(self._rows.starts)[within]
+        if (stops > lengths).any():
+            short = int(np.argmax(stops > lengths))
+            raise ValueError(
+                f"Expected at least {stops[short]} rows in {shard_path(self.path, numbers[short])}, as its index says, "
+                f"got {lengths[short]}. {REPACK}"
+            )
+        for shard, number in zip(self._rows.shards, self._shards, strict=True):
+            if shard.shape[1] != self.d_in:
+                raise ValueError(
+                    f"Expected {self.d_in} values a row in {shard_path(self.path, number)}, as in the other shards, "
+                    f"got {shard.shape[1]}. {REPACK}"
+                )
+        offsets = self._rows.starts[within]
+        self._starts, self._stops = offsets + starts, offsets + stops
+        self._position = {item_id: position for position, item_id in enumerate(self.index["item_id"])}
+
+    @cached_property
+    def _coords(self) -> dict[int, np.ndarray]:
+        """The mapped coords [n_rows, 2] of the shards that have any, by the shard's number."""
+        numbers = self.index.loc[self.index["coords_digest"] != "", "shard"].unique().tolist()
+        return {number: map_shard(coords_path(self.path, number), ("int32",)) for number in numbers}
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of all shards; every row number lies below. Those of the items shown are `row_ids`."""
+        return len(self._rows)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The items, in the order of the index."""
+        return list(self._position)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows [stop - start, d_in] as stored: a read-only view where one shard holds them, else a copy.
+
+        Raises:
+            ValueError: when there are no such rows.
+        """
+        return self._rows.read(start, stop)
+
+    def gather(self, row_ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Returns rows by number, in any order and with repeats.
+
+        Args:
+            row_ids: [n] integers.
+            out: filled and returned when given: [n, d_in], C-contiguous, float32 or the stored type. When the rows lie
+                in one shard, or ascend, and the types agree, nothing but `out` is written to.
+
+        Returns:
+            [n, d_in] float32, or `out`.
+
+        Raises:
+            ValueError: when a row does not exist or `out` does not fit.
+        """
+        row_ids = np.asarray(row_ids)
+        if out is None:
+            out = np.empty((len(row_ids), self.d_in), dtype=np.float32)
+        self._rows.gather(row_ids, out)
+        return out
+
+    def present(self, item_ids: Iterable[str]) -> list[str]:
+        """Returns those of `item_ids` that were packed; the others were skipped as bad or missing, and logged."""
+        return [item_id for item_id in item_ids if item_id in self._position]
+
+    def row_ranges(self, item_ids: Iterable[str]) -> list[tuple[int, int]]:
+        """Returns (start, stop) of the rows of each item.
+
+        Raises:
+            ValueError: when an item was not packed.
+        """
+        positions = self._positions(item_ids)
+        return list(zip(self._starts[positions].tolist(), self._stops[positions].tolist(), strict=True))
+
+    def row_ids(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Returns the numbers of all rows of the items, in the order given: [n] int64.
+
+        Raises:
+            ValueError: when an item was not packed.
+        """
+        ranges = [np.arange(start, stop) for start, stop in self.row_ranges(item_ids)]
+        return np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
+
+    def rows(self, item_id: str) -> np.ndarray:
+        """Returns an item's activations [n_rows, d_in] float32: a read-only view where the store allows it.
+
+        Raises:
+            ValueError: when the item was not packed.
+        """
+        ((start, stop),) = self.row_ranges([item_id])
+        return self.read(start, stop).astype(np.float32, copy=False)
+
+    def coords(self, item_id: str) -> np.ndarray | None:
+        """Returns where an item's patches lie, as `ItemRows` has it: [n_rows, 2] int32, read-only.
+
+        None where its file holds none; `coords_missing` of the index says why.
+
+        Raises:
+            ValueError: when the item was not packed.
+        """
+        row = self._row(item_id)
+        return self._coords[row["shard"]][row["start"] : row["stop"]] if row["coords_digest"] else None
+
+    def patch_size_level0(self, item_id: str) -> int | None:
+        """Returns the edge of an item's patches in level-0 pixels; None where its file does not state it.
+
+        Raises:
+            ValueError: when the item was not packed.
+        """
+        return int(self._row(item_id)["patch_size_level0"]) or None
+
+    def digest(self, item_id: str) -> str:
+        """Returns the digest of an item's activations.
+
+        Raises:
+            ValueError: when the item was not packed.
+        """
+        return self._row(item_id)["digest"]
+
+    def check_digests(self) -> None:
+        """Reads every row and compares digests: the index may promise rows that a power cut kept from the disk.
+
+        Raises:
+            ValueError: when a digest is another one.
+        """
+        for item_id in self.item_ids:
+            row, coords = self._row(item_id), self.coords(item_id)
+            found = {
+                "rows": digest_array(self.rows(item_id)),
+                "coords": "" if coords is None else digest_coords(coords),
+            }
+            for what, expected in (("rows", row["digest"]), ("coords", row["coords_digest"])):
+                if found[what] != expected:
+                    raise ValueError(
+                        f"Expected the {what} of {item_id} ({row['start']} to {row['stop']} of "
+                        f"{shard_path(self.path, row['shard'])}) to digest to {expected}, got {found[what]}: they "
+                        f"changed on disk. {REPACK}"
+                    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "index": self.index, "spec": self.spec}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # With the index of the sender: the one on disk may list other rows of an item by now, these are still there.
+        self.__dict__.update(state)
+        self._map()
+
+    def _row(self, item_id: str) -> dict[str, Any]:
+        (position,) = self._positions([item_id])
+        return {name: values[position] for name, values in self._columns.items()}
+
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        return {str(name): self.index[name].tolist() for name in self.index}
+
+    def _positions(self, item_ids: Iterable[str]) -> list[int]:
+        item_ids = list(item_ids)
+        if missing := [item_id for item_id in item_ids if item_id not in self._position]:
+            raise ValueError(
+                f"Expected items among the {len(self._position)} of {self.path}, got {missing[:5]} "
+                f"({len(missing)} unknown): they had no usable feature file. Extract them (task=embed) or take them "
+                "out of the split."
+            )
+        return [self._position[item_id] for item_id in item_ids]
