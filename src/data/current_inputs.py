@@ -72,7 +72,7 @@ class CurrentInputs:
     def _fold(self) -> Any:
         from src.data.fold import open_fold  # with torch; most starts compare without it
 
-        return open_fold(self._dataset, self._number, self._cfg.paths.cache)
+        return open_fold(self._cfg, self._number)
 
     @cached_property
     def _table(self) -> FoldTable:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from src.activation_spec import ActivationSpec, require_same_spec
 from src.data.feeding.rows import RowSource, StoreRows
 from src.data.feeding.standardize import Standardizer, fit_standardizer
 from src.data.fold_table import FoldTable, read_fold
@@ -16,6 +17,7 @@ from src.data.readers.features import FeatureFolder
 from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_text
 from src.inputs import Input
+from src.models.backbones.spec import configured_spec
 from src.records import PARTS, FittedItem, FoldSplit, Item
 from src.stores.activations.store import ActivationStore
 
@@ -32,6 +34,7 @@ class FoldData:
         folder: the feature files, with coords and patch sizes.
         store: the packed activations of all slides of the csv that have features.
         is_standardized: whether the dataset asks for a standardizer.
+        spec: what the activations are of, as far as their files say.
     """
 
     table: FoldTable
@@ -39,6 +42,7 @@ class FoldData:
     folder: FeatureReader
     store: ActivationStore
     is_standardized: bool
+    spec: ActivationSpec
 
     @cached_property
     def items(self) -> dict[str, Item]:
@@ -97,32 +101,41 @@ class FoldData:
         return Input(what, "", str(self.folder.path), 0, 0, digest)
 
 
-def open_fold(dataset: Any, fold: int | str, cache_dir: str | Path) -> FoldData:
+def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
-        dataset: the dataset's configuration: `features_dir` (or `tensors`), `metadata_csv`, `splits_dir`,
-            `class_names`, `positive_class`, `standardize`, `on_bad_file`.
-        fold: the cross-validation fold.
-        cache_dir: where packed activations lie.
+        cfg: the configuration: `dataset`, `fold`, `paths.cache`, and `backbone` and `tile`, which the activations match.
+        fold: another cross-validation fold than the configuration's.
 
     Raises:
-        FileNotFoundError: when the csv, the split or the features of a slide do not exist.
-        ValueError: when they disagree with each other, or a feature file is bad and bad files are errors.
+        FileNotFoundError: when the csv, the split or the features of an item do not exist.
+        ValueError: when they disagree with each other, the activations are of another backbone, layer or preprocessing
+            than the configuration's, or a feature file is bad and bad files are errors.
     """
+    dataset = cfg.dataset
     folder = open_features(dataset)
     # Tensors may come as a train and a validation file only.
-    table = read_fold(dataset, fold, ("train",) if isinstance(folder, TensorFolder) else ("train", "test"))
+    table = read_fold(
+        dataset,
+        cfg.fold if fold is None else fold,
+        ("train",) if isinstance(folder, TensorFolder) else ("train", "test"),
+    )
     _ = table.classes  # wrong labels are told before anything is packed
-    # Slides of the csv that no part of the split names are taken along when they have features, and not missed else.
+    # Items of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(table.split.item_ids("train+val+test"))
     wanted = needed.union(table.items.keys() & set(folder.item_ids))
-    store = pack_activations(folder, wanted, Path(cache_dir) / "activations")
+    store = pack_activations(folder, wanted, Path(cfg.paths.cache) / "activations")
+    configured = configured_spec(cfg.backbone, cfg.tile)
+    remedy = "Give the backbone's own dataset.features_dir, or make it with task=embed."
+    require_same_spec(configured, "the configuration", store.spec, str(folder.path), remedy)
     split = table.split
     if gone := sorted(needed - set(store.item_ids)):
-        _LOGGER.warning("Left out of fold %s, their feature files being bad or missing: %s", fold, ", ".join(gone))
+        _LOGGER.warning(
+            "Left out of fold %s, their feature files being bad or missing: %s", split.fold, ", ".join(gone)
+        )
         split = keep_slides(split, set(store.item_ids))
-    return FoldData(table, split, folder, store, bool(dataset.standardize))
+    return FoldData(table, split, folder, store, bool(dataset.standardize), store.spec)
 
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:

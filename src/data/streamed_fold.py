@@ -1,12 +1,13 @@
 """What training on one fold starts from where activations are computed from slides when they are read."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.activation_spec import ActivationSpec
 from src.data.feeding.backbone_rows import BackboneRows
 from src.data.fold import keep_slides
 from src.data.fold_table import FoldTable, read_fold
@@ -14,6 +15,7 @@ from src.data.slides.patch_embedder import read_patches
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide
 from src.models.backbones.base import Backbone
+from src.models.backbones.spec import configured_spec
 from src.progress import track
 from src.records import FittedItem, FoldSplit
 
@@ -51,6 +53,7 @@ class StreamedFold:
         patches: of the train and validation slides.
         backbone: on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once.
+        spec: what the activations are of.
     """
 
     standardizer = None
@@ -62,8 +65,9 @@ class StreamedFold:
         patches: dict[str, SlidePatches],
         backbone: Backbone,
         batch_size: int,
+        spec: ActivationSpec,
     ) -> None:
-        self.table, self.split, self.d_in = table, split, backbone.d_in
+        self.table, self.split, self.d_in, self.spec = table, split, backbone.d_in, spec
         self._patches, self._backbone, self._batch_size = patches, backbone, batch_size
 
     def rows(self, parts: str) -> BackboneRows:
@@ -86,22 +90,20 @@ class StreamedFold:
         return read_patches(patches.path, coords, patches.size_level0, patches.side)
 
 
-def open_streamed_fold(dataset: Any, fold: int | str, backbone: Backbone, batch_size: int) -> StreamedFold:
+def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     """Opens one fold of a dataset of slides that task=tile has cut; reads the coords of train and validation slides.
 
     Args:
-        dataset: its configuration: `patches_dir`, `slides_dir`, `metadata_csv`, `splits_dir`, `class_names`,
-            `on_bad_file`.
-        fold: the cross-validation fold.
+        cfg: the configuration: `dataset`, `backbone`, `tile`, `fold` and `embed.batch_size`.
         backbone: on the device it is to run on.
-        batch_size: patches that are read, and go through the backbone, at once.
 
     Raises:
         FileNotFoundError: when the csv, the split, a slide or its patch file does not exist.
         ValueError: when they disagree with each other, or a patch file does not state the size of its patches. With
             `on_bad_file=skip`, slides without a good patch file are left out instead, with a warning.
     """
-    table = read_fold(dataset, fold, ("train", "test"))
+    dataset = cfg.dataset
+    table = read_fold(dataset, cfg.fold, ("train", "test"))
     patches: dict[str, SlidePatches] = {}
     for item_id in track(table.split.item_ids("train+val"), "Looking at patch files"):
         try:
@@ -111,7 +113,8 @@ def open_streamed_fold(dataset: Any, fold: int | str, backbone: Backbone, batch_
                 raise
             _LOGGER.warning("Skipped slide %s: %s", item_id, error)
     split = keep_slides(table.split, {*patches, *table.split.test})
-    return StreamedFold(table, split, patches, backbone, batch_size)
+    spec = replace(configured_spec(cfg.backbone, cfg.tile), layer=backbone.layer_name)
+    return StreamedFold(table, split, patches, backbone, cfg.embed.batch_size, spec)
 
 
 def _find_patches(patches_dir: str | Path, slides_dir: str | Path, item_id: str) -> SlidePatches:

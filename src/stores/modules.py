@@ -66,6 +66,11 @@ def load_module(export_dir: str | Path, base: type[Module]) -> tuple[Module, dic
     return read_state(build(config, base, export_dir / _CONFIG), export_dir / _STATE), metadata
 
 
+def read_spec(export_dir: str | Path) -> ActivationSpec:
+    """Returns the spec of the activations that an exported module was fitted on; see `spec_of`."""
+    return spec_of(read_config(Path(export_dir) / _CONFIG).get("metadata", {}))
+
+
 def spec_of(metadata: Mapping[str, Any]) -> ActivationSpec:
     """Returns the spec of the activations that an exported module was fitted on; unknown where it does not say."""
     return ActivationSpec.from_dict(metadata.get("spec"))

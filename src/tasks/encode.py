@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.activation_spec import ActivationSpec
 from src.analysis.figures import plot_density, save_figure
 from src.data.fold import FoldData, open_fold
 from src.files import digest_text
@@ -49,7 +48,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Raises:
         ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
     """
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     inputs = fold.inputs("split train+val+test", "cases all", "activations all", "coords all")
     rundir.record(*inputs)
     sae = open_upstream_sae(rundir, fold, "val+test")
@@ -59,12 +58,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     in_parts = {item_id for item_ids in parts.values() for item_id in item_ids}
     parts[""] = [item_id for item_id in fold.items if item_id not in in_parts]
     items = [_item(cfg, fold, item_id) for item_ids in parts.values() for item_id in item_ids]
-    spec = getattr(fold.store, "spec", None) or ActivationSpec()
-    source = EncodedLatents(sae, items, fold.store.gather, fold.store.coords, inference, spec)
+    source = EncodedLatents(sae, items, fold.store.gather, fold.store.coords, inference, fold.spec)
     sae_digest = digest_export(rundir.upstream("train_sae").export_dir)
     shaping = [sae_digest, *(one.digest for one in inputs), *inference.shaping, batch_rows(sae)]
     made_by = digest_text(repr(shaping))
-    writer = LatentWriter(rundir.latents_dir(), sae.n_latents, items, made_by, sae_digest, spec)
+    writer = LatentWriter(rundir.latents_dir(), sae.n_latents, items, made_by, sae_digest, fold.spec)
     if writer.n_kept_rows:
         _LOGGER.info("%d of %d rows had been encoded before; they were kept.", writer.n_kept_rows, writer.n_rows)
     measures = _Measures(sae, [(part, sum(source.items[one].n_rows for one in parts[part])) for part in parts])

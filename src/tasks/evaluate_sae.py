@@ -46,7 +46,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             another width, or there are no rows.
     """
     evaluation = cfg.evaluation
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     parts = evaluation.split
     rundir.record(*fold.inputs(f"split {parts}", f"cases {parts}", f"activations {parts}"))
     item_ids = fold.split.item_ids(parts)

@@ -70,7 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             inside and outside of outlines.
     """
     local = cfg.localization
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     truth = OutlinedSlides(
         cfg.dataset.annotations_dir, cfg.dataset.positive_class, local.label_rule, local.exclude_slides
     )

@@ -49,7 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     neurons = _rank(table, pool_items(latents.read(item_ids), item_ids), rule)
     neurons.to_csv(rundir.table("neurons"), index=False)
     if selection.channels:
-        fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+        fold = open_fold(cfg)
         rundir.record(*fold.inputs(f"activations {parts}"))
         rows = (fold.store.rows(item_id) for item_id in item_ids)
         pieces = ((np.full(len(of_item), code), of_item) for code, of_item in enumerate(rows))

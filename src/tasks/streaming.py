@@ -48,7 +48,7 @@ def open_stream(cfg: Any) -> StreamedFold:
             "Expected dataset.standardize=false with train.residency=stream, got true: mean and scale are fitted on "
             f"packed activations. Give sae.input_norm=centre, global_scale or z_score instead, or {EMBED_FIRST}."
         )
-    fold = open_streamed_fold(cfg.dataset, cfg.fold, open_backbone(cfg), cfg.embed.batch_size)
+    fold = open_streamed_fold(cfg, open_backbone(cfg))
     n_patches = fold.rows("train").n_rows
     _LOGGER.info(
         "Computing the activations of %d patches of %d train slides in each epoch.", n_patches, len(fold.split.train)

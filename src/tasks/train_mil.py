@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src import config
-from src.activation_spec import ActivationSpec
 from src.analysis.cross_validation import fold_metrics
 from src.analysis.figures import plot_roc, save_figure
 from src.analysis.methods import NEURON, Method, parse_methods, write_methods
@@ -55,7 +54,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when a method needs latents or a ranking that were not made.
     """
     methods = parse_methods(cfg.mil.methods, cfg.mil.pools)
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     of_csv = ("split train+val+test", "cases train+val+test", "labels train+val+test", "classes")
     rundir.record(*fold.inputs(*of_csv, "activations train+val+test"))
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
@@ -231,7 +230,7 @@ def _export(
         },
         {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name, "method": method},
         fold.fitted("train+val"),
-        getattr(fold.store, "spec", ActivationSpec()),
+        fold.spec,
     )
 
 

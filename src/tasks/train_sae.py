@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
-from src.activation_spec import ActivationSpec
 from src.analysis.archetypes import kmeans_centres
 from src.analysis.figures import plot_training_curves, save_figure
 from src.callbacks.slide_mixing import SlideMixing
@@ -76,7 +75,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 def open_train_fold(cfg: Any) -> TrainFold:
     """Opens the configured fold: its feature files, or with train.residency=stream its slides and the backbone."""
-    return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg)
 
 
 def begin_training(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
@@ -133,8 +132,7 @@ def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[
     _calibrate(trained[0][0], searches, data)
     for cfg, rundir, sae in trained:
         require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
-        spec = getattr(getattr(fold, "store", None), "spec", ActivationSpec())
-        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"), spec)
+        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"), fold.spec)
         for path in sorted(rundir.checkpoints_dir.glob("step_*.ckpt")):
             export_checkpoint(rundir, path.stem)
 

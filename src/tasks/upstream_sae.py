@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 
+from src.activation_spec import require_same_spec
 from src.data.fold import FoldData
 from src.inference import Inference, choose_device
 from src.models.saes.base import SAE
 from src.runs.rundir import RunDir
+from src.stores.modules import read_spec
 from src.stores.sae import load_sae
 
 
@@ -26,7 +28,9 @@ def open_upstream_sae(rundir: RunDir, fold: FoldData, held_out: str) -> SAE:
     trained = rundir.upstream("train_sae")
     if held_out:
         rundir.refuse_leakage(trained, fold.fitted(held_out))
-    sae = load_sae(trained.export_dir)
+    sae, spec = load_sae(trained.export_dir), read_spec(trained.export_dir)
+    remedy = "Train an SAE on these activations, or give another sae_run=<run>."
+    require_same_spec(spec, f"the SAE in {trained.path}", fold.spec, str(fold.folder.path), remedy)
     if sae.d_in != fold.store.d_in:
         raise ValueError(
             f"Expected activations of the {sae.d_in} dimensions that the SAE in {trained.path} takes, got "

@@ -151,7 +151,7 @@ def test_latents_are_those_of_the_sae_by_item_and_by_neuron(run):
     store = LatentStore(rundir.latents_dir())
     assert len(store.items) == N_SLIDES
     cfg = config.resolve(config.compose(yaml.safe_load((rundir.path / ".hydra" / "overrides.yaml").read_text())))
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     sae = load_sae(rundir.upstream("train_sae").export_dir)
     ranges = zip(fold.items, fold.store.row_ranges(fold.items), strict=True)
     items = [LatentItem(item_id, start, stop - start) for item_id, (start, stop) in ranges]

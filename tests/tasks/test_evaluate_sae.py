@@ -51,7 +51,7 @@ def run(tmp_path_factory):
 
 
 def rows_of(cfg, parts):
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     return torch.from_numpy(fold.store.gather(fold.store.row_ids(fold.split.item_ids(parts))))
 
 
@@ -130,7 +130,7 @@ def test_a_sample_is_drawn_by_the_seed(run):
 
 def test_sae_fitted_on_evaluated_slides_is_refused_unless_they_are_train_slides(run, tmp_path):
     _, rundir, cfg = run("evaluate_sae")
-    fold = open_fold(cfg.dataset, cfg.fold, cfg.paths.cache)
+    fold = open_fold(cfg)
     trained = RunDir(tmp_path / "train_sae")
     trained.path.mkdir()
     trained.write_json(trained.manifest_path, json.loads(rundir.upstream("train_sae").manifest_path.read_text()))

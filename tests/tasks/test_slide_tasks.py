@@ -117,7 +117,7 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
 
 def test_every_classifier_is_kept_and_predicts_the_same_bit_for_bit(two_classes):
     _, rundir = two_classes.run("train_mil")
-    fold = open_fold(rundir_config(two_classes).dataset, 0, two_classes.path / "cache")
+    fold = open_fold(rundir_config(two_classes))
     latents = LatentStore(rundir.upstream("encode").latents_dir())
     methods = read_methods(rundir.table("methods"))
     assert methods["attention_top_neurons"].label == "Attention MIL on top neurons"
