@@ -80,6 +80,7 @@ def read_items(
     target: str | None = "label",
     labels: Sequence[str] = (),
     uncertain: str | None = None,
+    needs_target: bool = True,
 ) -> list[Item]:
     """Reads the csv of a data set: an id column, `case_id`, and any number of label columns. All are texts.
 
@@ -93,6 +94,7 @@ def read_items(
         target: the label column to predict; None for a data set without labels.
         labels: further label columns to read.
         uncertain: what the label -1 means: `unlabelled` or a class; None leaves it as it is.
+        needs_target: whether a csv without the target's column is wrong, or of unlabelled items.
 
     Returns:
         The items in the order of the file.
@@ -110,6 +112,8 @@ def read_items(
             f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
     table = read_table(path)
+    if not needs_target and target not in table:
+        target, columns = None, list(labels)
     if missing := [column for column in columns if column not in table]:
         raise ValueError(
             f"Expected the label columns {columns} in {path}, got {list(table)}: add {missing}, give "

@@ -28,6 +28,7 @@ class TaskSpec:
         is_step: whether the pipeline runs it.
         gathers: whether it shows what other runs left, and is made again whenever that has changed.
         starts_processes: whether each of several trainer.devices gets a process.
+        fits: whether it needs train items, which fold=all has none of.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TaskSpec:
     is_step: bool = True
     gathers: bool = False
     starts_processes: bool = False
+    fits: bool = False
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any], source: str) -> "TaskSpec":

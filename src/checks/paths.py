@@ -37,6 +37,8 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
     for key in task.get("writes", []):
         if dataset.get(key) is None:
             yield f"task={task['name']} writes dataset.{key}: found no path; give dataset.{key}=<folder>"
+    if config["fold"] == ALL and task.get("fits"):
+        yield f"task={task['name']} needs train items: fold=all has none; give fold=<number>"
     if config["fold"] == ALL:
         needs = [key for key in needs if key != "splits_dir"]
     for key in needs:

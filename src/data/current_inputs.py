@@ -79,7 +79,7 @@ class CurrentInputs:
         return read_fold(self._dataset, self._number, ())
 
     def _all_cases(self, what: str, *_: object) -> list[Input]:
-        content = sorted((item.item_id, item.case_id) for item in list_items(self._dataset))
+        content = sorted((item.item_id, item.case_id) for item in list_items(self._dataset, needs_target=False))
         return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
 
     def _slides(self, what: str, parts: str, recorded: Sequence[Input]) -> list[Input]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,13 @@ class FoldData:
         """Returns the label of a labelled item as an index into `classes`."""
         return self.table.label_index(item_id)
 
+    def of_labelled(self) -> "FoldData":
+        """Returns the fold without the items that have no label, which is logged."""
+        labelled = set(self.table.labelled("+".join(PARTS)))
+        if left_out := set(self.split.item_ids("+".join(PARTS))) - labelled:
+            _LOGGER.info("Left out %d items of fold %s without a label.", len(left_out), self.split.fold)
+        return replace(self, split=keep_slides(self.split, labelled))
+
     def fitted(self, parts: str) -> list[FittedItem]:
         """Returns what the leakage rule needs to know of the slides of a part or union of parts."""
         return [self._fitted(item_id) for item_id in self.split.item_ids(parts)]
@@ -105,7 +112,7 @@ def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
-        cfg: the configuration: `dataset`, `fold`, `paths.cache`, and `backbone` and `tile`, which the activations match.
+        cfg: the configuration: `dataset`, `fold`, `paths.cache`; `backbone` and `tile`, which activations are to match.
         fold: another cross-validation fold than the configuration's.
 
     Raises:

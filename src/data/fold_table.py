@@ -79,7 +79,7 @@ class FoldTable:
         return file_input(what, self.metadata_csv, digest_text(repr(content)))
 
 
-def list_items(dataset: Any) -> list[Item]:
+def list_items(dataset: Any, needs_target: bool = True) -> list[Item]:
     """Reads the csv of a dataset's configuration; see `read_items`."""
     return read_items(
         dataset.metadata_csv,
@@ -87,6 +87,7 @@ def list_items(dataset: Any) -> list[Item]:
         dataset.get("target", "label"),
         dataset.get("labels", ()),
         dataset.get("uncertain"),
+        needs_target,
     )
 
 
@@ -103,7 +104,7 @@ def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable
         FileNotFoundError: when the csv or the split does not exist.
         ValueError: when they disagree.
     """
-    items = {item.item_id: item for item in list_items(dataset)}
+    items = {item.item_id: item for item in list_items(dataset, needs_target=fold != ALL)}
     metadata_csv, splits_dir = Path(dataset.metadata_csv), None
     if fold == ALL:
         split = FoldSplit(ALL, (), (), tuple(sorted(items)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from src import config
 from src.interrupts import keeping
+from src.records import ALL
 from src.runs.execution import execute
 from src.runs.identity import run_path
 from src.runs.lock import LiveRunError
@@ -14,6 +15,7 @@ from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 5.0
+_OF_SPLITS = ("splits", "summarize_cv")
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -60,6 +62,10 @@ def inputs(cfg: Any, _: RunDir) -> list[Any]:
 def _missing_inputs(composed: Any) -> list[str]:
     if path := config.tasks().given(composed).get(composed.task.name):
         return [f"{config.tasks()[composed.task.name].run_key} names a run of it: {path}"]
+    if composed.fold == ALL and composed.task.name in _OF_SPLITS:
+        return ["fold=all has no splits"]
+    if composed.fold == ALL and config.tasks()[composed.task.name].fits:
+        return ["fold=all has no train items"]
     module = importlib.import_module(composed.task._target_.rpartition(".")[0])
     return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
 

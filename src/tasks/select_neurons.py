@@ -41,7 +41,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     latents = LatentStore(encoded.latents_dir())
     if held_out := "+".join(part for part in PARTS if part not in parts.split("+")):
         rundir.refuse_leakage(encoded, _fitted(table, latents, held_out))
-    fitted = _fitted(table, latents, parts)
+    labelled = set(table.labelled(parts))
+    fitted = [item for item in _fitted(table, latents, parts) if item.item_id in labelled]
     rundir.pass_on_fitted(encoded, fitted)
     item_ids = [item.item_id for item in fitted]
     rule = SelectionRule(selection.method, selection.unit, selection.p_value)

@@ -54,7 +54,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when a method needs latents or a ranking that were not made.
     """
     methods = parse_methods(cfg.mil.methods, cfg.mil.pools)
-    fold = open_fold(cfg)
+    fold = open_fold(cfg).of_labelled()
     of_csv = ("split train+val+test", "cases train+val+test", "labels train+val+test", "classes")
     rundir.record(*fold.inputs(*of_csv, "activations train+val+test"))
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
