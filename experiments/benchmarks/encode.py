@@ -180,9 +180,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             of_share = case._replace(n_items=max(1, case.n_items // share))
             print(run(of_share, Path(name), case is not DENSE), flush=True)
-    print(
-        "GiB: largest anonymous memory of the process. Manifest: kB of the files' entries. First places: median and slowest, ms."
-    )
+    print("GiB: largest anonymous memory. Manifest: kB of the files' entries. First places: median and slowest, ms.")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from src.tasks.upstream_sae import open_inference, open_upstream_sae
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
 # Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
-_BATCH_BYTES = 64 << 20
+_BATCH_BYTES = 32 << 20
 _FEWEST_ROWS, _MOST_ROWS = 64, 8192
 
 
