@@ -33,7 +33,7 @@ from src.tasks.upstream_sae import open_inference, open_upstream_sae
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 50
 # Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 64 << 20
 _FEWEST_ROWS, _MOST_ROWS = 64, 8192
 
 
@@ -82,7 +82,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 def batch_rows(sae: SAE) -> int:
     """Returns how many rows are encoded at once: as many as memory is to hold."""
-    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
+    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 8 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
 
 
 def _item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:
