@@ -80,7 +80,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 def batch_rows(sae: SAE) -> int:
     """Returns how many rows are encoded at once: as many as memory is to hold."""
-    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 4 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
+    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 8 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
 
 
 def _item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:

@@ -13,7 +13,7 @@ from src.stores.latents.index import BY_NEURON_FILE, NEURON_OFFSETS_FILE
 ENTRY = np.dtype([("row", "<u4"), ("value", "<f4")])
 _KEY = np.dtype("<u8")
 _UPPER = np.uint64(0xFFFFFFFF << 32)
-_PIECE_ENTRIES = 1 << 22  # sorted at once: about 60 bytes each
+_PIECE_ENTRIES = 1 << 20  # put in place at once: about 60 bytes each
 
 
 class Piece(NamedTuple):
