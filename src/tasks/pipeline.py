@@ -40,7 +40,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 def _run_steps(cfg: Any, overrides: list[str], skipped: dict[str, list[str]], done: list[str]) -> None:
     for step in (spec.name for spec in config.tasks().steps):
         step_cfg = config.with_task(cfg, step)
-        if reasons := _missing_inputs(step_cfg):
+        if reasons := why_skipped(step_cfg, step):
             skipped[step] = reasons
             _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
             continue
@@ -59,15 +59,15 @@ def inputs(cfg: Any, _: RunDir) -> list[Any]:
     return [path for path in paths if path.is_file()]
 
 
-def _missing_inputs(composed: Any) -> list[str]:
-    if path := config.tasks().given(composed).get(composed.task.name):
-        return [f"{config.tasks()[composed.task.name].run_key} names a run of it: {path}"]
-    if composed.fold == ALL and composed.task.name in _OF_SPLITS:
-        return ["fold=all has no splits"]
-    if composed.fold == ALL and config.tasks()[composed.task.name].fits:
+def why_skipped(cfg: Any, task: str) -> list[str]:
+    """Returns why a step cannot run, or need not, under a configuration."""
+    spec = config.tasks()[task]
+    if path := config.tasks().given(cfg).get(task):
+        return [f"{spec.run_key} names a run of it: {path}"]
+    if cfg.fold == ALL and (spec.fits or task in _OF_SPLITS):
         return ["fold=all has no train items"]
-    module = importlib.import_module(composed.task._target_.rpartition(".")[0])
-    return module.missing_inputs(composed) if hasattr(module, "missing_inputs") else []
+    module = importlib.import_module(spec.target.rpartition(".")[0])
+    return module.missing_inputs(cfg) if hasattr(module, "missing_inputs") else []
 
 
 def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Gathers the pages of every finished run of an experiment into one self-contained HTML file."""
 
-import importlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from src.report.html import Report, RunPage, render_report
 from src.report.page import PageFigure, read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
+from src.tasks.pipeline import why_skipped
 
 _LOGGER = logging.getLogger(__name__)
 _MEASURE_SAES = ("train_sae", "evaluate_sae", "encode")
@@ -25,7 +25,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Returns:
         `n_pages`, `n_missing` and `n_warnings`.
     """
-    runs = list(_finished_runs(rundir))
+    runs = list(_finished_runs(cfg, rundir))
     pages = [
         RunPage(task, fold, run.path, read_page(run.page_path), run.read_manifest() or {})
         for task, fold, run in runs
@@ -53,17 +53,22 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     return {"n_pages": len(pages), "n_missing": len(missing), "n_warnings": len(warnings)}
 
 
-def inputs(_: Any, rundir: RunDir) -> list[Path]:
+def inputs(cfg: Any, rundir: RunDir) -> list[Path]:
     """Returns the files whose change makes the report out of date."""
     return [
-        path for _, _, run in _finished_runs(rundir) for path in (run.manifest_path, run.page_path) if path.is_file()
+        path
+        for _, _, run in _finished_runs(cfg, rundir)
+        for path in (run.manifest_path, run.page_path)
+        if path.is_file()
     ]
 
 
-def _finished_runs(rundir: RunDir) -> Iterator[tuple[str, int | str | None, RunDir]]:
+def _finished_runs(cfg: Any, rundir: RunDir) -> Iterator[tuple[str, int | str | None, RunDir]]:
     """Yields task, fold (None when it has none) and directory of every finished run of this configuration."""
     for spec in sorted(config.tasks().pages, key=lambda spec: spec.name):
         task = spec.name
+        if task in config.tasks().given(cfg):
+            continue  # it has its page in the report of its own study
         if spec.scope == "fold":
             for fold, run in rundir.upstream_folds(task).items():
                 yield task, fold, run
@@ -73,7 +78,7 @@ def _finished_runs(rundir: RunDir) -> Iterator[tuple[str, int | str | None, RunD
 
 def _missing(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]]) -> Iterator[tuple[str, str]]:
     """Yields every expected task (and fold) without a page, with the reason."""
-    folds = sorted({fold for _, fold, _ in runs if fold is not None})
+    folds = sorted({fold for _, fold, _ in runs if fold is not None}, key=str)
     pages = {(task, fold): run.page_path.is_file() for task, fold, run in runs}
     for spec in config.tasks().steps:
         task = spec.name
@@ -85,16 +90,11 @@ def _missing(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]]) -> Iter
             part = task if fold is None else f"{task}, fold {fold}"
             if (task, fold) in pages:
                 yield part, "It is finished and left no page: run it again with overwrite=true."
-            elif reasons := _reasons(cfg, task):
+            elif reasons := why_skipped(cfg, task):
                 yield part, "; ".join(reasons)
             else:
                 choice = "" if fold is None else f" fold={fold}"
                 yield part, f"Not finished yet: give the same command with task={task}{choice}."
-
-
-def _reasons(cfg: Any, task: str) -> list[str]:
-    module = importlib.import_module(config.tasks()[task].target.rpartition(".")[0])
-    return list(module.missing_inputs(cfg)) if hasattr(module, "missing_inputs") else []
 
 
 def _headline(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]], pages: list[RunPage]) -> Any:
@@ -127,7 +127,7 @@ def _headline(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]], pages:
 
 
 def _facts(cfg: Any, pages: list[RunPage]) -> list[tuple[str, str]]:
-    folds = sorted({page.fold for page in pages if page.fold is not None})
+    folds = sorted({page.fold for page in pages if page.fold is not None}, key=str)
     return [
         ("data", cfg.dataset.name),
         ("backbone", cfg.backbone.name),

@@ -32,8 +32,8 @@ class OutlinedSlides:
         """Returns why a slide's patches cannot be labelled: patches outside incomplete outlines are not negative."""
         if slide.item_id in self._exclude:
             return "its outlines are incomplete (localization.exclude_slides)"
-        if slide.label == self._positive_class and not self._has_region(slide.item_id):
-            return f"it is {slide.label} and has no outline at {self._path(slide.item_id)}"
+        if slide.label in (None, self._positive_class) and not self._has_region(slide.item_id):
+            return f"it is {slide.label or 'unlabelled'} and has no outline at {self._path(slide.item_id)}"
         return None
 
     def outlines(self, slide_id: str) -> list[Polygon]:

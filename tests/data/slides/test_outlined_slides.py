@@ -29,6 +29,7 @@ def test_slides_of_other_classes_need_no_file_and_are_negative(truth):
 
 def test_positive_slide_without_outline_is_unknown_not_negative(truth):
     assert truth.why_unknown(Item("t1", "c", "tumor")) is None
+    assert "unlabelled and has no outline" in truth.why_unknown(Item("t2", "c", None))
     reason = truth.why_unknown(Item("t2", "c", "tumor"))
     assert reason is not None
     assert "has no outline" in reason
