@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.progress import track as rich_track
-
 _LOGGER = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
 T = TypeVar("T")
@@ -27,6 +25,8 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)  # pyright: ignore[reportArgumentType]
     if sys.stderr.isatty():
+        from rich.progress import track as rich_track  # only where it is drawn
+
         yield from rich_track(iterable, description, total=total, transient=True)
         return
     started = last = time.monotonic()

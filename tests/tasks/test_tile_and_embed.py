@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from src import config
+from src.data.fold import open_fold
 from src.data.readers.features import FeatureFolder
 from src.data.slides.slide_images import open_slide_images
 from src.data.slides.slide_writer import write_slide
@@ -110,6 +111,26 @@ def test_features_of_another_backbone_are_kept(embedded, override):
         ValueError, match=r"(?s)there: \[.*weights random, seed 0, layer 2, tokens pooled avg.*overwrite=true"
     ):
         run(embed, folder, override, f"dataset.features_dir={features_dir(folder)}")
+
+
+def test_features_of_another_layer_are_not_read(embedded, tmp_path):
+    folder, *_ = embedded
+    root = folder / "data" / "synthetic_slides"
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "splits_0.csv").write_text("train,val,test\ncase_1_1,,case_2_1\n")
+    typed = [
+        *SETTINGS,
+        f"paths.data={folder / 'data'}",
+        f"paths.cache={tmp_path}",
+        f"dataset.splits_dir={tmp_path}/splits",
+    ]
+    another = "backbone.layer=1"
+    with pytest.raises(ValueError, match=r"needs dataset.features_dir: found nothing at .*_layer1_.*task=embed"):
+        config.check_start(config.resolve(config.compose([*typed, another, "task=train_sae"])))
+    cfg = config.resolve(config.compose([*typed, another, f"dataset.features_dir={features_dir(folder)}"]))
+    with pytest.raises(ValueError, match=r"(?s)two that differ in layer:.*layer 1, .*layer 2, ") as caught:
+        open_fold(cfg)
+    assert str(root) in str(caught.value)
 
 
 def features_dir(folder):
