@@ -269,6 +269,18 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         ) from error
 
 
+def optimized(cfg: DictConfig, results: dict[str, float]) -> float | None:
+    """Returns the result that `optimize` names, for sweepers.
+
+    Raises:
+        ValueError: when the task has no such result.
+    """
+    key = cfg.optimize
+    if key is not None and key not in results:
+        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
+    return None if key is None else results[key]
+
+
 def task_function(target: str) -> Any:
     """Returns the function that a dotted path names."""
     return get_object(target)

@@ -1,6 +1,5 @@
 """The command: `python -m src.run exp=<preset> task=<task> [key=value ...]`, one run in one directory."""
 
-import errno
 import logging
 import os
 import signal
@@ -16,34 +15,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import config
 from src.interrupts import Interrupted, describe, interruptible
+from src.mistakes import describe_mistake
 from src.runs.execution import execute
 from src.runs.lock import LiveRunError
 
 _LOGGER = logging.getLogger(__name__)
+_MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
 
 config.register_resolvers()
 # Lightning's remarks on devices and add-ons are not this program's; its warnings are. Of those, one is between it and
-# newer torch versions and says nothing to a user.
+# newer torch versions and says nothing to a user, and one is of what a run resumes from.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-# It holds what a run resumes from.
-warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-
-
-# Of a folder for runs: read-only, or a file in its place.
-_NO_PLACE = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
-# What a user can mend: a sentence and no stack.
-_MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
+warnings.filterwarnings(
+    "ignore", message=r".*isinstance\(treespec, LeafSpec\)|Checkpoint directory .* exists and is not"
+)
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
-        return _optimized(execute(config.take(cfg, HydraConfig.get()), config.hydra_overrides()), cfg.optimize)
+        return config.optimized(cfg, execute(config.take(cfg, HydraConfig.get()), config.hydra_overrides()))
     except _MISTAKES as error:
-        # A user's mistake needs a sentence and no stack. In a sweep Hydra goes on with the other jobs, and prints what
-        # an exception of this kind says.
+        # In a sweep Hydra goes on with the other jobs, and prints what an exception of this kind says.
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise CompactHydraException(str(error)) from error
         _fail(error)
@@ -51,12 +45,6 @@ def main(cfg: Any) -> float | None:
         if isinstance(stop, Interrupted):
             raise
         sys.exit(stop.code or 128 + signal.SIGTERM)
-
-
-def _optimized(results: dict[str, float], key: str | None) -> float | None:
-    if key is not None and key not in results:
-        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
-    return None if key is None else results[key]
 
 
 def start() -> None:
@@ -76,14 +64,8 @@ def start() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    text = str(error)
-    if isinstance(error, OSError) and error.errno in _NO_PLACE and error.filename is not None:
-        text = f"Expected to be able to write {error.filename}, got: {error.strerror}. Give e.g. paths.runs=<folder>."
-    elif isinstance(error, OSError) and error.filename is None and error.strerror:
-        text = error.strerror  # ours, without a number in front
-    elif isinstance(error, HydraException) and error.__cause__ is not None:
-        text += f"\n{error.__cause__}"
-    _LOGGER.error("%s", text)
+    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ is not None else ""
+    _LOGGER.error("%s", describe_mistake(error) + cause)
     sys.exit(1)
 
 

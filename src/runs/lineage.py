@@ -13,7 +13,7 @@ from src.runs.identity import folds_of, run_path
 from src.runs.outputs import Output, changed_outputs
 from src.runs.provenance import SCHEMA_VERSION
 from src.runs.rundir import RunDir, run_input
-from src.runs.stored_config import differences, other_folders
+from src.runs.stored_config import differences
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_SHOWN = 5
@@ -119,7 +119,7 @@ class Lineage:
     def _walk(self, task: str, fold: int | str | None) -> Iterator[Stale]:
         for upstream in self._tasks.upstream(task):
             for run in self._runs(task, upstream, fold):
-                if not run.is_finished or not self._is_of_these_data(upstream, run):
+                if not run.is_finished:
                     continue
                 if upstream not in self._given:
                     yield from self._stale_before(upstream, run.fold).values()
@@ -198,10 +198,6 @@ class Lineage:
     def _upstream(self, run: RunDir, one: Input) -> RunDir:
         task, _, fold = one.name.partition(" fold ")
         return RunDir(self.locate(task, fold or run.fold))
-
-    def _is_of_these_data(self, task: str, run: RunDir) -> bool:
-        """Whether the run of a task on a whole data set wrote where this configuration reads."""
-        return not other_folders(run.config_path, self._cfg, self._tasks[task].writes)
 
 
 def _changed(before: Sequence[Input], now: Sequence[Input]) -> list[Input]:

@@ -1,6 +1,5 @@
 """The configuration that a run was made with, compared with the one at hand."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +42,6 @@ def differences(config_path: Path, cfg: Any, task: str, fold: int | str | None =
         for key, value in sorted(before.items())
         if not same(now.get(key), value)
     ]
-
-
-def other_folders(config_path: Path, cfg: Any, keys: Sequence[str]) -> list[str]:
-    """Returns those keys of `dataset` that name other files or folders than in a stored configuration.
-
-    A folder is the same where it has the same place below the root of all data or of the dataset: those may be moved.
-    """
-    stored = (_read_stored(config_path) if keys else None) or {}
-    return [key for key in keys if _places(stored, key).isdisjoint(_places(config.to_container(cfg), key))]
-
-
-def _places(values: Mapping[str, Any], key: str) -> set[tuple[str, str]]:
-    """Returns where a key of `dataset` leads: the path itself, and its place below each folder that it lies in."""
-    dataset = values.get("dataset", {})
-    if dataset.get(key) is None:
-        return {("nowhere", "")}
-    path = Path(dataset[key]).absolute()
-    places = {("path", str(path))}
-    for name, root in (("data", values.get("paths", {}).get("data")), ("dataset", dataset.get("dir"))):
-        if root is not None and path.is_relative_to(root := Path(root).absolute()):
-            places.add((name, str(path.relative_to(root))))
-    return places
 
 
 def _read_stored(path: Path) -> dict[str, Any] | None:
