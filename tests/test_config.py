@@ -1,11 +1,13 @@
 """Everything under conf/ composes and binds; read from disk, so that a new YAML is tested without editing a test."""
 
+import inspect
 import itertools
 
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object
 from omegaconf import OmegaConf, open_dict
 
 from src import config
@@ -125,3 +127,31 @@ def test_labels_that_yaml_takes_for_numbers_are_texts():
     assert (dataset.positive_class, list(dataset.class_names)) == ("1", ["0", "1"])
     with pytest.raises(ValueError, match=r"text in dataset\.positive_class, got True: put the label in quotes"):
         config.resolve(config.compose(["task=convert", "dataset=features", "dataset.positive_class=true"]))
+
+
+# Where a family's YAML asks for something else than its class: AuxK's weight, a starting point, a reference's threshold.
+DEVIATIONS = {
+    "topk": {"aux_coefficient", "threshold_statistic"},
+    "archetypal": {"aux_coefficient", "b_dec_init", "decoder_constraint"},
+    "batch_topk": {"aux_coefficient"},
+    "matryoshka_batch_topk": {"aux_coefficient"},
+}
+
+
+@pytest.mark.parametrize("family", [*DEVIATIONS, "jumprelu", "relu_l1", "gated", "p_anneal"])
+def test_defaults_of_sae_options_are_those_of_the_class(family):
+    node = config.to_container(config.compose([f"sae={family}"]))["sae"]
+    stated = {}
+    for base in get_object(node["_target_"]).__mro__:
+        for parameter in inspect.signature(base.__init__).parameters.values():
+            if parameter.default is not parameter.empty:
+                value = parameter.default
+                stated.setdefault(parameter.name, list(value) if isinstance(value, tuple) else value)
+    options = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    assert set(options) <= set(stated)
+    assert {key for key, value in options.items() if value != stated[key]} == DEVIATIONS.get(family, set())
+
+
+@pytest.mark.parametrize("group", ["sae", "train", "backbone"])
+def test_every_choice_that_shapes_results_states_its_name(group):
+    assert [config.compose([f"{group}={name}"])[group].name for name in names(group)] == names(group)
