@@ -129,7 +129,7 @@ def test_labels_that_yaml_takes_for_numbers_are_texts():
         config.resolve(config.compose(["task=convert", "dataset=features", "dataset.positive_class=true"]))
 
 
-# Where a family's YAML asks for something else than its class: AuxK's weight, a starting point, a reference's threshold.
+# Where the YAML of a family asks for something else than its class has by default.
 DEVIATIONS = {
     "topk": {"aux_coefficient", "threshold_statistic"},
     "archetypal": {"aux_coefficient", "b_dec_init", "decoder_constraint"},

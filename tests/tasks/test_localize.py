@@ -77,6 +77,8 @@ def cfg(tmp_path):
             "seed": 0,
             "fold": 0,
             "paths": {"cache": str(tmp_path / "cache")},
+            "backbone": {"name": "none"},
+            "tile": {},
             "dataset": {
                 "slides_dir": str(data / "slides"),
                 "annotations_dir": str(data / "annotations"),
