@@ -52,8 +52,8 @@ def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: flo
     axes.set_xticks([dead_at, *ticks], ["0", *ticks.values()])
     axes.minorticks_off()
     axes.set(xlim=(dead_at / 1.6, 1.1), ylim=(0, 1.06 * max(n_dead, heights.max())))
-    _finish(figure, axes, "Share of patches on which a neuron fires", "Neurons")
-    axes.set_title(f"{len(density):,} neurons on {n_tokens:,} patches")
+    title = f"{len(density):,} neurons on {n_tokens:,} patches"
+    _finish(figure, axes, title, "Share of patches on which a neuron fires", "Neurons")
     return figure
 
 
@@ -78,8 +78,7 @@ def plot_l0(n_rows: np.ndarray) -> Figure:
     axes.axvline(mean, color=VERMILLION, linestyle="--", label=f"mean {mean:.1f}, median {median}")
     axes.set_xlim(-0.5, 1.03 * last + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.set_title(f"{int(n_rows.sum()):,} patches")
-    _finish(figure, axes, "Active latents of a patch (L0)", "Share of patches")
+    _finish(figure, axes, f"{int(n_rows.sum()):,} patches", "Active latents of a patch (L0)", "Share of patches")
     return figure
 
 
@@ -100,16 +99,12 @@ def plot_pre_latents(edges: np.ndarray, counts: np.ndarray, active: np.ndarray, 
     if threshold is not None:
         low, median, high = np.quantile(threshold, [0.05, 0.5, 0.95])
         if high > low:
-            axes.axvspan(
-                low, high, color=VERMILLION, alpha=0.2, linewidth=0, label="thresholds, 5th to 95th percentile"
-            )
+            middle = "thresholds, 5th to 95th percentile"
+            axes.axvspan(low, high, color=VERMILLION, alpha=0.2, linewidth=0, label=middle)
         name = "median threshold" if high > low else "threshold"
         axes.axvline(median, color=VERMILLION, linestyle="--", label=f"{name} {median:.3g}")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.5 / total)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_title(f"{total:,} pre-latents")
-    _finish(figure, axes, "Pre-latent", "Share of pre-latents")
+    axes.set(yscale="log", ylim=(0.5 / total, None), xlim=(edges[0], edges[-1]))
+    _finish(figure, axes, f"{total:,} pre-latents", "Pre-latent", "Share of pre-latents")
     return figure
 
 
@@ -132,8 +127,7 @@ def plot_redundancy(cosines: np.ndarray, redundant_above: float, d_in: int) -> F
     axes.axvline(random, color=BLACK, linestyle=":", label=f"random directions, median {random:.2f}")
     axes.axvline(redundant_above, color=VERMILLION, linestyle="--", label=redundant)
     axes.set_xlim(0, 1)
-    axes.set_title(f"{len(cosines):,} atoms")
-    _finish(figure, axes, "|cosine| of an atom with its nearest other one", "Atoms")
+    _finish(figure, axes, f"{len(cosines):,} atoms", "|cosine| of an atom with its nearest other one", "Atoms")
     return figure
 
 
@@ -151,8 +145,7 @@ def plot_frontier(l0: Sequence[float], explained_variance: Sequence[float], name
     for x, y, name, (marker, color) in zip(l0, explained_variance, names, styles, strict=False):
         axes.scatter(x, y, marker=marker, color=color, zorder=3, label=name)
     axes.margins(x=0.1, y=0.1)
-    axes.set_xlabel("L0")
-    axes.set_ylabel("Explained variance")
+    axes.set(xlabel="L0", ylabel="Explained variance")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
@@ -162,9 +155,8 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 

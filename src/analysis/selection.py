@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from src.analysis.statistics import auroc_by_column, benjamini_hochberg, hedges_g, pooled_t, welch_t
+from src.analysis.statistics import auroc_by_column, benjamini_hochberg, hedges_g, t_test
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -185,14 +185,13 @@ def count_chance_findings(
 
 def _test_neurons(values: np.ndarray, is_positive: np.ndarray, rule: SelectionRule) -> pd.DataFrame:
     positive, negative = values[is_positive], values[~is_positive]
-    test = welch_t(positive, negative)
-    p_value = test.one_sided_p()
+    statistic, p_value = t_test(positive, negative, equal_variances=False)
     if rule.p_value == "guarded":
-        p_value = np.maximum(p_value, pooled_t(positive, negative).one_sided_p())
+        p_value = np.maximum(p_value, t_test(positive, negative, equal_variances=True)[1])
     return pd.DataFrame(
         {
             "neuron_id": np.arange(values.shape[1]),
-            "statistic": test.statistic,
+            "statistic": statistic,
             "p_value": p_value,
             "effect_size": hedges_g(positive, negative),
             "auroc": auroc_by_column(values, is_positive),

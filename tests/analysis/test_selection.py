@@ -13,7 +13,7 @@ from src.analysis.selection import (
     permute_labels,
     rank_neurons,
 )
-from src.analysis.statistics import welch_t
+from src.analysis.statistics import t_test
 
 CLASSES = ("normal", "tumor")
 
@@ -169,7 +169,7 @@ def test_what_errors_say_to_give_can_be_typed():
     with pytest.raises(ValueError, match="use more") as by_class:
         rank_neurons(maxima, labels.astype(int), list("abcd"), ("normal", "tumor"), np.ones(2), SelectionRule())
     with pytest.raises(ValueError, match="use more") as by_size:
-        welch_t(maxima[:1], maxima[1:])
+        t_test(maxima[:1], maxima[1:], equal_variances=False)
     for caught in (by_class, by_size):
         (override,) = re.findall(r"\((\S+=\S+)\)", str(caught.value))
         assert config.compose([override]).selection.split == "train+val"
