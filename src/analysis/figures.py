@@ -34,16 +34,12 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: none of the four is a column.
     """
-    panels = {
-        name: columns
-        for name in _CURVE_PANELS
-        if (columns := [c for c in table.columns if c.split("/")[-1] == name and bool(table[c].notna().any())])
-    }
+    filled = table.dropna(axis="columns", how="all").columns
+    panels = {name: [column for column in filled if column.split("/")[-1] == name] for name in _CURVE_PANELS}
+    panels = {name: columns for name, columns in panels.items() if columns}
     if not panels or "step" not in table:
-        raise ValueError(
-            f"Expected a column step and at least one of <stage>/{{{', '.join(_CURVE_PANELS)}}}, "
-            f"got {list(table.columns)}."
-        )
+        known = ", ".join(_CURVE_PANELS)
+        raise ValueError(f"Expected a column step and at least one of <stage>/{{{known}}}, got {list(table.columns)}.")
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(4.6 * n_columns, 2.9 * n_rows))
@@ -51,16 +47,11 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
         axes = figure.add_subplot(n_rows, n_columns, index + 1)
         for column in columns:
             points = table[["step", column]].dropna()
-            is_train = column.startswith("train/")
-            axes.plot(
-                points["step"],
-                points[column],
-                color=SKY if is_train else VERMILLION,
-                marker="" if is_train or len(points) > 60 else "o",
-                markersize=4,
-                label=column.split("/")[0],
-                zorder=2 if is_train else 3,
-            )
+            stage = column.split("/")[0]
+            is_train = stage == "train"
+            marker = "" if is_train or len(points) > 60 else "o"
+            look: Any = {"color": SKY, "zorder": 2} if is_train else {"color": VERMILLION, "zorder": 3}
+            axes.plot(points["step"], points[column], marker=marker, markersize=4, label=stage, **look)
         axes.set(title=_CURVE_PANELS[name], xlabel="Optimizer step")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -103,29 +94,6 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
     if "class" in shown:
         names = shown["class"].astype(str) + ": " + names
     _label_points(axes, effect[best], height[best], names.iloc[best].tolist())
-    return figure
-
-
-@styled
-def plot_density(density: np.ndarray) -> Figure:
-    """Draws how often neurons fire.
-
-    Args:
-        density: share of patches on which each neuron is active, [n_latents].
-    """
-    density = np.asarray(density, dtype=float)
-    active = density[density > 0]
-    figure = Figure(figsize=(6.4, 3.4))
-    axes = figure.add_subplot()
-    if len(active):
-        low = np.floor(np.log10(active.min()))
-        axes.hist(active, bins=np.logspace(low, 0, int(8 * max(1, -low)) + 1), color=BLUE)  # pyright: ignore
-        axes.axvline(np.median(active), color=VERMILLION, linestyle="--", label=f"median {np.median(active):.2g}")
-        axes.set_xscale("log")
-        axes.legend()
-    axes.set_xlabel("Share of patches on which a neuron is active")
-    axes.set_ylabel("Neurons")
-    axes.set_title(f"{len(active)} active neurons, {len(density) - len(active)} silent on all patches")
     return figure
 
 

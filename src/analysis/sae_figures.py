@@ -16,7 +16,9 @@ _MOST_L0_BARS = 60
 
 
 @styled
-def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: float, dense_above: float) -> Figure:
+def plot_firing_rates(
+    density: np.ndarray, n_tokens: int, almost_dead_below: float = 0.0, dense_above: float = 1.0
+) -> Figure:
     """Draws a histogram of log10 firing rates, with dead, almost dead and dense neurons apart.
 
     Args:
@@ -40,12 +42,14 @@ def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: flo
     axes.bar(dead_at, n_dead, 0.5 * dead_at, color=GREY, label=_share("dead", n_dead, len(density)))
     heights = np.zeros(len(edges) - 1)
     for name, color, rates in groups:
+        if not len(rates):
+            continue
         counts, _ = np.histogram(rates.clip(edges[0], 1), edges)  # clipped: rounding may leave 1 / n_tokens outside
         name = _share(name, len(rates), len(density))
         axes.bar(edges[:-1], counts, np.diff(edges), heights, align="edge", color=color, label=name)
         heights += counts
     for limit in (almost_dead_below, dense_above):
-        if edges[0] <= limit:
+        if edges[0] <= limit < 1:
             axes.axvline(limit, color=BLACK, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
     ticks = {10.0**exponent: f"$10^{{{exponent}}}$" for exponent in range(lowest, 1)}

@@ -15,10 +15,9 @@ def _texts(figure):
 
 
 def test_figure_is_written_as_png_and_nothing_else_is_left(tmp_path):
-    figure = figures.plot_density(np.array([0.0, 0.01, 0.1, 1.0]))
-    figures.save_figure(figure, tmp_path / "plots" / "density.png")
-    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["density.png"]
-    with Image.open(tmp_path / "plots" / "density.png") as image:
+    figures.save_figure(figures.plot_volcano(_neurons()), tmp_path / "plots" / "volcano.png")
+    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["volcano.png"]
+    with Image.open(tmp_path / "plots" / "volcano.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 400
 
@@ -71,11 +70,6 @@ def test_volcano_of_one_against_the_rest_names_the_class():
 def test_volcano_without_findings_is_drawn():
     neurons = _neurons().assign(q_value=0.5)
     assert _texts(figures.plot_volcano(neurons)) == []
-
-
-def test_density_of_silent_neurons_is_drawn():
-    figure = figures.plot_density(np.zeros(3))
-    assert figure.axes[0].get_title(loc="left") == "0 active neurons, 3 silent on all patches"
 
 
 def _predictions():

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.quickstart.chance import count_chance_findings, permute_labels
 from src import config
 from src.analysis.selection import (
     SelectionRule,
     average_cases,
     best_neuron_ids,
-    count_chance_findings,
-    permute_labels,
     rank_neurons,
 )
 from src.analysis.statistics import t_test
