@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from experiments.quickstart.chance import count_chance_findings
 from src.analysis.pooling import pool_items
-from src.analysis.selection import count_chance_findings
 from src.files import write_atomically
 from src.records import read_items, read_split
 from src.stores.latents.store import LatentStore

@@ -25,9 +25,8 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method, of_method in predictions.groupby("method", sort=False):
         for fold, part in of_method.groupby("fold"):
-            probabilities, labels = _arrays(part)
-            once = np.ones((1, len(part)))
-            values = {name: float(metric(probabilities, labels, once)[0]) for name, metric in METRICS.items()}
+            arrays, once = _arrays(part), np.ones((1, len(part)))
+            values = {name: float(metric(*arrays, once)[0]) for name, metric in METRICS.items()}
             rows.append({"method": method, "fold": fold, "n_slides": len(part)} | values)
     return pd.DataFrame(rows)
 
@@ -68,21 +67,11 @@ def summarize(
         rng = np.random.default_rng(seed)  # the same resamples for every method, so that methods compare
         pooled = _pooled_intervals(part, n_bootstrap, confidence, rng)
         for name in METRICS:
-            values = per_fold.loc[per_fold["method"] == method, name].dropna().to_numpy()
-            low, high = fold_interval(values, test_share, confidence)
-            rows.append(
-                {
-                    "method": method,
-                    "metric": name,
-                    "mean": values.mean() if len(values) else np.nan,
-                    "sd": values.std(ddof=1) if len(values) > 1 else np.nan,
-                    "n_folds": len(values),
-                    "fold_low": low,
-                    "fold_high": high,
-                    **pooled[name],
-                    "n_slides": part["item_id"].nunique(),
-                }
-            )
+            values = per_fold.loc[per_fold["method"] == method, name].dropna()  # pandas: NaN of none, sd of ddof 1
+            low, high = fold_interval(values.to_numpy(), test_share, confidence)
+            row = {"method": method, "metric": name, "mean": values.mean(), "sd": values.std(), "n_folds": len(values)}
+            of_slides = {**pooled[name], "n_slides": part["item_id"].nunique()}
+            rows.append(row | {"fold_low": low, "fold_high": high} | of_slides)
     return pd.DataFrame(rows)
 
 
@@ -141,18 +130,12 @@ def _pooled_intervals(
         # In chunks: a resample of thousands of slides takes a row of them.
         chunks = np.array_split(draws, -(-n_bootstrap // _RESAMPLES_PER_CHUNK))
         values = np.concatenate([metric(probabilities, labels, chunk[:, codes].astype(float)) for chunk in chunks])
-        low, high = _percentiles(values, confidence)
+        # Nothing defined: the quantiles of a NaN are NaN.
+        defined = values[~np.isnan(values)] if not np.isnan(values).all() else values[:1]
+        low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
         point = metric(probabilities, labels, np.ones((1, len(part))))[0]
-        found[name] = {"pooled": float(point), "slide_low": low, "slide_high": high}
+        found[name] = {"pooled": float(point), "slide_low": float(low), "slide_high": float(high)}
     return found
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.nan, np.nan
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -11,28 +11,9 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from src.analysis.figure_labels import spread
-from src.analysis.figure_style import (
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    VERMILLION,
-    method_label,
-    method_line,
-    save_figure,
-    styled,
-)
-
-__all__ = [
-    "finish_roc",
-    "plot_density",
-    "plot_roc",
-    "plot_summary",
-    "plot_training_curves",
-    "plot_volcano",
-    "save_figure",
-]
+from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
+from src.analysis.figure_style import save_figure as save_figure  # tasks that draw want both
+from src.analysis.methods import Method
 
 _SUMMARY_COLUMNS = 2
 _CURVE_PANELS = {
@@ -53,16 +34,12 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: none of the four is a column.
     """
-    panels = {
-        name: columns
-        for name in _CURVE_PANELS
-        if (columns := [c for c in table.columns if c.split("/")[-1] == name and bool(table[c].notna().any())])
-    }
+    filled = table.dropna(axis="columns", how="all").columns
+    panels = {name: [column for column in filled if column.split("/")[-1] == name] for name in _CURVE_PANELS}
+    panels = {name: columns for name, columns in panels.items() if columns}
     if not panels or "step" not in table:
-        raise ValueError(
-            f"Expected a column step and at least one of <stage>/{{{', '.join(_CURVE_PANELS)}}}, "
-            f"got {list(table.columns)}."
-        )
+        known = ", ".join(_CURVE_PANELS)
+        raise ValueError(f"Expected a column step and at least one of <stage>/{{{known}}}, got {list(table.columns)}.")
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(4.6 * n_columns, 2.9 * n_rows))
@@ -70,20 +47,14 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
         axes = figure.add_subplot(n_rows, n_columns, index + 1)
         for column in columns:
             points = table[["step", column]].dropna()
-            is_train = column.startswith("train/")
-            axes.plot(
-                points["step"],
-                points[column],
-                color=SKY if is_train else VERMILLION,
-                marker="" if is_train or len(points) > 60 else "o",
-                markersize=4,
-                label=column.split("/")[0],
-                zorder=2 if is_train else 3,
-            )
-        axes.set_title(_CURVE_PANELS[name])
+            stage = column.split("/")[0]
+            is_train = stage == "train"
+            marker = "" if is_train or len(points) > 60 else "o"
+            look: Any = {"color": SKY, "zorder": 2} if is_train else {"color": VERMILLION, "zorder": 3}
+            axes.plot(points["step"], points[column], marker=marker, markersize=4, label=stage, **look)
+        axes.set(title=_CURVE_PANELS[name], xlabel="Optimizer step")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("Optimizer step")
         axes.set_xlim(left=0)
         if name == "loss" and _spans_decades(table[columns].to_numpy()):
             axes.set_yscale("log")
@@ -114,8 +85,7 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
     axes.scatter(effect[~found], height[~found], s=14, color=GREY, alpha=0.6, linewidth=0, label="not significant")
     axes.scatter(effect[found], height[found], s=20, color=VERMILLION, alpha=0.8, linewidth=0, label=f"q < {q_limit:g}")
     axes.axhline(-np.log10(q_limit), color=BLACK, linewidth=0.9, linestyle=":")
-    axes.set_xlabel("Effect size, positive against other slides")
-    axes.set_ylabel("−log10 q")
+    axes.set(xlabel="Effect size, positive against other slides", ylabel="−log10 q")
     axes.set_ylim(0, max(1.05 * height.max(initial=0), -1.6 * np.log10(q_limit)))
     axes.legend(loc="upper left", markerscale=2)
     axes.set_title(f"{found.sum()} of {len(shown)} neurons found; {len(neurons) - len(shown)} could not be tested")
@@ -128,35 +98,13 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
 
 
 @styled
-def plot_density(density: np.ndarray) -> Figure:
-    """Draws how often neurons fire.
-
-    Args:
-        density: share of patches on which each neuron is active, [n_latents].
-    """
-    density = np.asarray(density, dtype=float)
-    active = density[density > 0]
-    figure = Figure(figsize=(6.4, 3.4))
-    axes = figure.add_subplot()
-    if len(active):
-        low = np.floor(np.log10(active.min()))
-        axes.hist(active, bins=np.logspace(low, 0, int(8 * max(1, -low)) + 1), color=BLUE)  # pyright: ignore
-        axes.axvline(np.median(active), color=VERMILLION, linestyle="--", label=f"median {np.median(active):.2g}")
-        axes.set_xscale("log")
-        axes.legend()
-    axes.set_xlabel("Share of patches on which a neuron is active")
-    axes.set_ylabel("Neurons")
-    axes.set_title(f"{len(active)} active neurons, {len(density) - len(active)} silent on all patches")
-    return figure
-
-
-@styled
-def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
+def plot_roc(predictions: pd.DataFrame, positive_class: str, methods: Mapping[str, Method]) -> Figure:
     """Draws the slide-level ROC curve of every method on the test slides.
 
     Args:
         predictions: long form of train_mil: method, split, slide_id, label, prob_<class>; label as class name.
         positive_class: the class that is looked for; the others together are the rest.
+        methods: what the methods are, by name.
 
     Raises:
         ValueError: the test slides are all of one kind, or there is no such class.
@@ -173,11 +121,11 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
                 f"{len(is_positive)} with it: no ROC curve exists. Give folds that hold both (task=splits)."
             )
         scores = np.asarray(rows[column], dtype=float)
-        curves.append((float(roc_auc_score(is_positive, scores)), str(method), *roc_curve(is_positive, scores)[:2]))
+        curves.append((roc_auc_score(is_positive, scores), methods[str(method)], roc_curve(is_positive, scores)))
     figure = Figure(figsize=(7.8, 4.4))
     axes = figure.add_subplot()
-    for auroc, method, fpr, tpr in sorted(curves, key=lambda curve: -curve[0]):
-        axes.plot(fpr, tpr, label=f"{auroc:.3f}  {method_label(method)}", **method_line(method))
+    for auroc, method, (fpr, tpr, _) in sorted(curves, key=lambda curve: -curve[0]):
+        axes.plot(fpr, tpr, label=f"{auroc:.3f}  {method.label}", **method.line)
     finish_roc(axes)
     figure.legend(loc="outside right center", title="AUROC", alignment="left")
     axes.set_title(f"Test slides: {positive_class} against the rest")
@@ -185,43 +133,40 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str) -> Figure:
 
 
 @styled
-def plot_summary(summary: pd.DataFrame) -> Figure:
+def plot_summary(summary: pd.DataFrame, methods: Mapping[str, Method]) -> Figure:
     """Draws, for each metric, every method's mean over folds and its value on all slides pooled, with their intervals.
 
     Args:
         summary: of summarize_cv: method, metric, mean, fold_low, fold_high, pooled, slide_low, slide_high.
+        methods: what the methods are, by name; they are drawn in this order.
     """
     metrics: Sequence[str] = list(dict.fromkeys(summary["metric"]))
-    methods: Sequence[str] = list(dict.fromkeys(summary["method"]))
     n_columns = min(len(metrics), _SUMMARY_COLUMNS)
     n_rows = -(-len(metrics) // n_columns)
     figure = Figure(figsize=(2.6 + 3.2 * n_columns, 0.6 + n_rows * (0.7 + 0.38 * len(methods))))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
-    panels = grid[: len(metrics)]
     for axes in grid[len(metrics) :]:
         axes.set_axis_off()
-    for axes, metric in zip(panels, metrics, strict=True):
+    series = {
+        "mean over folds": ("mean", "fold_low", "fold_high", BLUE, "o", -0.13),
+        "all test slides pooled": ("pooled", "slide_low", "slide_high", ORANGE, "s", 0.13),
+    }
+    for axes, metric in zip(grid, metrics, strict=False):
         rows = summary[summary["metric"] == metric].set_index("method")
         for position, method in enumerate(methods):
             if method not in rows.index:
                 continue
             row: Any = rows.loc[method]
-            interval = {"mean": ("fold_low", "fold_high", BLUE, "o", -0.13)}
-            interval["pooled"] = ("slide_low", "slide_high", ORANGE, "s", 0.13)
-            for value, (low, high, color, marker, shift) in interval.items():
+            for value, low, high, color, marker, shift in series.values():
                 axes.plot([row[low], row[high]], [position + shift] * 2, color=color, linewidth=2.2)
                 axes.plot(row[value], position + shift, marker=marker, color=color, markersize=6, linestyle="")
         axes.set_title({"auroc": "AUROC"}.get(metric, metric.replace("_", " ").capitalize()))
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(methods)), [method_label(method) for method in methods])
-    panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    marks: Mapping[str, tuple[str, str]] = {
-        "mean over folds": (BLUE, "o"),
-        "all test slides pooled": (ORANGE, "s"),
-    }
-    for label, (color, marker) in marks.items():
-        panels[0].plot([], [], color=color, marker=marker, label=label)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    grid[0].set_yticks(range(len(methods)), [method.label for method in methods.values()])
+    grid[0].set_ylim(len(methods) - 0.5, -0.5)
+    for label, (*_, color, marker, _) in series.items():
+        grid[0].plot([], [], color=color, marker=marker, label=label)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -229,8 +174,7 @@ def finish_roc(axes: Axes) -> None:
     """Gives a ROC panel its diagonal, limits and labels."""
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", zorder=1)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set_xlabel("False positive rate")
-    axes.set_ylabel("True positive rate")
+    axes.set(xlabel="False positive rate", ylabel="True positive rate")
 
 
 def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:

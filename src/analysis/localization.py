@@ -8,6 +8,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 INTERVAL = (2.5, 97.5)
+_METRICS = {"auroc": roc_auc_score, "average_precision": average_precision_score}
 
 
 def relative_attention(attention: np.ndarray) -> np.ndarray:
@@ -45,34 +46,23 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int
     Raises:
         ValueError: the patches are all of one class, or a score is not finite.
     """
-    _check(patches, methods)
     labels = patches["label"].to_numpy(bool)
+    _check(patches, labels, methods)
     codes, _ = pd.factorize(patches["item_id"])
     has_positive = np.bincount(codes, weights=labels) > 0
     draws = _draw_slides(has_positive, n_bootstrap, np.random.default_rng(seed))
-    by_slide: Any = score_slides(patches, methods).groupby("method")[["auroc", "average_precision"]].mean()
+    by_slide: Any = score_slides(patches, methods).groupby("method")[list(_METRICS)].mean()
+    counts = {"n_slides": len(has_positive), "n_outlined_slides": int(has_positive.sum())}
+    counts |= {"n_patches": len(labels), "n_positive": int(labels.sum())}
     rows = []
     for method in methods:
         scores = patches[method].to_numpy(np.float64)
-        spread = _bootstrap(scores, labels, codes, draws)
-        low, high = np.percentile(spread, INTERVAL, axis=0)
-        rows.append(
-            {
-                "method": method,
-                "auroc": float(roc_auc_score(labels, scores)),
-                "auroc_low": low[0],
-                "auroc_high": high[0],
-                "average_precision": float(average_precision_score(labels, scores)),
-                "average_precision_low": low[1],
-                "average_precision_high": high[1],
-                "mean_slide_auroc": by_slide["auroc"].get(method, np.nan),
-                "mean_slide_average_precision": by_slide["average_precision"].get(method, np.nan),
-                "n_slides": len(has_positive),
-                "n_outlined_slides": int(has_positive.sum()),
-                "n_patches": len(labels),
-                "n_positive": int(labels.sum()),
-            }
-        )
+        limits = np.percentile(_bootstrap(scores, labels, codes, draws), INTERVAL, axis=0).T
+        row = {"method": method}
+        for (metric, measure), (low, high) in zip(_METRICS.items(), limits, strict=True):
+            row |= {metric: float(measure(labels, scores)), f"{metric}_low": low, f"{metric}_high": high}
+        means = {f"mean_slide_{metric}": by_slide[metric].get(method, np.nan) for metric in _METRICS}
+        rows.append(row | means | counts)
     return pd.DataFrame(rows)
 
 
@@ -89,17 +79,9 @@ def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             continue
         for method in methods:
             scores = slide[method].to_numpy(np.float64)
-            rows.append(
-                {
-                    "item_id": item_id,
-                    "method": method,
-                    "auroc": float(roc_auc_score(labels, scores)),
-                    "average_precision": float(average_precision_score(labels, scores)),
-                    "n_patches": len(labels),
-                    "n_positive": int(labels.sum()),
-                }
-            )
-    columns = ["item_id", "method", "auroc", "average_precision", "n_patches", "n_positive"]
+            measured = (float(measure(labels, scores)) for measure in _METRICS.values())
+            rows.append((item_id, method, *measured, len(labels), int(labels.sum())))
+    columns = ["item_id", "method", *_METRICS, "n_patches", "n_positive"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -164,14 +146,12 @@ def _draw_slides(has_positive: np.ndarray, n_draws: int, rng: np.random.Generato
     return draws
 
 
-def _check(patches: pd.DataFrame, methods: Sequence[str]) -> None:
-    labels = patches["label"].to_numpy(bool)
+def _check(patches: pd.DataFrame, labels: np.ndarray, methods: Sequence[str]) -> None:
     if labels.all() or not labels.any():
         raise ValueError(
             f"Expected patches inside and outside the outlines, got {labels.sum()} of {len(labels)} inside. "
             "Look at the outlines of the test slides, or give localization.label_rule another value."
         )
     for method in methods:
-        if not np.isfinite(patches[method].to_numpy(np.float64)).all():
-            slides = patches.loc[~np.isfinite(patches[method].astype(float)), "item_id"].unique()
+        if len(slides := patches.loc[~np.isfinite(patches[method].astype(float)), "item_id"].tolist()):
             raise ValueError(f"Expected finite scores of {method}, got others on slide {slides[0]!r}.")

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.analysis.figure_style import GREEN, PURPLE, SKY, VERMILLION
+from src.analysis.figure_style import BLUE, GREEN, GREY, PURPLE, SKY, VERMILLION
 from src.files import write_atomically
 
-NEURON = "neuron"
-"""The method that is no MIL model: the best neuron by itself."""
-INPUTS = ("activations", "latents", "top_neurons")
-_COLORS = {"activations": SKY, "latents": GREEN, "top_neurons": PURPLE, NEURON: VERMILLION}
+NEURON, CHANNEL, RANDOM_NEURON = "neuron", "channel", "random_neuron"
+"""The best neuron by itself, and what it is compared with."""
+_COLORS = {"activations": SKY, "latents": GREEN, "top_neurons": PURPLE}
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -23,8 +22,8 @@ class Method:
     Attributes:
         name: as in `mil.methods` and in every table.
         label: for a reader.
-        pool: of `mil.pools`; `neuron` where there is none.
-        eats: of INPUTS, or `neuron`: the maximum of the best neuron.
+        pool: of `mil.pools`; the name where there is none.
+        eats: what a MIL model reads: `activations`, `latents` or `top_neurons`; else the name.
         color: of its curves and bars, which stands for what it eats.
         dash: of its curves, which stands for how it pools.
     """
@@ -35,6 +34,22 @@ class Method:
     eats: str
     color: str
     dash: str
+
+    @property
+    def line(self) -> dict[str, str]:
+        """What matplotlib draws its curves with."""
+        return {"color": self.color, "linestyle": self.dash}
+
+
+SINGLE = {
+    name: Method(name, label, name, name, color, _DASHES[0])
+    for name, label, color in (
+        (NEURON, "Best neuron", VERMILLION),
+        (CHANNEL, "Best raw channel", BLUE),
+        (RANDOM_NEURON, "Random neuron", GREY),
+    )
+}
+"""The methods that look at one neuron or channel, by name."""
 
 
 def parse_methods(names: Iterable[str], pools: Iterable[str]) -> dict[str, Method]:
@@ -48,16 +63,16 @@ def parse_methods(names: Iterable[str], pools: Iterable[str]) -> dict[str, Metho
         ValueError: when a name is neither.
     """
     pools = list(pools)
-    known = {NEURON: Method(NEURON, "Best neuron", NEURON, NEURON, _COLORS[NEURON], _DASHES[0])}
+    known = {NEURON: SINGLE[NEURON]}
     dashes = {pool: _DASHES[i % len(_DASHES)] for i, pool in enumerate(sorted(pools))}
     for pool in pools:
-        for eats in INPUTS:
+        for eats in _COLORS:
             label = f"{pool.replace('_', ' ').capitalize()} MIL on {eats.replace('_', ' ')}"
             known[f"{pool}_{eats}"] = Method(f"{pool}_{eats}", label, pool, eats, _COLORS[eats], dashes[pool])
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"Expected each of mil.methods to be {NEURON} or <pool>_<input> with a pool among {pools} and an input "
-            f"among {list(INPUTS)}, got {unknown[0]!r}."
+            f"among {list(_COLORS)}, got {unknown[0]!r}."
         )
     return {name: known[name] for name in names}
 

@@ -87,18 +87,17 @@ def plot_overlay(
     figure = Figure(figsize=(_PANEL_INCHES * (1 + len(maps)), panel_height + 1.25))
     panels, bars = figure.subplots(2, 1 + len(maps), squeeze=False, height_ratios=(30, 1))
     bars[0].set_axis_off()
-    for axes in panels:
+    width, height = slide.size_level0
+    for axes, pixels in zip(panels, [slide.pixels, *[_pale_grey(slide.pixels)] * len(maps)], strict=True):
+        axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", zorder=0)
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-    _draw_image(panels[0], slide, slide.pixels)
     panels[0].set_title("Slide and true outline" if outlines else "Slide (no outline)")
     _draw_outlines(panels[0], outlines)
     if slide.mpp is not None:
         _draw_scale_bar(panels[0], slide.mpp)
-    pale = _pale_grey(slide.pixels)
     for axes, bar, patch_map in zip(panels[1:], bars[1:], maps, strict=True):
-        _draw_image(axes, slide, pale)
         _draw_map(axes, bar, coords, patch_size_level0, patch_map)
         _draw_outlines(axes, outlines)
         axes.set_title(patch_map.title)
@@ -121,13 +120,6 @@ def _bounds(
     margin = _MARGIN * (high - low).max()
     (left, top), (right, bottom) = np.maximum(low - margin, 0), np.minimum(high + margin, size)
     return float(left), float(top), float(right), float(bottom)
-
-
-def _draw_image(axes: Axes, slide: SlideImage, pixels: np.ndarray) -> None:
-    width, height = slide.size_level0
-    limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", zorder=0)
-    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_map: PatchMap) -> None:
@@ -156,30 +148,23 @@ def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_
 
 
 def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:
-    halo = [patheffects.Stroke(linewidth=3.6, foreground="white"), patheffects.Normal()]
     for outline in outlines:
         closed = np.concatenate([outline, outline[:1]])
-        axes.plot(closed[:, 0], closed[:, 1], color=_OUTLINE, linewidth=1.8, path_effects=halo, zorder=4)
+        axes.plot(closed[:, 0], closed[:, 1], color=_OUTLINE, linewidth=1.8, path_effects=_halo(3.6), zorder=4)
 
 
 def _draw_scale_bar(axes: Axes, mpp: float) -> None:
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     length = scale_bar_length(right - left, mpp)
     x, y = left + 0.03 * (right - left), bottom - 0.03 * (bottom - top)
-    halo = [patheffects.Stroke(linewidth=6, foreground="white"), patheffects.Normal()]
-    axes.plot([x, x + length / mpp], [y, y], color=BLACK, linewidth=3, solid_capstyle="butt", path_effects=halo)
+    axes.plot([x, x + length / mpp], [y, y], color=BLACK, linewidth=3, solid_capstyle="butt", path_effects=_halo(6))
     text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
-    halo = [patheffects.Stroke(linewidth=3, foreground="white"), patheffects.Normal()]
-    axes.annotate(
-        text,
-        (x + length / mpp / 2, y),
-        (0, 5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        color=BLACK,
-        path_effects=halo,
-    )
+    look: Any = {"ha": "center", "va": "bottom", "color": BLACK, "path_effects": _halo(3)}
+    axes.annotate(text, (x + length / mpp / 2, y), (0, 5), textcoords="offset points", **look)
+
+
+def _halo(linewidth: float) -> list[Any]:
+    return [patheffects.Stroke(linewidth=linewidth, foreground="white"), patheffects.Normal()]
 
 
 def _pale_grey(pixels: np.ndarray) -> np.ndarray:

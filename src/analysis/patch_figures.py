@@ -1,7 +1,7 @@
 """Figures of patches: how well scores find outlined patches, and the patches on which neurons fire most."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from src.analysis.figure_style import GREY, VERMILLION, method_label, method_line, styled
+from src.analysis.figure_style import GREY, VERMILLION, styled
 from src.analysis.figures import finish_roc
+from src.analysis.methods import Method
 
 _LONGEST_CAPTION = 13
 
@@ -43,12 +44,12 @@ def choose_exemplars(item_ids: Sequence[str], n: int, max_per_item: int) -> list
 
 
 @styled
-def plot_patch_curves(patches: pd.DataFrame, methods: Sequence[str]) -> Figure:
+def plot_patch_curves(patches: pd.DataFrame, methods: Mapping[str, Method]) -> Figure:
     """Draws ROC and precision-recall curves over the patches of all slides.
 
     Args:
         patches: one row a patch: boolean `label`, and a column of scores a method.
-        methods: the columns to draw; the legend gives AUROC / average precision, best first.
+        methods: the columns to draw and what they are; the legend gives AUROC / average precision, best first.
     """
     labels = patches["label"].to_numpy(bool)
     figure = Figure(figsize=(10.2, 3.9))
@@ -58,9 +59,9 @@ def plot_patch_curves(patches: pd.DataFrame, methods: Sequence[str]) -> Figure:
         scores = patches[method].to_numpy(float)
         fpr, tpr, _ = roc_curve(labels, scores)
         precision, recall, _ = precision_recall_curve(labels, scores)
-        label = f"{auroc:.3f} / {average_precision_score(labels, scores):.3f}  {method_label(method)}"
-        roc_axes.plot(fpr, tpr, label=label, **method_line(method))
-        pr_axes.step(recall, precision, where="post", **method_line(method))
+        label = f"{auroc:.3f} / {average_precision_score(labels, scores):.3f}  {methods[method].label}"
+        roc_axes.plot(fpr, tpr, label=label, **methods[method].line)
+        pr_axes.step(recall, precision, where="post", **methods[method].line)
     finish_roc(roc_axes)
     roc_axes.set_title("ROC")
     pr_axes.axhline(labels.mean(), color=GREY, linewidth=1, linestyle=":", zorder=1)

@@ -16,7 +16,9 @@ _MOST_L0_BARS = 60
 
 
 @styled
-def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: float, dense_above: float) -> Figure:
+def plot_firing_rates(
+    density: np.ndarray, n_tokens: int, almost_dead_below: float = 0.0, dense_above: float = 1.0
+) -> Figure:
     """Draws a histogram of log10 firing rates, with dead, almost dead and dense neurons apart.
 
     Args:
@@ -40,20 +42,22 @@ def plot_firing_rates(density: np.ndarray, n_tokens: int, almost_dead_below: flo
     axes.bar(dead_at, n_dead, 0.5 * dead_at, color=GREY, label=_share("dead", n_dead, len(density)))
     heights = np.zeros(len(edges) - 1)
     for name, color, rates in groups:
+        if not len(rates):
+            continue
         counts, _ = np.histogram(rates.clip(edges[0], 1), edges)  # clipped: rounding may leave 1 / n_tokens outside
         name = _share(name, len(rates), len(density))
         axes.bar(edges[:-1], counts, np.diff(edges), heights, align="edge", color=color, label=name)
         heights += counts
     for limit in (almost_dead_below, dense_above):
-        if edges[0] <= limit:
+        if edges[0] <= limit < 1:
             axes.axvline(limit, color=BLACK, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
     ticks = {10.0**exponent: f"$10^{{{exponent}}}$" for exponent in range(lowest, 1)}
     axes.set_xticks([dead_at, *ticks], ["0", *ticks.values()])
     axes.minorticks_off()
     axes.set(xlim=(dead_at / 1.6, 1.1), ylim=(0, 1.06 * max(n_dead, heights.max())))
-    _finish(figure, axes, "Share of patches on which a neuron fires", "Neurons")
-    axes.set_title(f"{len(density):,} neurons on {n_tokens:,} patches")
+    title = f"{len(density):,} neurons on {n_tokens:,} patches"
+    _finish(figure, axes, title, "Share of patches on which a neuron fires", "Neurons")
     return figure
 
 
@@ -78,8 +82,7 @@ def plot_l0(n_rows: np.ndarray) -> Figure:
     axes.axvline(mean, color=VERMILLION, linestyle="--", label=f"mean {mean:.1f}, median {median}")
     axes.set_xlim(-0.5, 1.03 * last + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.set_title(f"{int(n_rows.sum()):,} patches")
-    _finish(figure, axes, "Active latents of a patch (L0)", "Share of patches")
+    _finish(figure, axes, f"{int(n_rows.sum()):,} patches", "Active latents of a patch (L0)", "Share of patches")
     return figure
 
 
@@ -100,16 +103,12 @@ def plot_pre_latents(edges: np.ndarray, counts: np.ndarray, active: np.ndarray, 
     if threshold is not None:
         low, median, high = np.quantile(threshold, [0.05, 0.5, 0.95])
         if high > low:
-            axes.axvspan(
-                low, high, color=VERMILLION, alpha=0.2, linewidth=0, label="thresholds, 5th to 95th percentile"
-            )
+            middle = "thresholds, 5th to 95th percentile"
+            axes.axvspan(low, high, color=VERMILLION, alpha=0.2, linewidth=0, label=middle)
         name = "median threshold" if high > low else "threshold"
         axes.axvline(median, color=VERMILLION, linestyle="--", label=f"{name} {median:.3g}")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.5 / total)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_title(f"{total:,} pre-latents")
-    _finish(figure, axes, "Pre-latent", "Share of pre-latents")
+    axes.set(yscale="log", ylim=(0.5 / total, None), xlim=(edges[0], edges[-1]))
+    _finish(figure, axes, f"{total:,} pre-latents", "Pre-latent", "Share of pre-latents")
     return figure
 
 
@@ -132,8 +131,7 @@ def plot_redundancy(cosines: np.ndarray, redundant_above: float, d_in: int) -> F
     axes.axvline(random, color=BLACK, linestyle=":", label=f"random directions, median {random:.2f}")
     axes.axvline(redundant_above, color=VERMILLION, linestyle="--", label=redundant)
     axes.set_xlim(0, 1)
-    axes.set_title(f"{len(cosines):,} atoms")
-    _finish(figure, axes, "|cosine| of an atom with its nearest other one", "Atoms")
+    _finish(figure, axes, f"{len(cosines):,} atoms", "|cosine| of an atom with its nearest other one", "Atoms")
     return figure
 
 
@@ -151,8 +149,7 @@ def plot_frontier(l0: Sequence[float], explained_variance: Sequence[float], name
     for x, y, name, (marker, color) in zip(l0, explained_variance, names, styles, strict=False):
         axes.scatter(x, y, marker=marker, color=color, zorder=3, label=name)
     axes.margins(x=0.1, y=0.1)
-    axes.set_xlabel("L0")
-    axes.set_ylabel("Explained variance")
+    axes.set(xlabel="L0", ylabel="Explained variance")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
@@ -162,9 +159,8 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 

@@ -1,15 +1,12 @@
 """Which neurons carry a class: every neuron of a pooled matrix tested against slide labels and ranked."""
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from src.analysis.statistics import auroc_by_column, benjamini_hochberg, hedges_g, pooled_t, welch_t
-
-_LOGGER = logging.getLogger(__name__)
+from src.analysis.statistics import auroc_by_column, benjamini_hochberg, hedges_g, t_test
 
 # What decides the order (descending unless negated), ties by the next, at last by neuron_id.
 _ORDERS = {
@@ -136,63 +133,15 @@ def average_cases(maxima: np.ndarray, labels: np.ndarray, case_ids: Sequence[str
     return sums / np.bincount(codes)[:, None], np.array([label for _, label in units])
 
 
-def permute_labels(labels: np.ndarray, case_ids: Sequence[str], seed: int) -> np.ndarray:
-    """Deals the cases' labels out anew: every slide of a case gets the label of one drawn case.
-
-    A case whose slides differ in label passes on its highest, as in multiple-instance learning.
-
-    Args:
-        labels: [n_slides] int.
-        case_ids: the case of each slide.
-        seed: of the permutation.
-    """
-    codes, cases = pd.factorize(np.asarray(case_ids, dtype=object))
-    case_labels = np.full(len(cases), np.min(labels))
-    np.maximum.at(case_labels, codes, labels)
-    return np.random.default_rng(seed).permutation(case_labels)[codes]
-
-
-def count_chance_findings(
-    maxima: np.ndarray,
-    labels: np.ndarray,
-    case_ids: Sequence[str],
-    classes: Sequence[str],
-    seeds: Iterable[int],
-    rule: SelectionRule | None = None,
-    q_threshold: float = 0.05,
-) -> int:
-    """Counts the permutations of labels by case under which some neuron still has a q-value below the threshold.
-
-    A selection that controls the false discovery rate has such findings in about `q_threshold` of the permutations.
-
-    Args:
-        maxima: [n_slides, n_neurons] slide-level values.
-        labels: [n_slides] int, positions in `classes`.
-        case_ids: the case of each slide.
-        classes: class names.
-        seeds: one permutation each.
-        rule: how to test.
-        q_threshold: what counts as found.
-    """
-    found = 0
-    for seed in seeds:
-        table = rank_neurons(maxima, permute_labels(labels, case_ids, seed), case_ids, classes, rule=rule)
-        n_neurons = int(np.count_nonzero(table["q_value"] < q_threshold))
-        _LOGGER.debug("Labels permuted with seed %d: %d neurons with q < %g.", seed, n_neurons, q_threshold)
-        found += n_neurons > 0
-    return found
-
-
 def _test_neurons(values: np.ndarray, is_positive: np.ndarray, rule: SelectionRule) -> pd.DataFrame:
     positive, negative = values[is_positive], values[~is_positive]
-    test = welch_t(positive, negative)
-    p_value = test.one_sided_p()
+    statistic, p_value = t_test(positive, negative, equal_variances=False)
     if rule.p_value == "guarded":
-        p_value = np.maximum(p_value, pooled_t(positive, negative).one_sided_p())
+        p_value = np.maximum(p_value, t_test(positive, negative, equal_variances=True)[1])
     return pd.DataFrame(
         {
             "neuron_id": np.arange(values.shape[1]),
-            "statistic": test.statistic,
+            "statistic": statistic,
             "p_value": p_value,
             "effect_size": hedges_g(positive, negative),
             "auroc": auroc_by_column(values, is_positive),

@@ -1,7 +1,5 @@
 """Two-sample statistics of many neurons at once, in float64: one column a neuron, one row a slide or case."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import stats
 
@@ -9,61 +7,28 @@ from scipy import stats
 _COLUMNS_PER_CHUNK = 512
 
 
-@dataclass(frozen=True)
-class TTest:
-    """Student statistics of each column: `statistic` and `degrees_of_freedom`, both [n_columns] float64.
+def t_test(first: np.ndarray, second: np.ndarray, equal_variances: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Tests whether the mean of the first group is greater, as `scipy.stats.ttest_ind(alternative="greater")`.
 
-    Where the difference of two equal constants is tested, the statistic is NaN.
-    """
-
-    statistic: np.ndarray
-    degrees_of_freedom: np.ndarray
-
-    def one_sided_p(self) -> np.ndarray:
-        """Returns p [n_columns] of the alternative that the first group's mean is greater; NaN stays NaN."""
-        return stats.t.sf(self.statistic, self.degrees_of_freedom)
-
-    def two_sided_p(self) -> np.ndarray:
-        """Returns p [n_columns] of the alternative that the means differ; NaN stays NaN."""
-        return 2 * stats.t.sf(np.abs(self.statistic), self.degrees_of_freedom)
-
-
-def welch_t(first: np.ndarray, second: np.ndarray) -> TTest:
-    """Tests the difference of means without assuming equal variances, as `scipy.stats.ttest_ind(equal_var=False)`.
-
-    B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
-    Biometrika 34 (1947); degrees of freedom after Welch and Satterthwaite. As in scipy, two groups of different
-    constants give an infinite statistic (with one degree of freedom in place of none).
+    Welch's test (B. L. Welch, "The generalization of 'Student's' problem when several different population variances
+    are involved", Biometrika 34, 1947) or, under one common variance, Student's ("The probable error of a mean", 1908).
+    As in scipy, two groups of different constants give an infinite statistic, and of equal ones NaN.
 
     Args:
         first: [n_first, n_columns], n_first >= 2.
         second: [n_second, n_columns], n_second >= 2.
+        equal_variances: Student's test in place of Welch's.
+
+    Returns:
+        The statistic t and the one-sided p, both [n_columns] float64.
 
     Raises:
         ValueError: when a group has fewer than two rows.
     """
     (mean_1, variance_1), (mean_2, variance_2) = _moments(first), _moments(second)
-    error_1, error_2 = variance_1 / len(first), variance_2 / len(second)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (mean_1 - mean_2) / np.sqrt(error_1 + error_2)
-        freedom = (error_1 + error_2) ** 2 / (error_1**2 / (len(first) - 1) + error_2**2 / (len(second) - 1))
-    return TTest(statistic, np.where(np.isnan(freedom), 1.0, freedom))
-
-
-def pooled_t(first: np.ndarray, second: np.ndarray) -> TTest:
-    """Tests the difference of means under one common variance (Student, "The probable error of a mean", 1908).
-
-    Args:
-        first: [n_first, n_columns], n_first >= 2.
-        second: [n_second, n_columns], n_second >= 2.
-
-    Raises:
-        ValueError: when a group has fewer than two rows.
-    """
-    (mean_1, _), (mean_2, _) = _moments(first), _moments(second)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (mean_1 - mean_2) / (_pooled_sd(first, second) * np.sqrt(1 / len(first) + 1 / len(second)))
-    return TTest(statistic, np.full(statistic.shape, float(len(first) + len(second) - 2)))
+    of_first, of_second = (mean_1, np.sqrt(variance_1), len(first)), (mean_2, np.sqrt(variance_2), len(second))
+    tested = stats.ttest_ind_from_stats(*of_first, *of_second, equal_var=equal_variances, alternative="greater")
+    return tested.statistic, tested.pvalue
 
 
 def hedges_g(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -79,11 +44,11 @@ def hedges_g(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: when a group has fewer than two rows.
     """
-    (mean_1, _), (mean_2, _) = _moments(first), _moments(second)
-    deviation = _pooled_sd(first, second)
-    correction = 1 - 3 / (4 * (len(first) + len(second)) - 9)
+    (mean_1, variance_1), (mean_2, variance_2) = _moments(first), _moments(second)
+    n_1, n_2 = len(first), len(second)
+    deviation = np.sqrt(((n_1 - 1) * variance_1 + (n_2 - 1) * variance_2) / (n_1 + n_2 - 2))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(deviation > 0, correction * (mean_1 - mean_2) / deviation, np.nan)
+        return np.where(deviation > 0, (1 - 3 / (4 * (n_1 + n_2) - 9)) * (mean_1 - mean_2) / deviation, np.nan)
 
 
 def auroc_by_column(values: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
@@ -139,9 +104,3 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shifted = values - values[:1]
     mean = shifted.mean(axis=0)
     return mean + values[0], ((shifted - mean) ** 2).sum(axis=0) / (len(values) - 1)
-
-
-def _pooled_sd(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    (_, variance_1), (_, variance_2) = _moments(first), _moments(second)
-    squares = (len(first) - 1) * variance_1 + (len(second) - 1) * variance_2
-    return np.sqrt(squares / (len(first) + len(second) - 2))

@@ -3,31 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from src.analysis.figure_style import method_label, method_line
+from src.analysis.methods import NEURON, Method, read_methods
 from src.report.page import PageFigure
 
-# Shown in this order, each against the ones above it.
-_PATCH_METHODS = (
-    "neuron",
-    "channel",
-    "attention_activations",
-    "attention_latents",
-    "attention_top_neurons",
-    "random_neuron",
-)
 _Q_LIMIT = 0.05
-_SLIDE_METHODS = (
-    "neuron",
-    "max_activations",
-    "attention_activations",
-    "max_latents",
-    "attention_latents",
-    "max_top_neurons",
-    "attention_top_neurons",
-)
 
 
 @dataclass(frozen=True)
@@ -70,22 +53,27 @@ def build_headline(
 
     Args:
         rankings: neurons.csv by fold.
-        localizations: localization.csv by fold.
-        summary: summary.csv of the cross-validation.
+        localizations: localization.csv by fold, each beside its methods.csv.
+        summary: summary.csv of the cross-validation, beside its methods.csv.
         figure: the chosen neuron's map beside the true outline.
         positive_class: the class that is looked for.
     """
-    patch_scores = {fold: pd.read_csv(path).set_index("method") for fold, path in localizations.items()}
     sentences = [_describe_neurons(rankings, positive_class)] if rankings else []
     charts = []
-    if patch_scores:
-        charts.append(_patch_chart(patch_scores))
-        sentences.append(_describe_place(patch_scores))
+    if localizations:
+        table: Any = pd.concat([pd.read_csv(path) for path in localizations.values()], ignore_index=True)
+        charts.append(_patch_chart(table, len(localizations), _methods(*localizations.values())))
+        sentences.append(_describe_place(table[table["method"] == NEURON]))
     if summary is not None:
-        table = pd.read_csv(summary)
+        table: Any = pd.read_csv(summary)
         if len(table := table[table["metric"] == "auroc"].set_index("method")):
-            charts.append(_slide_chart(table))
+            charts.append(_slide_chart(table, _methods(summary)))
     return Headline(sentences, charts, figure)
+
+
+def _methods(*tables: Path) -> dict[str, Method]:
+    found = {name: one for path in tables for name, one in read_methods(path.with_name("methods.csv")).items()}
+    return dict(sorted(found.items(), key=lambda item: item[0] != NEURON))  # the others are compared with it
 
 
 def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | None) -> str:
@@ -108,42 +96,35 @@ def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | 
     )
 
 
-def _describe_place(scores: Mapping[int | str, pd.DataFrame]) -> str:
-    value = sum(table.loc["neuron", "auroc"] for table in scores.values()) / len(scores)  # pyright: ignore
-    n_slides = sum(int(table.loc["neuron", "n_outlined_slides"]) for table in scores.values())  # pyright: ignore
-    mean = f", in the mean of {len(scores)} folds" if len(scores) > 1 else ""
+def _describe_place(of_neuron: pd.DataFrame) -> str:
+    value = of_neuron["auroc"].mean()
+    mean = f", in the mean of {len(of_neuron)} folds" if len(of_neuron) > 1 else ""
     return (
         f"Where: on test slides, the neuron is higher on a patch inside the true outlines than on one outside in "
-        f"{value:.1%} of pairs (patch-level AUROC {value:.3f}{mean}; {n_slides} outlined slides)."
+        f"{value:.1%} of pairs (patch-level AUROC {value:.3f}{mean}; {of_neuron['n_outlined_slides'].sum()} outlined "
+        "slides)."
     )
 
 
-def _patch_chart(scores: Mapping[int | str, pd.DataFrame]) -> Chart:
-    bars = []
-    for method in _PATCH_METHODS:
-        rows = [table.loc[method] for table in scores.values() if method in table.index]
-        if rows:
-            values = [float(row["auroc"]) for row in rows]
-            low = min(values) if len(rows) > 1 else float(rows[0]["auroc_low"])
-            high = max(values) if len(rows) > 1 else float(rows[0]["auroc_high"])
-            bars.append(_bar(method, sum(values) / len(values), low, high))
-    spread = "lines: lowest to highest fold" if len(scores) > 1 else "lines: 95 % bootstrap interval over slides"
-    return Chart("Does it fire in the right place?", f"Patch-level AUROC on test slides; {spread}.", bars)
+def _patch_chart(table: Any, n_folds: int, methods: Mapping[str, Method]) -> Chart:
+    if n_folds > 1:
+        values, spread = table.groupby("method")["auroc"].agg(["mean", "min", "max"]), "lowest to highest fold"
+    else:
+        values = table.set_index("method")[["auroc", "auroc_low", "auroc_high"]]
+        spread = "95 % bootstrap interval over slides"
+    note = f"Patch-level AUROC on test slides; lines: {spread}."
+    return Chart("Does it fire in the right place?", note, _bars(values, methods))
 
 
-def _slide_chart(table: pd.DataFrame) -> Chart:
+def _slide_chart(table: Any, methods: Mapping[str, Method]) -> Chart:
     several = bool((table["n_folds"] > 1).any())
-    low, high = ("fold_low", "fold_high") if several else ("slide_low", "slide_high")
-    bars = [
-        _bar(method, *(float(table.loc[method, column]) for column in ("mean", low, high)))  # pyright: ignore
-        for method in _SLIDE_METHODS
-        if method in table.index
-    ]
+    ends = ["fold_low", "fold_high"] if several else ["slide_low", "slide_high"]
     over = "folds, about their mean" if several else "slides"
-    return Chart(
-        "Does it tell slides apart?", f"Slide-level AUROC on test slides; lines: 95 % interval over {over}.", bars
-    )
+    note = f"Slide-level AUROC on test slides; lines: 95 % interval over {over}."
+    return Chart("Does it tell slides apart?", note, _bars(table[["mean", *ends]], methods))
 
 
-def _bar(method: str, value: float, low: float, high: float) -> Bar:
-    return Bar(method_label(method), str(method_line(method)["color"]), value, low, high)
+def _bars(values: pd.DataFrame, methods: Mapping[str, Method]) -> list[Bar]:
+    """Returns a bar a method from its value, low and high."""
+    shown = [method for method in methods.values() if method.name in values.index]
+    return [Bar(method.label, method.color, *map(float, values.loc[method.name])) for method in shown]

@@ -2,8 +2,8 @@
 
 import base64
 import io
+import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +24,6 @@ _LARGE_BYTES = 150_000
 _WEBP_QUALITY = 88
 # CSS defines an inch as 96 pixels: letters come out at the size that they were drawn with.
 _CSS_DPI = 96
-_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?e[+-]?\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d+")
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,6 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class _Section:
-    title: str
-    anchor: str
-    pages: Sequence[RunPage]
-
-
 def render_report(report: Report) -> str:
     """Returns the HTML of a report.
 
@@ -115,8 +106,7 @@ def inline_image(path: str | Path, max_width: int) -> Picture:
         kind, shown_at = f"{image.format}".lower(), [round(side * _CSS_DPI / FIGURE_DPI) for side in image.size]
         if len(content) > _LARGE_BYTES:
             shrunk = image.convert("RGB")
-            if image.width > max_width:
-                shrunk = shrunk.resize((max_width, round(image.height * max_width / image.width)))
+            shrunk.thumbnail((max_width, image.height))
             smaller = io.BytesIO()
             shrunk.save(smaller, "WEBP", quality=_WEBP_QUALITY, method=4)
             content, kind = smaller.getvalue(), "webp"
@@ -149,9 +139,9 @@ def read_table(run_dir: Path, table: PageTable) -> dict[str, Any]:
 
 def format_number(value: Any) -> str:
     """Returns a number as a reader wants it: thousands apart, four significant digits, text as it is."""
-    if isinstance(value, str) or value is None:
+    if isinstance(value, str):
         return value or "–"
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
@@ -164,10 +154,10 @@ def format_key(key: str) -> str:
 
 
 def _format_cell(text: str) -> str:
-    if text == "" or text.lower() == "nan":
+    if text.lower() in ("", "nan"):
         return "–"
     # An integer stays as written; 1.0 in a table of shares is 1.000, not 1.
-    if _INTEGER.fullmatch(text):
+    if text.lstrip("+-").isdigit():
         return text
     value = float(text)
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.2g}"
@@ -176,18 +166,16 @@ def _format_cell(text: str) -> str:
 def _is_numeric(column: str, values: Sequence[str]) -> bool:
     if column.endswith("_id") and column != "neuron_id":
         return False
-    filled = [value for value in values if value != "" and value.lower() != "nan"]
-    return bool(filled) and all(_FLOAT.fullmatch(value) or _INTEGER.fullmatch(value) for value in filled)
+    filled = [value for value in values if value.lower() not in ("", "nan")]
+    numbers: Any = pd.to_numeric(pd.Series(filled, dtype=str), errors="coerce")
+    return bool(filled) and bool(numbers.notna().all())
 
 
-def _sections(pages: Sequence[RunPage]) -> list[_Section]:
+def _sections(pages: Sequence[RunPage]) -> list[dict[str, Any]]:
     """Groups the pages of a task's folds, in the order that the pages ask for."""
-    tasks = dict.fromkeys(page.task for page in sorted(pages, key=lambda page: (page.page.order, page.task)))
-    sections = []
-    for task in tasks:
-        own = sorted((page for page in pages if page.task == task), key=lambda page: page.fold or 0)
-        sections.append(_Section(own[0].page.title, f"task-{task}", own))
-    return sections
+    ordered = sorted(pages, key=lambda page: (page.page.order, page.task, page.fold or 0))
+    groups = [list(group) for _, group in itertools.groupby(ordered, key=lambda page: page.task)]
+    return [{"title": own[0].page.title, "anchor": f"task-{own[0].task}", "pages": own} for own in groups]
 
 
 def _seconds(manifest: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from src.files import write_atomically
 
@@ -77,26 +76,18 @@ def read_page(path: str | Path) -> Page:
         raise FileNotFoundError(f"Expected a page at {path}, found none. Run its task again with overwrite=true.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {record['schema_version']}")
-        return Page(
-            title=record["title"],
-            order=record["order"],
-            paragraphs=tuple(record["paragraphs"]),
-            numbers=record["numbers"],
-            figures=tuple(PageFigure(**figure) for figure in record["figures"]),
-            tables=tuple(_table(table) for table in record["tables"]),
-        )
+        if (version := record.pop("schema_version")) != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version}")
+        for table in record["tables"]:
+            table["columns"] = table["columns"] and tuple(table["columns"])
+        shown = {"figures": PageFigure, "tables": PageTable}
+        record |= {name: tuple(kind(**one) for one in record[name]) for name, kind in shown.items()}
+        return Page(**record | {"paragraphs": tuple(record["paragraphs"])})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected a page of schema version {SCHEMA_VERSION} in {path}, got {error}. "
             "Run its task again with overwrite=true."
         ) from error
-
-
-def _table(record: dict[str, Any]) -> PageTable:
-    columns = record["columns"]
-    return PageTable(record["path"], record["caption"], record["max_rows"], None if columns is None else tuple(columns))
 
 
 def _relative(path: str | Path, run_dir: Path) -> str:

@@ -2,14 +2,13 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-
-_ZIP_MAGIC = b"PK"
 
 
 class StandIn:
@@ -50,12 +49,12 @@ def load_checkpoint(path: str | Path, content: bytes | None = None) -> Any:
     path = Path(path)
     if content is None and not path.is_file():  # also of a pipe, which would be waited for
         raise FileNotFoundError(f"Expected a checkpoint at {path}, found no such file.")
-    source: Any = str(path) if content is None else io.BytesIO(content)
     foreign: list[Any] = []
     try:
-        foreign = _stand_ins(source)
-        with safe_globals(foreign):
-            return torch.load(source, map_location="cpu", weights_only=True)
+        with open(path, "rb") if content is None else io.BytesIO(content) as source:
+            foreign = _stand_ins(source)
+            with safe_globals(foreign):
+                return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
         found = repr(error)
         if isinstance(error, pickle.UnpicklingError):  # its text advises to run the file
@@ -81,17 +80,8 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def _stand_ins(source: Any) -> list[Any]:
-    if not _is_zip(source):  # torch before 1.6; it may name nothing but tensors
-        return []
-    names = get_unsafe_globals_in_checkpoint(source)
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    pairs = [name.rpartition(".") for name in names]
+    is_zip = zipfile.is_zipfile(source)  # else of torch before 1.6, and may name nothing but tensors
+    source.seek(0)
+    pairs = [name.rpartition(".") for name in get_unsafe_globals_in_checkpoint(source)] if is_zip else []
+    source.seek(0)
     return [type(name, (StandIn,), {"__module__": module}) for module, _, name in pairs]
-
-
-def _is_zip(source: Any) -> bool:
-    if isinstance(source, io.BytesIO):
-        return source.getvalue()[: len(_ZIP_MAGIC)] == _ZIP_MAGIC
-    with open(source, "rb") as file:
-        return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC

@@ -66,7 +66,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     else:
         rundir.write_fitted_on(fitted)
     _LOGGER.info("%s is %s of %s. Use it with sae_run=%s.", source.weights, type(sae).__name__, name, rundir.path)
-    _write_page(rundir, source, name, imported, sae, checked, results)
+    known = (
+        "The slides that the SAE was trained on are not known: on slides among them, held-out numbers of later steps are "
+        "not held out."
+        if fitted is None
+        else f"The {len(fitted)} slides that the SAE was trained on are listed in its export."
+    )
+    _write_page(rundir, source, f"{name} from {source.path}", imported, [known, checked], results)
     return results
 
 
@@ -132,13 +138,7 @@ def _check_fvu(imported: ImportedSAE, measured: float | None, tolerance: float, 
 
 
 def _write_page(
-    rundir: RunDir,
-    source: Source,
-    name: str,
-    imported: ImportedSAE,
-    sae: SAE,
-    checked: str,
-    results: dict[str, float],
+    rundir: RunDir, source: Source, name: str, imported: ImportedSAE, remarks: list[str], results: dict[str, float]
 ) -> None:
     settings = pd.DataFrame([(key, str(value)) for key, value in imported.facts.items()], columns=["setting", "value"])
     settings.to_csv(rundir.table("imported"), index=False)
@@ -149,17 +149,11 @@ def _write_page(
             title="Imported SAE",
             order=_PAGE_ORDER,
             paragraphs=[
-                f"Read as {name} from {source.path} ({read}): {type(sae).__name__} with {arguments}.",
+                f"Read as {name} ({read}): {imported.sae_class.__name__} with {arguments or 'our defaults'}.",
                 "Folded: " + (" ".join(imported.folded) or "nothing."),
                 "Assumed: " + (" ".join(imported.assumed) or "nothing."),
-                "Settings of training alone are Loupe's defaults. "
-                + (
-                    f"The {len(rundir.read_fitted_on())} slides that the SAE was trained on are listed in its export."
-                    if rundir.fitted_on_path.is_file()
-                    else "The slides that the SAE was trained on are not known: on slides among them, held-out numbers "
-                    "of later steps are not held out."
-                ),
-                checked,
+                "Settings of training alone are Loupe's defaults.",
+                *remarks,
             ],
             numbers=results,
             tables=[PageTable(rundir.table("imported"), "What the checkpoint says of itself.", max_rows=100)],

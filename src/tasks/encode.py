@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.analysis.figures import plot_density, save_figure
+from src.analysis.figure_style import save_figure
+from src.analysis.sae_figures import plot_firing_rates
 from src.data.fold import FoldData, open_fold
 from src.files import digest_text
 from src.metrics.latent_counts import L0
@@ -138,7 +139,7 @@ def _write_page(
     density = measures.n_active.numpy() / results["n_patches"]
     table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": measures.n_active})
     table.to_csv(rundir.table("density"), index=False)
-    save_figure(plot_density(density), rundir.plot("density"))
+    save_figure(plot_firing_rates(density, int(results["n_patches"])), rundir.plot("density"))
     silent = int((density == 0).sum())
     n_entries = int(measures.n_active.sum())
     rundir.write_page(

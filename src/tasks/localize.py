@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.figure_style import method_label
-from src.analysis.figures import save_figure
+from src.analysis.figure_style import save_figure
 from src.analysis.localization import (
     choose_random_neuron,
     relative_attention,
@@ -17,6 +16,7 @@ from src.analysis.localization import (
     score_slides,
     spread_out,
 )
+from src.analysis.methods import CHANNEL, NEURON, RANDOM_NEURON, SINGLE, Method, read_methods, write_methods
 from src.analysis.overlay import PatchMap, SlideImage, plot_overlay
 from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
 from src.analysis.selection import best_neuron_ids
@@ -34,13 +34,9 @@ from src.stores.latents.store import LatentStore
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 80
 _EXEMPLAR_SIDE = 128
-_ATTENTION = ("attention_activations", "attention_latents", "attention_top_neurons")
 _RANKINGS = ("neurons", "channels")
-# What is drawn, on which scale. Attention: colours begin at what every patch would get if all were equal.
-_SCALES: dict[str, Any] = {
-    "neuron": {"scale": "Activation"},
-    "attention_activations": {"scale": "Attention × number of patches", "floor": 1.0, "least_range": 1.0},
-}
+# Colours begin at what every patch would get if all were equal.
+_ATTENTION_SCALE: Any = {"scale": "Attention × number of patches", "floor": 1.0, "least_range": 1.0}
 
 
 def missing_inputs(cfg: Any) -> list[str]:
@@ -89,11 +85,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         [scorer.score(item_id, truth) for item_id in track(scored, "Scoring patches")], ignore_index=True
     )
 
-    pooled = score_pooled(patches, scorer.methods, local.n_bootstrap, cfg.seed)
+    methods = scorer.methods
+    write_methods(methods, rundir.table("methods"))
+    pooled = score_pooled(patches, list(methods), local.n_bootstrap, cfg.seed)
     pooled.to_csv(rundir.table("localization"), index=False)
-    by_slide = score_slides(patches, scorer.methods)
+    by_slide = score_slides(patches, list(methods))
     by_slide.to_csv(rundir.table("localization_slides"), index=False)
-    save_figure(plot_patch_curves(patches, scorer.methods), rundir.plot("patch_curves"))
+    save_figure(plot_patch_curves(patches, methods), rundir.plot("patch_curves"))
     figures = [
         *_draw_overlays(cfg, rundir, patches, by_slide, scorer, truth),
         PageFigure(rundir.plot("patch_curves"), "All patches of the scored test slides. Dotted: chance."),
@@ -103,7 +101,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     results = {
         f"test/{method}_patch_{metric}": float(scores.loc[method, metric])
         for metric in ("auroc", "average_precision")
-        for method in scorer.methods
+        for method in methods
     }
     _write_page(cfg, rundir, pooled, figures, left_out, scorer)
     chosen = scorer.chosen
@@ -130,12 +128,9 @@ class _Scorer:
     fold: FoldData
     latents: LatentSource
     chosen: _Chosen
+    methods: dict[str, Method]
     attention_dirs: dict[str, Path]
     patch_size_level0: int | None
-
-    @property
-    def methods(self) -> list[str]:
-        return ["neuron", "channel", *self.attention_dirs, "random_neuron"]
 
     def score(self, item_id: str, truth: OutlinedSlides) -> pd.DataFrame:
         """Returns a row for each patch: item_id, x, y, size, label and a column a method."""
@@ -149,8 +144,8 @@ class _Scorer:
             )
         chosen = self.chosen
         columns = self.latents.rows(item_id).columns([chosen.neurons[0], chosen.random_neuron]).numpy()
-        scores = {"neuron": columns[:, 0], "random_neuron": columns[:, 1]}
-        scores["channel"] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
+        scores = {NEURON: columns[:, 0], RANDOM_NEURON: columns[:, 1]}
+        scores[CHANNEL] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
         for method, folder in self.attention_dirs.items():
             scores[method] = relative_attention(np.load(folder / f"{item_id}.npy"))
         if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(coords)}:
@@ -168,20 +163,22 @@ def _open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> _Scorer:
     encoded = rundir.upstream("encode")
     for upstream in (encoded, ranking):
         rundir.refuse_leakage(upstream, fold.fitted("val+test"))
-    attention_dirs = {}
+    known, attention_dirs = dict(SINGLE), {}
     if classifiers is None:
         _LOGGER.warning("Attention is not scored: no finished train_mil run. Make it with task=train_mil.")
     else:
         # Validation slides choose a classifier's weights, so that only test slides are new to it.
         rundir.refuse_leakage(classifiers, fold.fitted("test"))
-        folders = {name: classifiers.path / "attention" / name for name in _ATTENTION}
+        known |= read_methods(classifiers.table("methods"))
+        folders = {name: classifiers.path / "attention" / name for name in known}
         attention_dirs = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    methods = {name: known[name] for name in (NEURON, CHANNEL, *attention_dirs, RANDOM_NEURON)}
     neurons, channels = (_read_ranking(ranking.table(name), cfg.dataset.positive_class) for name in _RANKINGS)
     best = best_neuron_ids(neurons, min(cfg.localization.n_exemplar_neurons, len(neurons)))
     density: Any = neurons.set_index("neuron_id")["density"]
     chosen = _Chosen(best, choose_random_neuron(density, best[0], cfg.seed), best_neuron_ids(channels, 1)[0])
     store = LatentStore(encoded.latents_dir())
-    return _Scorer(fold, store, chosen, attention_dirs, cfg.dataset.patch_size_level0)
+    return _Scorer(fold, store, chosen, methods, attention_dirs, cfg.dataset.patch_size_level0)
 
 
 def _read_ranking(path: Path, positive_class: str) -> pd.DataFrame:
@@ -194,19 +191,21 @@ def _draw_overlays(
 ) -> list[PageFigure]:
     """Draws outlined slides from all over the range of the neuron's per-slide AUROC, the median one first."""
     aurocs: Any = by_slide.set_index(["method", "item_id"])["auroc"]
-    ranked = aurocs.loc["neuron"].sort_values(kind="stable").index.tolist()
-    names = {"neuron": f"Neuron {scorer.chosen.neurons[0]}"}
+    ranked = aurocs.loc[NEURON].sort_values(kind="stable").index.tolist()
+    drawn: dict[str, Any] = {NEURON: {"scale": "Activation"}}
+    drawn |= {name: _ATTENTION_SCALE for name in scorer.attention_dirs if scorer.methods[name].eats == "activations"}
+    titles = {name: method.label for name, method in scorer.methods.items()}
+    titles[NEURON] = f"Neuron {scorer.chosen.neurons[0]}"
     figures = []
     for item_id in spread_out(ranked, cfg.localization.n_overlays):
         rows: Any = patches[patches["item_id"] == item_id]
         maps = [
             PatchMap(
-                f"{names.get(method, method_label(method))}\nAUROC {aurocs[method, item_id]:.3f} on this slide",
+                f"{titles[method]}\nAUROC {aurocs[method, item_id]:.3f} on this slide",
                 scores=rows[method].to_numpy(),
-                **_SCALES[method],
+                **scale,
             )
-            for method in _SCALES
-            if method in scorer.methods
+            for method, scale in drawn.items()
         ]
         with open_slide_images(find_slide(cfg.dataset.slides_dir, item_id)) as images:
             slide = SlideImage(images.thumbnail(cfg.localization.thumbnail_size), images.size_level0, images.mpp)
@@ -265,7 +264,7 @@ def _write_page(
     if left_out:
         paragraphs.append("Left out: " + "; ".join(f"{item_id}: {why}" for item_id, why in left_out.items()) + ".")
     aurocs = zip(pooled["method"].tolist(), pooled["auroc"].tolist(), strict=True)
-    numbers = {f"{method_label(method)}, AUROC": auroc for method, auroc in aurocs}
+    numbers = {f"{scorer.methods[method].label}, AUROC": auroc for method, auroc in aurocs}
     tables = [
         PageTable(rundir.table("localization"), "Every method on all patches."),
         PageTable(rundir.table("localization_slides"), "Slide by slide.", 12),

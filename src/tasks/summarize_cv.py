@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
-from src.analysis.figures import plot_summary, save_figure
+from src.analysis.figure_style import save_figure
+from src.analysis.figures import plot_summary
+from src.analysis.methods import Method, read_methods, write_methods
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
 
@@ -18,7 +20,8 @@ _PAGE_ORDER = 90
 
 def inputs(cfg: Any, rundir: RunDir) -> list[Path]:  # noqa: ARG001 - the signature of every gathering task
     """Returns the files that a summary made now would read."""
-    return [run.table("predictions") for run in rundir.upstream_folds("train_mil").values()]
+    runs = rundir.upstream_folds("train_mil").values()
+    return [run.table(name) for run in runs for name in ("predictions", "methods")]
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -39,11 +42,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     n_train = [len(run.read_fitted_on()) for run in runs.values()]
     summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed, n_train)
     summary.to_csv(rundir.table("summary"), index=False)
+    methods = {name: method for run in runs.values() for name, method in read_methods(run.table("methods")).items()}
+    write_methods(methods, rundir.table("methods"))
     remarks = [describe_test_sets(predictions), *_missing(cfg, sorted(runs)), *_undefined(folds)]
     for remark in remarks:
         _LOGGER.info("%s", remark)
     _LOGGER.info("Test slides, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
-    _write_page(rundir, summary, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
+    _write_page(rundir, summary, methods, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
     keys = "test/" + summary["method"] + "_" + summary["metric"]
     return {"n_folds": len(runs)} | {str(key): float(mean) for key, mean in zip(keys, summary["mean"], strict=True)}
 
@@ -94,8 +99,10 @@ def _as_text(summary: pd.DataFrame, confidence: float) -> str:
     return "\n".join(lines)
 
 
-def _write_page(rundir: RunDir, summary: pd.DataFrame, remarks: list[str], n_folds: int) -> None:
-    save_figure(plot_summary(summary), rundir.plot("summary"))
+def _write_page(
+    rundir: RunDir, summary: pd.DataFrame, methods: dict[str, Method], remarks: list[str], n_folds: int
+) -> None:
+    save_figure(plot_summary(summary, methods), rundir.plot("summary"))
     caption = "Test slides: mean over folds with the t interval, and all slides pooled with the bootstrap interval."
     rundir.write_page(
         Page(

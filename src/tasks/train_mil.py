@@ -1,7 +1,7 @@
 """Trains slide classifiers on activations, on latents and on the best neurons, and predicts val and test slides."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src import config
 from src.analysis.cross_validation import fold_metrics
-from src.analysis.figures import plot_roc, save_figure
+from src.analysis.figure_style import save_figure
+from src.analysis.figures import plot_roc
 from src.analysis.methods import NEURON, Method, parse_methods, write_methods
 from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
@@ -73,7 +74,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
     metrics.to_csv(rundir.table("metrics"), index=False)
-    _write_page(cfg, rundir, fold, table)
+    _write_page(cfg, rundir, fold, table, methods)
     rows: list[dict[str, Any]] = metrics.to_dict("records")  # pyright: ignore[reportAssignmentType]
     return {f"{row['split']}/{row['method']}_{name}": row[name] for row in rows for name in METRICS}
 
@@ -252,7 +253,7 @@ def _tabulate(method: str, predictions: list[BagPrediction], fold: FoldData) -> 
     return pd.DataFrame(rows, columns=["method", "split", "item_id", "case_id", "label", *probability_columns])
 
 
-def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame) -> None:
+def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:
     figures = []
     test_labels = {fold.items[item_id].label for item_id in fold.split.test}
     for name in fold.classes if len(fold.classes) > 2 else fold.classes[-1:]:
@@ -260,7 +261,7 @@ def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame) -
             _LOGGER.warning("No ROC curve of %s: the test slides of fold %d are of %s.", name, cfg.fold, test_labels)
             continue
         plot = rundir.plot("roc" if len(fold.classes) == 2 else f"roc_{name}")
-        save_figure(plot_roc(table, name), plot)
+        save_figure(plot_roc(table, name, methods), plot)
         figures.append(PageFigure(plot, f"Slide-level ROC on {len(fold.split.test)} test slides, {name} positive."))
     rundir.write_page(
         Page(

@@ -5,7 +5,9 @@ from PIL import Image
 
 from src.analysis import figures
 from src.analysis.figure_labels import spread
-from src.analysis.figure_style import method_label
+from src.analysis.methods import parse_methods
+
+METHODS = parse_methods(["neuron", "max_latents"], ["max"])
 
 
 def _texts(figure):
@@ -13,10 +15,9 @@ def _texts(figure):
 
 
 def test_figure_is_written_as_png_and_nothing_else_is_left(tmp_path):
-    figure = figures.plot_density(np.array([0.0, 0.01, 0.1, 1.0]))
-    figures.save_figure(figure, tmp_path / "plots" / "density.png")
-    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["density.png"]
-    with Image.open(tmp_path / "plots" / "density.png") as image:
+    figures.save_figure(figures.plot_volcano(_neurons()), tmp_path / "plots" / "volcano.png")
+    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["volcano.png"]
+    with Image.open(tmp_path / "plots" / "volcano.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 400
 
@@ -71,11 +72,6 @@ def test_volcano_without_findings_is_drawn():
     assert _texts(figures.plot_volcano(neurons)) == []
 
 
-def test_density_of_silent_neurons_is_drawn():
-    figure = figures.plot_density(np.zeros(3))
-    assert figure.axes[0].get_title(loc="left") == "0 active neurons, 3 silent on all patches"
-
-
 def _predictions():
     return pd.DataFrame(
         {
@@ -89,7 +85,7 @@ def _predictions():
 
 
 def test_roc_uses_test_slides_and_orders_methods_by_auroc():
-    figure = figures.plot_roc(_predictions(), "tumor")
+    figure = figures.plot_roc(_predictions(), "tumor", METHODS)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["1.000  Best neuron", "0.500  Max MIL on latents"]
 
@@ -97,12 +93,12 @@ def test_roc_uses_test_slides_and_orders_methods_by_auroc():
 def test_roc_of_one_class_is_refused():
     rows = _predictions()
     with pytest.raises(ValueError, match="with and without 'tumor', got 2 of 2 with it"):
-        figures.plot_roc(rows[rows["label"] == "tumor"], "tumor")
+        figures.plot_roc(rows[rows["label"] == "tumor"], "tumor", METHODS)
 
 
 def test_roc_of_an_unknown_class_is_refused():
     with pytest.raises(ValueError, match="column prob_x"):
-        figures.plot_roc(_predictions(), "x")
+        figures.plot_roc(_predictions(), "x", METHODS)
 
 
 def test_summary_shows_every_method_once_and_bears_missing_intervals():
@@ -118,13 +114,9 @@ def test_summary_shows_every_method_once_and_bears_missing_intervals():
             "slide_high": [1.0, 0.9, 0.8],
         }
     )
-    figure = figures.plot_summary(summary)
+    figure = figures.plot_summary(summary, METHODS)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["AUROC", "Balanced accuracy"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Best neuron", "Max MIL on latents"]
-
-
-def test_unknown_method_keeps_a_readable_name():
-    assert method_label("my_pool") == "My pool"
 
 
 def test_labels_are_spread_in_order_and_stay_inside():

@@ -4,6 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from src.analysis.figure_style import GREY, VERMILLION
+from src.analysis.methods import SINGLE
 from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
 
 
@@ -33,6 +34,6 @@ def test_patch_curves_order_methods_by_auroc():
     patches = pd.DataFrame(
         {"label": [True, False, True, False], "channel": [0.0, 1.0, 0.0, 1.0], "neuron": [1.0, 0.0, 2.0, 0.0]}
     )
-    figure = plot_patch_curves(patches, ["channel", "neuron"])
+    figure = plot_patch_curves(patches, {name: SINGLE[name] for name in ("channel", "neuron")})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["1.000 / 1.000  Best neuron", "0.000 / 0.500  Best raw channel"]

@@ -77,3 +77,8 @@ def test_a_saved_figure_is_a_readable_png(tmp_path):
     save_figure(plot_redundancy(np.linspace(-1, 1, 50), 0.9, 8), tmp_path / "redundancy.png")
     with Image.open(tmp_path / "redundancy.png") as image:
         assert min(image.size) > 400
+
+
+def test_firing_rates_without_limits_tell_dead_neurons_alone_from_others():
+    assert legend(plot_firing_rates(np.array([0.0, 0.01, 0.1, 1.0]), 100)) == ["dead: 1 (25.0%)", "others: 3 (75.0%)"]
+    assert legend(plot_firing_rates(np.zeros(3), 100)) == ["dead: 3 (100.0%)"]

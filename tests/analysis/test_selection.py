@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.quickstart.chance import count_chance_findings, permute_labels
 from src import config
 from src.analysis.selection import (
     SelectionRule,
     average_cases,
     best_neuron_ids,
-    count_chance_findings,
-    permute_labels,
     rank_neurons,
 )
-from src.analysis.statistics import welch_t
+from src.analysis.statistics import t_test
 
 CLASSES = ("normal", "tumor")
 
@@ -169,7 +168,7 @@ def test_what_errors_say_to_give_can_be_typed():
     with pytest.raises(ValueError, match="use more") as by_class:
         rank_neurons(maxima, labels.astype(int), list("abcd"), ("normal", "tumor"), np.ones(2), SelectionRule())
     with pytest.raises(ValueError, match="use more") as by_size:
-        welch_t(maxima[:1], maxima[1:])
+        t_test(maxima[:1], maxima[1:], equal_variances=False)
     for caught in (by_class, by_size):
         (override,) = re.findall(r"\((\S+=\S+)\)", str(caught.value))
         assert config.compose([override]).selection.split == "train+val"

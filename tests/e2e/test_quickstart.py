@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.quickstart.chance import count_chance_findings
 from experiments.quickstart.figures import read as read_quoted
 from src.analysis.pooling import pool_items
-from src.analysis.selection import count_chance_findings
 from src.records import read_items, read_split
 from src.stores.latents.store import LatentStore
 

@@ -1,7 +1,14 @@
 import pandas as pd
 import pytest
 
+from src.analysis.methods import SINGLE, parse_methods, write_methods
 from src.report.headline import build_headline
+
+
+@pytest.fixture(autouse=True)
+def methods(tmp_path):
+    """Every table lies beside a record of its methods."""
+    write_methods(SINGLE | parse_methods(["max_latents"], ["max"]), tmp_path / "methods.csv")
 
 
 def _ranking(path, neuron_id, q_value=1e-6, **columns):

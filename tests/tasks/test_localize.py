@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from src.analysis.methods import parse_methods, write_methods
 from src.records import FittedItem
 from src.report.page import read_page
 from src.runs import provenance
@@ -119,6 +120,8 @@ def rundir(tmp_path):
             path = runs["train_mil"].path / "attention" / method / f"{item_id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, attention / attention.sum())
+    methods = parse_methods(["max_latents", "attention_activations", "attention_latents"], ["max", "attention"])
+    write_methods(methods, runs["train_mil"].table("methods"))
     write_latents(runs["encode"].latents_dir(), of_items, dict.fromkeys(of_items, _coords()), SIZE)
     order = [NEURON, 0, RANDOM]
     ranking = pd.DataFrame({"rank": [1, 2, 3], "neuron_id": order, "density": [0.1, 0.0, 0.2]})

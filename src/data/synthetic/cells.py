@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -37,7 +36,7 @@ class NucleusKind:
     n_nucleoli: int = 0
 
 
-def draw_stamps(kind: NucleusKind, n_shapes: int, rng: np.random.Generator) -> NDArray[np.floating]:
+def draw_stamps(kind: NucleusKind, n_shapes: int, rng: np.random.Generator) -> np.ndarray:
     """Draws a bank of nuclei, each in all orientations.
 
     Args:
@@ -72,7 +71,7 @@ def draw_stamps(kind: NucleusKind, n_shapes: int, rng: np.random.Generator) -> N
     return (inside * np.maximum(density, 0.05)).astype(np.float32)
 
 
-def scatter(area: NDArray[np.bool_], scale: float, spacing: float, rng: np.random.Generator) -> NDArray[np.floating]:
+def scatter(area: np.ndarray, scale: float, spacing: float, rng: np.random.Generator) -> np.ndarray:
     """Scatters points over an area, no two closer than `spacing`, on no lattice.
 
     Rounds of Matern's second hard-core process (B. Matern, Spatial Variation, 1960): of two candidates that are too
@@ -104,11 +103,11 @@ def scatter(area: NDArray[np.bool_], scale: float, spacing: float, rng: np.rando
 
 
 def stamp_onto(
-    canvas: NDArray[np.floating],
-    stamps: NDArray[np.floating],
-    points: NDArray[np.floating],
-    angles: NDArray[np.floating],
-    strengths: NDArray[np.floating],
+    canvas: np.ndarray,
+    stamps: np.ndarray,
+    points: np.ndarray,
+    angles: np.ndarray,
+    strengths: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
     """Draws nuclei onto a haematoxylin canvas in place; where two meet, the denser shows.
@@ -136,7 +135,7 @@ def stamp_onto(
         np.maximum(target, stamp * np.float32(strength), out=target)
 
 
-def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floating]:
+def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Noise of unit variance whose neighbouring pixels resemble each other, as clumped chromatin does."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     noise = ndimage.gaussian_filter(noise, (0, 0, 0.9, 0.9), mode="wrap")

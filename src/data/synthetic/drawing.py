@@ -1,7 +1,6 @@
 """Draws one synthetic slide: tissue, cells, stains and camera, from one seed."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from src.data.synthetic import tissue as tissue_parts
@@ -28,7 +27,7 @@ _HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])
 _EOSIN = np.array([0.2159, 0.8012, 0.5581])
 
 
-def draw_slide(seed: int, positive: bool, size: int) -> tuple[NDArray[np.uint8], list[Outline]]:
+def draw_slide(seed: int, positive: bool, size: int) -> tuple[np.ndarray, list[Outline]]:
     """Draws an H&E-like slide.
 
     Glass, a piece of tissue of wavy stroma with fibroblasts, glands and lymphocytes; in positive slides one to three
@@ -65,15 +64,14 @@ def draw_slide(seed: int, positive: bool, size: int) -> tuple[NDArray[np.uint8],
     return _stain(haematoxylin, eosin, nuclei, tissue, rng), outlines
 
 
-def _place_glands(tissue: NDArray[np.floating], tumor: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:
-    shape = tissue.shape
-    zone = tissue_parts.smooth_field((shape[0], shape[1]), 400, rng) > rng.uniform(-0.9, 0.6)
+def _place_glands(tissue: np.ndarray, tumor: np.ndarray, rng: np.random.Generator) -> list[Gland]:
+    zone = tissue_parts.smooth_field(tissue.shape, 400, rng) > rng.uniform(-0.9, 0.6)
     points = scatter(zone & (tissue > 0.95) & ~tumor, _SCALE, rng.uniform(125, 170), rng)
     glands = [tissue_parts.make_gland(point, rng) for point in points]
     return [gland for gland in glands if _lies_in(gland.border, (tissue > 0.9) & ~tumor)]
 
 
-def _lies_in(outline: Outline, area: NDArray[np.bool_]) -> bool:
+def _lies_in(outline: Outline, area: np.ndarray) -> bool:
     x, y = np.floor(outline.T / _SCALE).astype(int)
     if min(x.min(), y.min()) < 0 or x.max() >= area.shape[1] or y.max() >= area.shape[0]:
         return False
@@ -81,10 +79,10 @@ def _lies_in(outline: Outline, area: NDArray[np.bool_]) -> bool:
 
 
 def _draw_matrix(
-    tissue: NDArray[np.floating], outlines: list[Outline], glands: list[Gland], rng: np.random.Generator
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    tissue: np.ndarray, outlines: list[Outline], glands: list[Gland], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws all but nuclei: densities of both stains, and the direction of the fibres, at half resolution."""
-    shape = (tissue.shape[0], tissue.shape[1])
+    shape = tissue.shape
     fibres, direction = tissue_parts.weave_fibres(shape, rng)
     grain = tissue_parts.smooth_field(shape, 4, rng)
     contrast = np.exp(0.35 * tissue_parts.smooth_field(shape, 180, rng))
@@ -108,27 +106,26 @@ def _draw_matrix(
 
 
 def _draw_stroma_cells(
-    nuclei: NDArray[np.floating],
-    tissue: NDArray[np.floating],
-    tumor: NDArray[np.bool_],
+    nuclei: np.ndarray,
+    tissue: np.ndarray,
+    tumor: np.ndarray,
     glands: list[Gland],
-    direction: NDArray[np.floating],
+    direction: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    shape = (tissue.shape[0], tissue.shape[1])
-    glandular = tissue_parts.fill([gland.border for gland in glands], shape, _SCALE)
+    glandular = tissue_parts.fill([gland.border for gland in glands], tissue.shape, _SCALE)
     free = (tissue > 0.7) & ~glandular & ~tumor
     points = scatter(free, _SCALE, rng.uniform(20, 30), rng)
     x, y = np.floor(points.T / _SCALE).astype(int)
     angles = direction[y, x] + 0.25 * rng.standard_normal(len(points))
     _draw(nuclei, _FIBROBLAST, points, angles, rng)
-    aggregates = tissue_parts.smooth_field(shape, 160, rng) > rng.uniform(1.3, 2.2)
+    aggregates = tissue_parts.smooth_field(tissue.shape, 160, rng) > rng.uniform(1.3, 2.2)
     for area, spacing in ((free & aggregates, 12.5), ((tissue > 0.7) & ~glandular, rng.uniform(60, 110))):
         points = scatter(area, _SCALE, spacing, rng)
         _draw(nuclei, _LYMPHOCYTE, points, rng.uniform(0, np.pi, len(points)), rng)
 
 
-def _draw_epithelium(nuclei: NDArray[np.floating], glands: list[Gland], rng: np.random.Generator) -> None:
+def _draw_epithelium(nuclei: np.ndarray, glands: list[Gland], rng: np.random.Generator) -> None:
     """Lines each gland with nuclei that stand on its border and point to its centre."""
     points, angles = [np.empty((0, 2))], [np.empty(0)]
     for gland in glands:
@@ -145,21 +142,20 @@ def _draw_epithelium(nuclei: NDArray[np.floating], glands: list[Gland], rng: np.
 
 
 def _draw_tumor_cells(
-    nuclei: NDArray[np.floating], tissue: NDArray[np.floating], outlines: list[Outline], rng: np.random.Generator
+    nuclei: np.ndarray, tissue: np.ndarray, outlines: list[Outline], rng: np.random.Generator
 ) -> None:
-    shape = (tissue.shape[0], tissue.shape[1])
     for outline in outlines:
-        area = tissue_parts.fill([outline], shape, _SCALE) & (tissue > 0.7)
+        area = tissue_parts.fill([outline], tissue.shape, _SCALE) & (tissue > 0.7)
         points = scatter(area, _SCALE, rng.uniform(18, 20), rng)
         tint = np.exp(rng.normal(0, 0.12))
         _draw(nuclei, _TUMOR, points, rng.uniform(0, np.pi, len(points)), rng, tint)
 
 
 def _draw(
-    nuclei: NDArray[np.floating],
+    nuclei: np.ndarray,
     kind: NucleusKind,
-    points: NDArray[np.floating],
-    angles: NDArray[np.floating],
+    points: np.ndarray,
+    angles: np.ndarray,
     rng: np.random.Generator,
     tint: float = 1.0,
 ) -> None:
@@ -168,21 +164,14 @@ def _draw(
 
 
 def _stain(
-    haematoxylin: NDArray[np.floating],
-    eosin: NDArray[np.floating],
-    nuclei: NDArray[np.floating],
-    tissue: NDArray[np.floating],
-    rng: np.random.Generator,
-) -> NDArray[np.uint8]:
+    haematoxylin: np.ndarray, eosin: np.ndarray, nuclei: np.ndarray, tissue: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Turns densities into light by Beer and Lambert's law, with the slide's own dyes, lamp and camera noise."""
-    shape = (nuclei.shape[0], nuclei.shape[1])
+    shape = nuclei.shape
     cytoplasm = tissue_parts.resize(eosin, shape) * (1 - np.minimum(nuclei, 0.8) * 0.35)
     nuclear = np.maximum(nuclei, tissue_parts.resize(haematoxylin, shape))
-    strengths = np.exp(rng.normal(0, 0.09, 2)) * (_MEAN_HAEMATOXYLIN, _MEAN_EOSIN)
-    densities = [
-        _even_out(density, tissue, strength, rng)
-        for density, strength in zip((nuclear, cytoplasm), strengths, strict=True)
-    ]
+    of_nuclei, of_rest = np.exp(rng.normal(0, 0.09, 2)) * (_MEAN_HAEMATOXYLIN, _MEAN_EOSIN)
+    densities = [_even_out(nuclear, tissue, of_nuclei, rng), _even_out(cytoplasm, tissue, of_rest, rng)]
     dyes = [dye * np.exp(rng.normal(0, 0.05, 3)) * np.log(10) for dye in (_HAEMATOXYLIN, _EOSIN)]
     lamp = rng.uniform(232, 250) + rng.uniform(-3, 3, 3)
     noise = 2.0 * rng.standard_normal(shape, dtype=np.float32)
@@ -193,9 +182,7 @@ def _stain(
     return image
 
 
-def _even_out(
-    density: NDArray[np.floating], tissue: NDArray[np.floating], mean: float, rng: np.random.Generator
-) -> NDArray[np.floating]:
+def _even_out(density: np.ndarray, tissue: np.ndarray, mean: float, rng: np.random.Generator) -> np.ndarray:
     """Scales a stain so that its mean over a neighbourhood is a random field that knows nothing of what lies there.
 
     Without it the many large nuclei of tumour would make the mean colour of a patch tell tumour.
@@ -209,4 +196,4 @@ def _even_out(
     )
     wanted = mean * np.exp(_PATCHINESS * tissue_parts.smooth_field(shape, 200 / step, rng))
     factor = np.clip(wanted / np.maximum(local, 1e-3), 0.2, 3.0)
-    return density * tissue_parts.resize(factor.astype(np.float32), (density.shape[0], density.shape[1]))
+    return density * tissue_parts.resize(factor.astype(np.float32), density.shape)

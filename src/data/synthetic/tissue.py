@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-Outline = NDArray[np.floating]
+Outline = np.ndarray
 """Vertices (x, y) of a closed polygon in level-0 pixels, [n_vertices, 2]."""
 
 _FIELD_SCALE = 16
@@ -20,12 +19,12 @@ TUMOR_SHARE = (0.03, 0.20)
 class Gland:
     """A gland: its outer border, its lumen and its centre, in level-0 pixels."""
 
-    centre: NDArray[np.floating]
+    centre: np.ndarray
     border: Outline
     lumen: Outline
 
 
-def smooth_field(shape: tuple[int, int], wavelength: float, rng: np.random.Generator) -> NDArray[np.floating]:
+def smooth_field(shape: tuple[int, ...], wavelength: float, rng: np.random.Generator) -> np.ndarray:
     """Returns a random field [height, width] of unit variance that varies over about `wavelength` cells."""
     step = max(1, int(wavelength // 4))
     coarse = (shape[0] // step + 3, shape[1] // step + 3)
@@ -34,13 +33,13 @@ def smooth_field(shape: tuple[int, int], wavelength: float, rng: np.random.Gener
     return resize(field, (coarse[0] * step, coarse[1] * step))[: shape[0], : shape[1]]
 
 
-def resize(field: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+def resize(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a field resampled to [height, width]."""
     image = Image.fromarray(np.asarray(field, np.float32))
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
 
-def draw_tissue(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.floating]:
+def draw_tissue(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Draws a piece of tissue with a ragged border.
 
     Args:
@@ -64,7 +63,7 @@ def draw_tissue(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.
     return 1 / (1 + np.exp(-np.clip(4 * ragged, -30, 30)))
 
 
-def weave_fibres(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def weave_fibres(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Weaves wavy collagen: noise stretched along one direction, bent by a smooth displacement.
 
     Args:
@@ -87,7 +86,7 @@ def weave_fibres(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDAr
     return _unit(np.asarray(woven)), np.arctan2(-slope_x, slope_y)
 
 
-def place_tumor(tissue: NDArray[np.bool_], scale: float, rng: np.random.Generator) -> list[Outline]:
+def place_tumor(tissue: np.ndarray, scale: float, rng: np.random.Generator) -> list[Outline]:
     """Places one to three compact regions that together cover a share of the tissue within `TUMOR_SHARE`.
 
     Args:
@@ -121,7 +120,7 @@ def place_tumor(tissue: NDArray[np.bool_], scale: float, rng: np.random.Generato
             return outlines
 
 
-def make_gland(centre: NDArray[np.floating], rng: np.random.Generator) -> Gland:
+def make_gland(centre: np.ndarray, rng: np.random.Generator) -> Gland:
     """Makes a gland of random size at a place."""
     radius = rng.uniform(32, 80)
     border = blob(centre, radius, 0.10, 48, rng)
@@ -130,9 +129,7 @@ def make_gland(centre: NDArray[np.floating], rng: np.random.Generator) -> Gland:
     return Gland(centre, border, lumen)
 
 
-def blob(
-    centre: NDArray[np.floating], radius: float, irregularity: float, n_vertices: int, rng: np.random.Generator
-) -> Outline:
+def blob(centre: np.ndarray, radius: float, irregularity: float, n_vertices: int, rng: np.random.Generator) -> Outline:
     """Returns the outline of a compact, irregular blob of about the area of a circle of `radius`."""
     angle = np.linspace(0, 2 * np.pi, n_vertices, endpoint=False)
     reach = 1 + irregularity * sum(
@@ -144,12 +141,12 @@ def blob(
     return centre + np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=1)
 
 
-def fill(outlines: Sequence[Outline], shape: tuple[int, ...], scale: float) -> NDArray[np.bool_]:
+def fill(outlines: Sequence[Outline], shape: tuple[int, ...], scale: float) -> np.ndarray:
     """Returns the inside of level-0 outlines on a grid of `scale` level-0 pixels, [height, width]."""
     return np.asarray(_polygons(outlines, shape, scale)) > 127
 
 
-def soft_fill(outlines: Sequence[Outline], shape: tuple[int, int], scale: float, blur: float) -> NDArray[np.floating]:
+def soft_fill(outlines: Sequence[Outline], shape: tuple[int, ...], scale: float, blur: float) -> np.ndarray:
     """Returns `fill` from 0 to 1 with borders blurred over about `blur` cells."""
     image = _polygons(outlines, shape, scale).filter(ImageFilter.GaussianBlur(blur))
     return np.asarray(image, np.float32) / 255
@@ -163,5 +160,5 @@ def _polygons(outlines: Sequence[Outline], shape: tuple[int, ...], scale: float)
     return image
 
 
-def _unit(field: NDArray[np.floating]) -> NDArray[np.floating]:
+def _unit(field: np.ndarray) -> np.ndarray:
     return (field - field.mean()) / field.std()

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from src.models.saes.base import SAE
 from src.models.saes.batch_topk import BatchTopK
 from src.models.saes.gated import Gated
@@ -13,9 +11,8 @@ from src.models.saes.p_anneal import PAnneal
 from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
-from src.stores.importers.groups import fractions_of
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import one_of, plain, recorded_fvu
+from src.stores.importers.settings import fractions_of, one_of, plain, recorded_fvu
 from src.stores.importers.source import Source
 
 _CLASSES: dict[str, type[SAE]] = {
@@ -26,6 +23,9 @@ _CLASSES: dict[str, type[SAE]] = {
     "JumpReluAutoEncoder": JumpReLU,
     "GatedAutoEncoder": Gated,
 }
+# Where nn.Linear modules are saved: the name of the decoder's bias.
+_B_DEC = dict.fromkeys(("AutoEncoderTopK", "BatchTopKSAE"), "b_dec")
+_B_DEC |= {"AutoEncoder": "bias", "GatedAutoEncoder": "decoder_bias"}
 _NOT_SAVED = (
     "If training normalised activations, biases and threshold were scaled back when the file was saved; the factor is "
     "not in it and is not needed."
@@ -60,11 +60,11 @@ def read(source: Source) -> ImportedSAE:
     entries = Entries(source.weights, source.content)
     arguments: dict[str, Any] = {}
     assumed = [_NOT_SAVED]
-    if name in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
-        state = entries.take_weights()
+    if name in _B_DEC:
+        state = entries.take_linear(_B_DEC[name], "gate_bias" if name == "GatedAutoEncoder" else "encoder.bias")
     else:
-        state = _linear_weights(entries, name)
-    n_latents, d_in = state["W_enc"].shape
+        state = entries.take_weights()
+    n_latents = len(state["W_enc"])
     if name in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         arguments["k"] = int(entries.take("k"))
         state["threshold"] = entries.take("threshold")
@@ -80,21 +80,7 @@ def read(source: Source) -> ImportedSAE:
         state |= {"r_mag": entries.take("r_mag", n_latents), "b_mag": entries.take("mag_bias", n_latents)}
     entries.finish()
     sae_class = PAnneal if trainer.get("trainer_class") == "PAnnealTrainer" else _CLASSES[name]
-    arguments |= {"d_in": d_in, "n_latents": n_latents}
     fvu = recorded_fvu(source.json("eval_results.json"))
     if fvu is not None:
         assumed.append(_OTHER_FVU)
     return ImportedSAE(sae_class, arguments, state, plain(config), assumed=tuple(assumed), recorded_fvu=fvu)
-
-
-def _linear_weights(entries: Entries, name: str) -> dict[str, Tensor]:
-    """Weights of nn.Linear modules, [out, in]."""
-    W_enc = entries.take("encoder.weight", None, None)
-    n_latents, d_in = W_enc.shape
-    b_dec = {"AutoEncoder": "bias", "GatedAutoEncoder": "decoder_bias"}.get(name, "b_dec")
-    return {
-        "W_enc": W_enc,
-        "b_enc": entries.take("gate_bias" if name == "GatedAutoEncoder" else "encoder.bias", n_latents),
-        "W_dec": entries.take("decoder.weight", d_in, n_latents).T,
-        "b_dec": entries.take(b_dec, d_in),
-    }

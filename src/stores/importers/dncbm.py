@@ -25,21 +25,12 @@ def read(source: Source) -> ImportedSAE:
     if isinstance(content, dict) and isinstance(content.get("tied_bias"), torch.Tensor):
         content = {key: _first_component(value, key, source) for key, value in content.items()}
     entries = Entries(source.weights, content)
-    b_dec = entries.take("tied_bias", None)
+    state = entries.take_linear("tied_bias", "encoder._bias", "encoder._weight", "decoder._weight")
     for name in _BIASES:
-        copy = entries.take_if_there(name, len(b_dec))
-        if copy is not None and not torch.equal(copy, b_dec):
+        if entries.has(name) and not torch.equal(entries.take(name, len(state["b_dec"])), state["b_dec"]):
             raise ValueError(f"Expected {name} equal to tied_bias in {source.weights}, got other values.")
-    W_enc = entries.take("encoder._weight", None, len(b_dec))
-    n_latents, d_in = W_enc.shape
-    state = {
-        "W_enc": W_enc,
-        "b_enc": entries.take("encoder._bias", n_latents),
-        "W_dec": entries.take("decoder._weight", d_in, n_latents).T,
-        "b_dec": b_dec,
-    }
     entries.finish()
-    return ImportedSAE(ReLUL1, {"d_in": d_in, "n_latents": n_latents}, state, {"n_components": 1})
+    return ImportedSAE(ReLUL1, {}, state, {"n_components": 1})
 
 
 def _first_component(value: torch.Tensor, key: str, source: Source) -> torch.Tensor:

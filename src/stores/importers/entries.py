@@ -30,14 +30,11 @@ class Entries:
         if key not in self._left:
             raise ValueError(f"Expected {key} in {self._source}, got only {sorted(map(str, self._left))}.")
         value = self._left.pop(key)
-        if not isinstance(value, Tensor):
-            value = torch.tensor(value) if isinstance(value, int | float) else value
+        if isinstance(value, int | float):
+            value = torch.tensor(value)
         if not isinstance(value, Tensor) or value.is_sparse or value.is_quantized:
             raise ValueError(f"Expected a dense tensor as {key} in {self._source}, got {type(value).__name__}.")
-        fits = value.ndim == len(shape) and all(
-            wanted in (None, length) for wanted, length in zip(shape, value.shape, strict=True)
-        )
-        if not fits:
+        if value.ndim != len(shape) or any(a not in (None, b) for a, b in zip(shape, value.shape, strict=True)):
             wanted = str(tuple("any" if length is None else length for length in shape)).replace("'", "")
             raise ValueError(f"Expected {key} of shape {wanted} in {self._source}, got {tuple(value.shape)}.")
         exact = value.detach().to(torch.float32).clone()
@@ -47,9 +44,9 @@ class Entries:
             )
         return exact
 
-    def take_if_there(self, key: str, *shape: int | None) -> Tensor | None:
-        """Takes a tensor, or None when the file has none of that name."""
-        return self.take(key, *shape) if key in self._left else None
+    def has(self, key: str) -> bool:
+        """Whether there is one of that name that was not taken yet."""
+        return key in self._left
 
     def value(self, key: str, default: Any = None) -> Any:
         """Takes what is no tensor; the default when it is missing."""
@@ -71,6 +68,23 @@ class Entries:
                 f"Expected nothing more in {self._source}, got {sorted(map(str, self._left))}: these have no place in "
                 "our SAEs, and an import would lose them."
             )
+
+    def take_linear(
+        self,
+        b_dec: str,
+        b_enc: str = "encoder.bias",
+        W_enc: str = "encoder.weight",
+        W_dec: str = "decoder.weight",
+    ) -> dict[str, Tensor]:
+        """Takes the weights of two nn.Linear modules, [out, in], under the names given; returns as `take_weights`."""
+        weight = self.take(W_enc, None, None)
+        n_latents, d_in = weight.shape
+        return {
+            "W_enc": weight,
+            "b_enc": self.take(b_enc, n_latents),
+            "W_dec": self.take(W_dec, d_in, n_latents).T,
+            "b_dec": self.take(b_dec, d_in),
+        }
 
     def take_weights(self, b_enc: str = "b_enc") -> dict[str, Tensor]:
         """Takes `W_enc` [d_in, n_latents], its bias, `W_dec` [n_latents, d_in] and `b_dec`, as most systems name them.

@@ -21,7 +21,8 @@ class ImportedSAE:
 
     Attributes:
         sae_class: our class that encodes as the file's system does at inference.
-        arguments: its constructor's arguments that inference depends on; those of training are our defaults.
+        arguments: its constructor's arguments that inference depends on, but for `d_in` and `n_latents`, which W_enc
+            gives unless they are here; those of training are our defaults.
         state: its parameters and the buffers that the file determines, float32.
         facts: what the file says, as JSON values.
         folded: what was folded into the weights, a sentence each.
@@ -48,11 +49,11 @@ def build_sae(imported: ImportedSAE, source: Path) -> SAE:
     Raises:
         ValueError: when a parameter is missing or unknown, or a shape is another.
     """
-    sae = imported.sae_class(**imported.arguments)
+    sizes: dict[str, Any] = dict(zip(("n_latents", "d_in"), imported.state["W_enc"].shape, strict=True))
+    sae = imported.sae_class(**sizes | imported.arguments)
     expected = sae.state_dict()
     parameters = {name for name, _ in sae.named_parameters()}
-    missing, unknown = parameters - set(imported.state), set(imported.state) - set(expected)
-    if missing or unknown:
+    if not parameters <= set(imported.state) <= set(expected):
         raise ValueError(
             f"Expected {sorted(parameters)} for {type(sae).__name__} from {source}, got {sorted(imported.state)}."
         )
@@ -73,13 +74,9 @@ def scale_to_unit_atoms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     one threshold. A neuron whose atom is zero gets latents of zero.
     """
     norms = torch.linalg.vector_norm(state["W_dec"], dim=1)
-    scaled = dict(state)
-    scaled["W_dec"] = state["W_dec"] / torch.where(norms > 0, norms, 1.0)[:, None]
-    scaled["W_enc"] = state["W_enc"] * norms[:, None]
-    for name in ("b_enc", "b_mag"):
-        if name in state:
-            scaled[name] = state[name] * norms
-    return scaled
+    longer = {name: state[name] * norms for name in ("b_enc", "b_mag") if name in state}
+    longer["W_enc"] = state["W_enc"] * norms[:, None]
+    return {**state, **longer, "W_dec": state["W_dec"] / torch.where(norms > 0, norms, 1.0)[:, None]}
 
 
 def with_unit_atoms(imported: ImportedSAE) -> ImportedSAE:

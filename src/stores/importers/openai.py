@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from src.models.saes.base import SAE
 from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain
+from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain, whole
 from src.stores.importers.source import Source
 
+_NORMALISED = (
+    "Rows are normalised: the system's loader takes that from the activation being TopK. Its trainer left it to the "
+    "user."
+)
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
@@ -27,29 +30,12 @@ def read(source: Source) -> ImportedSAE:
     entries = Entries(source.weights, source.content)
     name = one_of("activation", entries.value("activation", "ReLU"), ("ReLU", "TopK"), source.weights)
     settings: Any = entries.value("activation_state_dict") or {}
-    W_enc = entries.take("encoder.weight", None, None)
-    n_latents, d_in = W_enc.shape
-    state = {
-        "W_enc": W_enc,
-        "b_enc": entries.take("latent_bias", n_latents),
-        "W_dec": entries.take("decoder.weight", d_in, n_latents).T,
-        "b_dec": entries.take("pre_bias", d_in),
-    }
+    state = entries.take_linear("pre_bias", "latent_bias")
     entries.leave(*_STATISTICS)
     entries.finish()
-    arguments: dict[str, Any] = {"d_in": d_in, "n_latents": n_latents}
     facts = {"activation": name, **plain(settings)}
     if name == "ReLU":
-        return ImportedSAE(ReLUL1, arguments, state, facts)
+        return ImportedSAE(ReLUL1, {}, state, facts)
     one_of("postact_fn", settings.get("postact_fn", "ReLU"), ("ReLU",), source.weights, "latents below zero")
-    if "k" not in settings:
-        raise ValueError(f"Expected k in activation_state_dict of {source.weights}, got {sorted(settings)}.")
-    arguments |= {"k": int(settings["k"]), "input_norm": "z_score"}
-    sae_class: type[SAE] = TopK
-    return ImportedSAE(sae_class, arguments, state, facts, assumed=(_NORMALISED, ROW_SCALE_NOTE))
-
-
-_NORMALISED = (
-    "Rows are normalised: the system's loader takes that from the activation being TopK. Its trainer left it to the "
-    "user."
-)
+    arguments = {"k": whole(settings, "k", source.weights), "input_norm": "z_score"}
+    return ImportedSAE(TopK, arguments, state, facts, assumed=(_NORMALISED, ROW_SCALE_NOTE))

@@ -13,9 +13,7 @@ from src.stores.safe_pickle import attributes
 
 def recognizes(source: Source) -> bool:
     """Whether this is a pickled state with a configuration that is not Prisma's."""
-    if not source.holds("state_dict") or not (source.holds("cfg") or source.holds("config")):
-        return False
-    return not PRISMA_MARKS & _configuration(source).keys()
+    return _is_pickle(source) and not PRISMA_MARKS & _configuration(source).keys()
 
 
 def read(source: Source) -> ImportedSAE:
@@ -24,15 +22,18 @@ def read(source: Source) -> ImportedSAE:
     Raises:
         ValueError: when there is no configuration or no state, or the SAE is gated.
     """
-    if not source.holds("state_dict") or not (source.holds("cfg") or source.holds("config")):
+    if not _is_pickle(source):
         raise ValueError(f"Expected state_dict and cfg or config in {source.weights}, found no such entries.")
     config = _configuration(source)
     one_of("gated_sae", config.get("gated_sae", False), (False,), source.weights)
     entries = Entries(source.weights, source.content["state_dict"])
     state = entries.take_weights()
     entries.finish()
-    n_latents, d_in = state["W_enc"].shape
-    return ImportedSAE(ReLUL1, {"d_in": d_in, "n_latents": n_latents}, state, plain(config))
+    return ImportedSAE(ReLUL1, {}, state, plain(config))
+
+
+def _is_pickle(source: Source) -> bool:
+    return source.holds("state_dict", "cfg") or source.holds("state_dict", "config")
 
 
 def _configuration(source: Source) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain
+from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain, whole
 from src.stores.importers.source import Source
 from src.stores.safe_pickle import StandIn, attributes
 
@@ -50,22 +50,19 @@ def read(source: Source) -> ImportedSAE:
         sae_class = Gated
         entries.leave("b_enc")  # a parameter that a gated SAE of Prisma has and does not use
         state = entries.take_weights("b_gate")
-        state |= {name: entries.take(name, state["W_enc"].shape[0]) for name in ("r_mag", "b_mag")}
+        state |= {name: entries.take(name, len(state["W_enc"])) for name in ("r_mag", "b_mag")}
     else:
         state = entries.take_weights()
         if activation == "topk":
             sae_class = TopK
             arguments["k"] = _k(config, where)
     entries.finish()
-    arguments["n_latents"], arguments["d_in"] = state["W_enc"].shape
     return ImportedSAE(sae_class, arguments, state, plain(config), assumed=tuple(assumed))
 
 
 def _k(config: dict[str, Any], where: Any) -> int:
     settings = config.get("activation_fn_kwargs") or {}
-    if "k" not in settings:
-        raise ValueError(f"Expected k in activation_fn_kwargs in {where}, got {sorted(settings)}.")
     after = settings.get("postact_fn")
     name = type(after).__name__ if isinstance(after, StandIn) else after
     one_of("postact_fn", name, (None, "ReLU", "relu"), where, "latents below zero")
-    return int(settings["k"])
+    return whole(settings, "k", where)

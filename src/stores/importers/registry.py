@@ -1,7 +1,7 @@
 """The formats that can be imported, and how one is told from another: by what the files hold."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from src.stores.importers import dictionary_learning, dncbm, openai, patchsae, prisma, sae1n, saelens, saev, sparsify
 from src.stores.importers.imported import ImportedSAE
@@ -10,24 +10,9 @@ from src.stores.importers.source import Source
 AUTO = "auto"
 
 
-class Format(NamedTuple):
-    """A format: whether a checkpoint is of it, and what it holds."""
-
-    recognizes: Callable[[Source], bool]
-    read: Callable[[Source], ImportedSAE]
-
-
-FORMATS: Mapping[str, Format] = {
-    "dictionary_learning": Format(dictionary_learning.recognizes, dictionary_learning.read),
-    "saelens": Format(saelens.recognizes, saelens.read),
-    "sparsify": Format(sparsify.recognizes, sparsify.read),
-    "openai": Format(openai.recognizes, openai.read),
-    "sae1n": Format(sae1n.recognizes, sae1n.read),
-    "patchsae": Format(patchsae.recognizes, patchsae.read),
-    "dncbm": Format(dncbm.recognizes, dncbm.read),
-    "saev": Format(saev.recognizes, saev.read),
-    "prisma": Format(prisma.recognizes, prisma.read),
-}
+_MODULES = (dictionary_learning, saelens, sparsify, openai, sae1n, patchsae, dncbm, saev, prisma)
+FORMATS: Mapping[str, Any] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+"""Modules by name: `recognizes(source)` tells whether a checkpoint is of the format, `read(source)` what it holds."""
 
 
 def recognize(source: Source) -> str:

@@ -9,7 +9,7 @@ from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain
+from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain, whole
 from src.stores.importers.source import Source
 
 _CLASSES: dict[str, type[SAE]] = {
@@ -42,26 +42,19 @@ def read(source: Source) -> ImportedSAE:
     name = one_of("sae.model_type", settings.get("model_type"), list(_CLASSES), where)
     entries = Entries(source.weights, source.content)
     state = entries.take_weights()
-    n_latents, d_in = state["W_enc"].shape
-    arguments: dict[str, Any] = {
-        "d_in": d_in,
-        "n_latents": n_latents,
-        "input_norm": "z_score" if settings.get("input_unit_norm", False) else "none",
-    }
-    folded = []
+    arguments: dict[str, Any] = {"input_norm": "z_score" if settings.get("input_unit_norm", False) else "none"}
+    folded = ()
     if name in ("BatchTopKSAE", "TopKSAE"):
-        if "top_k" not in settings:
-            raise ValueError(f"Expected sae.top_k in {where}, got {sorted(settings)}.")
-        arguments |= {"k": int(settings["top_k"]), "use_b_enc": False}
+        arguments |= {"k": whole(settings, "top_k", where), "use_b_enc": False}
     if name == "BatchTopKSAE":
         state["threshold"] = entries.take("threshold")
     if name == "JumpReLUSAE":
-        state["threshold"] = entries.take("jumprelu.log_threshold", n_latents).exp()
+        state["threshold"] = entries.take("jumprelu.log_threshold", len(state["W_enc"])).exp()
         arguments["apply_b_dec_to_input"] = False
-        folded.append("Thresholds are the exponentials of jumprelu.log_threshold.")
+        folded = ("Thresholds are the exponentials of jumprelu.log_threshold.",)
     entries.finish()
     assumed = (ROW_SCALE_NOTE,) if arguments["input_norm"] == "z_score" else ()
-    return ImportedSAE(_CLASSES[name], arguments, state, plain(config), tuple(folded), assumed)
+    return ImportedSAE(_CLASSES[name], arguments, state, plain(config), folded, assumed)
 
 
 def _config_name(source: Source) -> str:

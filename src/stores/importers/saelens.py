@@ -1,11 +1,9 @@
 """SAELens's folders: cfg.json and sae_weights.safetensors, as saved for inference or for training."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from src.models.saes.base import SAE
 from src.models.saes.batch_topk import BatchTopK
@@ -15,9 +13,8 @@ from src.models.saes.matryoshka_batch_topk import MatryoshkaBatchTopK
 from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
-from src.stores.importers.groups import fractions_of
 from src.stores.importers.imported import ImportedSAE, scale_to_unit_atoms
-from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain, recorded_fvu
+from src.stores.importers.settings import ROW_SCALE_NOTE, fractions_of, one_of, plain, recorded_fvu, whole
 from src.stores.importers.source import Source
 
 _CLASSES: dict[str, type[SAE]] = {
@@ -30,6 +27,7 @@ _CLASSES: dict[str, type[SAE]] = {
 }
 _NORMS = ("none", "layer_norm", "expected_average_only_in")
 _K_SPARSE = ("topk", "batchtopk", "matryoshka_batchtopk")
+_OF_NEURONS = {"gated": ("r_mag", "b_mag"), "jumprelu": ("threshold",)}
 
 
 def recognizes(source: Source) -> bool:
@@ -52,16 +50,20 @@ def read(source: Source) -> ImportedSAE:
     where = source.path_of("cfg.json")
     architecture = one_of("architecture", _architecture(config), list(_CLASSES), where)
     one_of("reshape_activations", config.get("reshape_activations", "none"), ("none", "hook_z"), where)
-    arguments: dict[str, Any] = {"apply_b_dec_to_input": bool(config.get("apply_b_dec_to_input", True))}
-    d_in, n_latents = (_whole(config.get(name), name, where) for name in ("d_in", "d_sae"))
-    arguments |= {"d_in": d_in, "n_latents": n_latents}
+    d_in, n_latents = (whole(config, name, where) for name in ("d_in", "d_sae"))
+    arguments: dict[str, Any] = {"d_in": d_in, "n_latents": n_latents}
+    arguments["apply_b_dec_to_input"] = bool(config.get("apply_b_dec_to_input", True))
     if architecture in _K_SPARSE:
-        arguments["k"] = _k(config, where)
+        arguments["k"] = whole({**(config.get("activation_fn_kwargs") or {}), **config}, "k", where)
     if architecture == "matryoshka_batchtopk":
         arguments |= _groups(config, n_latents)
 
     entries = Entries(source.weights, source.content)
-    state = _weights(entries, architecture, n_latents)
+    state = entries.take_weights("b_gate" if architecture == "gated" else "b_enc")
+    for name in _OF_NEURONS.get(architecture, ()):
+        state[name] = entries.take(name, n_latents)
+    if "batchtopk" in architecture:
+        state["threshold"] = entries.take("topk_threshold")
     entries.finish()
     folded, assumed = [], []
     if config.get("rescale_acts_by_decoder_norm", False) and architecture in _K_SPARSE:
@@ -86,19 +88,7 @@ def read(source: Source) -> ImportedSAE:
 def _architecture(config: dict[str, Any]) -> str:
     """SAELens 5 has "standard" for all and the activation beside it."""
     name, activation = config.get("architecture", "standard"), config.get("activation_fn_str", "relu")
-    if name == "standard" and activation != "relu":
-        return str(activation)
-    return str(name)
-
-
-def _k(config: dict[str, Any], where: Path) -> int:
-    return _whole(config.get("k", (config.get("activation_fn_kwargs") or {}).get("k")), "k", where)
-
-
-def _whole(value: Any, name: str, where: Path) -> int:
-    if not isinstance(value, int | float) or value != int(value):
-        raise ValueError(f"Expected a whole {name} in {where}, got {value!r}.")
-    return int(value)
+    return str(activation if name == "standard" and activation != "relu" else name)
 
 
 def _groups(config: dict[str, Any], n_latents: int) -> dict[str, Any]:
@@ -107,17 +97,6 @@ def _groups(config: dict[str, Any], n_latents: int) -> dict[str, Any]:
         widths.append(n_latents)
     sizes = [width - before for before, width in itertools.pairwise([0, *widths])]
     return {"group_fractions": fractions_of(sizes)}
-
-
-def _weights(entries: Entries, architecture: str, n_latents: int) -> dict[str, Tensor]:
-    state = entries.take_weights("b_gate" if architecture == "gated" else "b_enc")
-    if architecture == "gated":
-        state |= {name: entries.take(name, n_latents) for name in ("r_mag", "b_mag")}
-    elif architecture == "jumprelu":
-        state["threshold"] = entries.take("threshold", n_latents)
-    elif architecture in ("batchtopk", "matryoshka_batchtopk"):
-        state["threshold"] = entries.take("topk_threshold")
-    return state
 
 
 def _input_factor(source: Source) -> float:

@@ -40,19 +40,17 @@ def read(source: Source) -> ImportedSAE:
     one_of("activation", name, ("Relu", "BatchTopK"), source.weights, "latents below zero are kept by saev's TopK")
     entries = Entries(source.weights, source.content)
     state = entries.take_weights()
-    n_latents, d_in = state["W_enc"].shape
     # Before the activation became a part of the configuration.
     is_old = schema == 0 or (schema == 1 and header.get("cls") in _ACTIVATIONS)
-    arguments: dict[str, Any] = {"d_in": d_in, "n_latents": n_latents, "apply_b_dec_to_input": is_old}
+    arguments: dict[str, Any] = {"apply_b_dec_to_input": is_old}
     sae_class: type[SAE] = ReLUL1
     if name == "BatchTopK":
         sae_class = BatchTopK
         arguments["k"] = int(settings.get("top_k", 32))  # saev's default
         state["threshold"] = entries.take("activation.threshold")
     entries.finish()
-    return ImportedSAE(
-        sae_class, arguments, state, plain(header), assumed=(_B_DEC_SUBTRACTED if is_old else _B_DEC_KEPT,)
-    )
+    assumed = (_B_DEC_SUBTRACTED if is_old else _B_DEC_KEPT,)
+    return ImportedSAE(sae_class, arguments, state, plain(header), assumed=assumed)
 
 
 def _activation(header: dict[str, Any], config: dict[str, Any]) -> tuple[str, dict[str, Any]]:

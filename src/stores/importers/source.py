@@ -1,7 +1,7 @@
 """A foreign checkpoint on disk: its weights and what lies beside them, each read once."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from src.files import list_files
-from src.stores.importers.settings import DEEPEST
+from src.stores.importers.settings import DEEPEST, plain
 from src.stores.safe_pickle import load_checkpoint
 
 _KNOWN_WEIGHTS = (
@@ -24,7 +24,6 @@ _KNOWN_WEIGHTS = (
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # A header is one line of JSON; a file that begins with a brace and has none is no checkpoint of saev's.
 _LONGEST_HEADER = 1 << 20
-_TOO_DEEP = object()
 
 
 class Source:
@@ -135,27 +134,18 @@ class Source:
 
 
 def _parse(text: bytes, what: str) -> Any:
-    """Reads JSON that a program wrote: nested far deeper than any configuration, it would end in Python's own limits.
+    """Reads JSON that a program wrote; nested far deeper than any configuration, it would end in Python's own limits.
 
     Raises:
         ValueError: beginning with what was expected.
     """
     try:
         content = json.loads(text)
-    except RecursionError:
-        content = _TOO_DEEP
+    except RecursionError as error:
+        raise ValueError(f"Expected {what} of at most {DEEPEST} levels, got more.") from error
     except ValueError as error:
         raise ValueError(f"Expected {what}, got {error}.") from error
-    level: list[Any] = [content]
-    for _ in range(DEEPEST):
-        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
-    if level or content is _TOO_DEEP:
-        raise ValueError(f"Expected {what} of at most {DEEPEST} levels, got more: no program's settings are so deep.")
-    return content
-
-
-def _children(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return node.values() if isinstance(node, dict) else node
+    return plain(content, what)
 
 
 def _kind(path: Path) -> str:

@@ -3,7 +3,7 @@
 from src.models.saes.topk import TopK
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
-from src.stores.importers.settings import one_of, plain
+from src.stores.importers.settings import one_of, plain, whole
 from src.stores.importers.source import Source
 
 
@@ -36,7 +36,4 @@ def read(source: Source) -> ImportedSAE:
         "b_dec": entries.take("b_dec", d_in),
     }
     entries.finish()
-    if "k" not in config:
-        raise ValueError(f"Expected k in {where}, got {sorted(config)}.")
-    arguments = {"d_in": d_in, "n_latents": n_latents, "k": int(config["k"])}
-    return ImportedSAE(TopK, arguments, state, plain(config))
+    return ImportedSAE(TopK, {"k": whole(config, "k", where)}, state, plain(config))
