@@ -60,22 +60,21 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
             is damaged.
         OSError: when the disk is full or the cache cannot be written; what was packed is kept for the next start.
     """
-    bad = reader.bad_files
     identities: dict[str, Identity] = {}
-    for item_id in sorted(set(item_ids) - bad.skipped.keys()):
-        with bad.skipping(item_id):
+    for item_id in sorted(set(item_ids) - reader.skipped.keys()):
+        with reader.skipping(item_id):
             identities[item_id] = reader.identity(item_id)
     if not identities:
-        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {reader.skipped}.")
     key = digest_text(json.dumps([_FORMAT, str(reader.path.resolve()), reader.d_in]))
     path = Path(cache_dir) / key
     is_packed = not _lacking(reader, identities, path)
     if not is_packed:
         with _explained(reader, identities, path), wait_for_lock(path / _LOCK_FILE, "packing"):
             _pack(reader, identities, path)
-    if not identities.keys() - bad.skipped.keys():
-        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
-    store = ActivationStore(path, identities.keys() - bad.skipped.keys())
+    if not identities.keys() - reader.skipped.keys():
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {reader.skipped}.")
+    store = ActivationStore(path, identities.keys() - reader.skipped.keys())
     if not is_packed:
         _warn_of_twins(store)
     return store
@@ -85,13 +84,13 @@ def _lacking(reader: FeatureReader, identities: dict[str, Identity], path: Path)
     """Returns the items that the store does not hold as their files are now, in order; skips those known to be bad."""
     known = item_identities(read_index(path)) if shard_numbers(path) else {}
     lacking = [item_id for item_id, identity in identities.items() if known.get(item_id) != identity]
-    if reader.bad_files.are_skipped:
+    if reader.skips:
         known_bad = read_skipped(path)
         for item_id in lacking:
             identity, reason = known_bad.get(item_id, (None, ""))
-            if identity == identities[item_id] and item_id not in reader.bad_files.skipped:
-                reader.bad_files.skip(item_id, reason)
-    return [item_id for item_id in lacking if item_id not in reader.bad_files.skipped]
+            if identity == identities[item_id] and item_id not in reader.skipped:
+                reader.skip(item_id, reason)
+    return [item_id for item_id in lacking if item_id not in reader.skipped]
 
 
 def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> None:
@@ -109,7 +108,8 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
     started, n_bytes = time.monotonic(), 0
     with StoreWriter(path) as writer:
         for item_id in track(lacking, "Packing activations"):
-            with reader.bad_files.skipping(item_id), reader.open(item_id) as item:
+            with reader.skipping(item_id):
+                item = reader.open(item_id)
                 writer.add(item, identities[item_id])
                 add_spec(stated, item.spec, str(item.path))
                 n_bytes += item.n_bytes
@@ -118,7 +118,7 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
                         f"Expected {item.path} ({item_id}) to stay as it is while it is packed, got another file: "
                         "something writes it now. Let that end and start again; what was packed is kept."
                     )
-    skipped = reader.bad_files.skipped
+    skipped = reader.skipped
     add_skipped(path, {item_id: (identities[item_id], skipped[item_id]) for item_id in lacking if item_id in skipped})
     seconds = time.monotonic() - started
     _LOGGER.info("Packed %d items (%.0f MB) into %s in %.1f s.", len(lacking), n_bytes / 1e6, path, seconds)
@@ -137,8 +137,7 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
             lacking = _lacking(reader, identities, path)
             needed, free = 0, shutil.disk_usage(path.parent).free
             for item_id in lacking:
-                with reader.open(item_id) as item:
-                    needed += item.n_bytes
+                needed += reader.open(item_id).n_bytes
             raise OSError(
                 error.errno,
                 f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "

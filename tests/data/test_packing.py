@@ -41,7 +41,7 @@ def folder(tmp_path, bags):
 
 def save(folder, item_id, rows):
     torch.save(torch.as_tensor(rows), folder.path / "pt_files" / f"{item_id}.pt")
-    return FeatureFolder(folder.path, "skip" if folder.bad_files.are_skipped else "error")
+    return FeatureFolder(folder.path, "skip" if folder.skips else "error")
 
 
 def pack(folder, item_ids, cache):
@@ -229,7 +229,7 @@ def test_skipped_items_are_remembered_by_the_store(folder, bags, tmp_path, caplo
         folder = FeatureFolder(folder.path, on_bad_file="skip")
         store = pack(folder, [*folder.item_ids, "missing"], tmp_path / "cache")
         assert store.item_ids == ["000", "001", "002"]
-        assert set(folder.bad_files.skipped) == {"0005", "missing"}
+        assert set(folder.skipped) == {"0005", "missing"}
         assert "Skipped 0005" in caplog.text
         np.testing.assert_array_equal(store.gather(store.row_ids(bags)), np.concatenate(list(bags.values())))
         monkeypatch.delattr(packing, "StoreWriter", raising=False)  # the second time nothing is packed

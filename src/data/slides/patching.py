@@ -9,8 +9,7 @@ import h5py
 import numpy as np
 
 from src.activation_spec import UNKNOWN
-from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
-from src.data.slides.patch_size import patch_size_level0
+from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5, patch_size_level0
 from src.files import write_atomically
 from src.models.backbones.spec import describe_scale
 
