@@ -45,7 +45,7 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
 
     A shard is written whole and renamed, so a start after a kill packs only what no shard holds. One process packs at a
     time; others wait and then use what it packed. Large shards are not forced to the disk: after a power cut, unlike
-    after a kill, an index may promise rows that never got there, which `ActivationStore.check_digests` tells.
+    after a kill, an index may promise rows that never got there: delete the folder then.
 
     Items that the reader skips are not in the store (see `ActivationStore.present`).
 

@@ -160,7 +160,7 @@ def _train_and_predict(
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    with _threads_for(np.median([bag.bag.numel() for bag in data.train_bags])):
+    with _threads_for(np.median([data.read(item_id).numel() for item_id in fold.split.train])):
         trainer.fit(module, data)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to train the classifiers.")

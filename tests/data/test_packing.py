@@ -19,6 +19,7 @@ from src.files import digest_array
 from src.stores.activations import writer
 from src.stores.activations.store import ActivationStore
 from tests.data.readers.opened import read
+from tests.data.stores import check_digests
 
 ONE_SHARD = ["index_00000.csv", "shard_00000.npy", "specs.json"]
 TWO_SHARDS = ["index_00000.csv", "index_00001.csv", "shard_00000.npy", "shard_00001.npy", "specs.json"]
@@ -47,7 +48,7 @@ def save(folder, item_id, rows):
 def pack(folder, item_ids, cache):
     """Packs, and compares what is stored with its digests."""
     store = pack_activations(folder, item_ids, cache)
-    store.check_digests()
+    check_digests(store)
     return store
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from src.data.feeding.bags import BagBatch, BagDataset, BagReader, CachedBags, collate_bags
+from src.data.feeding.bags import BagBatch, BagReader, CachedBags, collate_bags
 from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
@@ -17,6 +17,9 @@ class BagDataModule(L.LightningDataModule):
 
     Every epoch visits each train slide once in a permutation seeded by (seed, epoch); the position is part of
     Lightning's checkpoint. Validation and test slides come in the order of the split.
+
+    Attributes:
+        read: gives the bag of a slide, and keeps it while there is room.
 
     Args:
         read: gives the bag of a slide: `src.data.feeding.bags.activation_bags` or `latent_bags`.
@@ -42,12 +45,13 @@ class BagDataModule(L.LightningDataModule):
         super().__init__()
         if not split.train:
             raise ValueError(f"Expected train slides in fold {split.fold}, got none.")
-        cached = CachedBags(read, ram_bytes)
+        unlabelled = [one for one in split.train + split.val + split.test if one not in labels]
+        if unlabelled:
+            raise ValueError(f"Expected a label for every slide, got none for {unlabelled[:5]}: add them to the csv.")
+        self.read = CachedBags(read, ram_bytes)
         self.batch_size = batch_size
-        self.train_bags = BagDataset(cached, split.train, labels)
-        self.val_bags = BagDataset(cached, split.val, labels)
-        self.test_bags = BagDataset(cached, split.test, labels)
-        self._train_loader = self._loader(self.train_bags, seed)
+        self._split, self._labels = split, labels
+        self._train_loader = self._loader(split.train, seed)
 
     def train_dataloader(self) -> EpochLoader[BagBatch]:
         """Returns the loader of shuffled train bags."""
@@ -58,11 +62,11 @@ class BagDataModule(L.LightningDataModule):
 
         An empty list without validation slides; give the Trainer limit_val_batches=0 then, or it warns.
         """
-        return self._loader(self.val_bags) if len(self.val_bags) else []
+        return self._loader(self._split.val) if self._split.val else []
 
     def test_dataloader(self) -> Iterable[BagBatch]:
         """Returns the loader of test bags; an empty list without test slides."""
-        return self._loader(self.test_bags) if len(self.test_bags) else []
+        return self._loader(self._split.test) if self._split.test else []
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in training: epoch, and bags consumed in it."""
@@ -72,9 +76,10 @@ class BagDataModule(L.LightningDataModule):
         """Takes up a position in training."""
         self._train_loader.load_state_dict(state_dict)
 
-    def _loader(self, bags: BagDataset, seed: int | None = None) -> EpochLoader[BagBatch]:
+    def _loader(self, item_ids: Sequence[str], seed: int | None = None) -> EpochLoader[BagBatch]:
         def read(positions: Positions, blocks: Sequence[Span]) -> Generator[BagBatch, None, None]:
-            return (collate_bags([bags[int(i)] for i in positions[start:stop]]) for start, stop in blocks)
+            for start, stop in blocks:
+                names = [item_ids[int(position)] for position in positions[start:stop]]
+                yield collate_bags(names, [self.read(one) for one in names], [self._labels[one] for one in names])
 
-        order = EpochOrder(len(bags), seed)
-        return EpochLoader(order, self.batch_size, read)
+        return EpochLoader(EpochOrder(len(item_ids), seed), self.batch_size, read)

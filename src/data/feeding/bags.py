@@ -1,12 +1,11 @@
 """Slides as bags of patch vectors with one label: what MIL models are trained on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
@@ -15,15 +14,6 @@ from src.stores.latents.source import LatentSource
 
 BagReader = Callable[[str], Tensor]
 """Returns the bag [n_patches, d] float32 of a slide id."""
-
-
-class BagItem(NamedTuple):
-    """One slide: its patches [n_patches, d], which of them count [n_patches] (all), and the index of its class."""
-
-    item_id: str
-    bag: Tensor
-    mask: Tensor
-    label: int
 
 
 class BagBatch(NamedTuple):
@@ -80,38 +70,8 @@ class CachedBags:
         return bag
 
 
-class BagDataset(Dataset[BagItem]):
-    """The slides of one part of a split, as bags.
-
-    Args:
-        read: gives the bag of a slide: `activation_bags`, `latent_bags`, perhaps in `CachedBags`.
-        item_ids: the slides, in order.
-        labels: class index by slide id.
-
-    Raises:
-        ValueError: when a slide has no label.
-    """
-
-    def __init__(self, read: BagReader, item_ids: Sequence[str], labels: Mapping[str, int]) -> None:
-        if unlabelled := [item_id for item_id in item_ids if item_id not in labels]:
-            raise ValueError(f"Expected a label for every slide, got none for {unlabelled[:5]}: add them to the csv.")
-        self._read = read
-        self.item_ids = tuple(item_ids)
-        self.labels = tuple(labels[item_id] for item_id in self.item_ids)
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __getitem__(self, position: int) -> BagItem:
-        bag = self._read(self.item_ids[position])
-        return BagItem(self.item_ids[position], bag, torch.ones(len(bag), dtype=torch.bool), self.labels[position])
-
-
-def collate_bags(items: Sequence[BagItem]) -> BagBatch:
-    """Pads bags with zeros to the longest and stacks them; the mask is false on padding."""
-    return BagBatch(
-        item_ids=[item.item_id for item in items],
-        bags=torch.nn.utils.rnn.pad_sequence([item.bag for item in items], batch_first=True),
-        mask=torch.nn.utils.rnn.pad_sequence([item.mask for item in items], batch_first=True),
-        labels=torch.tensor([item.label for item in items]),
-    )
+def collate_bags(item_ids: Sequence[str], bags: Sequence[Tensor], labels: Sequence[int]) -> BagBatch:
+    """Pads bags [n_patches, d] with zeros to the longest and stacks them; the mask is false on padding."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(bags), batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(bag) for bag in bags])[:, None]
+    return BagBatch(list(item_ids), padded, mask, torch.tensor(labels))

@@ -81,40 +81,10 @@ class Window:
         """The place after its last."""
         return self.start + len(self.permutation)
 
-    @property
-    def items(self) -> np.ndarray:
-        """Its items in the order of the spans: [n] int64."""
-        return np.concatenate([np.arange(start, stop) for start, stop in self.spans])
-
     @cached_property
     def order(self) -> np.ndarray:
         """Its items in the order of the epoch: [n] int64."""
-        return self.items[self.permutation]
-
-
-@dataclass(frozen=True)
-class OneWindow:
-    """An order of all items, as one window.
-
-    Attributes:
-        permutation: [n] int64.
-        chunk: items a span.
-    """
-
-    permutation: np.ndarray
-    chunk: int
-
-    def windows(self, start: int, stop: int) -> Iterator[Window]:
-        """Yields the window, as `WindowedPermutation.windows` does."""
-        if start < stop:
-            n = self.window_size
-            spans = [(first, min(first + self.chunk, n)) for first in range(0, n, self.chunk)]
-            yield Window(0, spans, self.permutation)
-
-    @property
-    def window_size(self) -> int:
-        """The number of items."""
-        return len(self.permutation)
+        return np.concatenate([np.arange(start, stop) for start, stop in self.spans])[self.permutation]
 
 
 class WindowedPermutation:

@@ -1,6 +1,6 @@
 """Feeds blocks from rows that are held as one array in memory, or as one tensor on a device."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -81,20 +81,14 @@ class DeviceFeed:
         return rows
 
 
-class InOrderFeed:
-    """Copies blocks in the order of the source, for validation: read from where the rows lie, piece by piece."""
-
-    def __init__(self, source: RowSource) -> None:
-        self._source = source
-        self._blocks = BufferPool()
-
-    def read(self, positions: Positions, blocks: Sequence[list[Span]]) -> Generator[list[torch.Tensor], None, None]:  # noqa: ARG002
-        """Yields the blocks, as `RamFeed.read` does; the order is that of the source."""
-        for block in blocks:
-            batches = [self._blocks.take((stop - start, self._source.d_in)) for start, stop in block]
-            for (start, stop), batch in zip(block, batches, strict=True):
-                copy_rows(self._source.read(start, stop), batch)
-            yield [torch.from_numpy(batch) for batch in batches]
+def read_in_order(source: RowSource, spans: Iterable[Span]) -> Generator[torch.Tensor, None, None]:
+    """Yields rows [n, d_in] float32 from where they lie, piece by piece, for validation."""
+    buffers = BufferPool()
+    for start, stop in spans:
+        batch = buffers.take((stop - start, source.d_in))
+        copy_rows(source.read(start, stop), batch)
+        yield torch.from_numpy(batch)
+        del batch
 
 
 def _pieces(source: RowSource) -> Iterator[tuple[int, int, np.ndarray]]:

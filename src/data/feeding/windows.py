@@ -3,12 +3,13 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
 from src.data.feeding.buffers import BufferPool, take_rows
-from src.data.feeding.epoch_order import EpochOrder, OneWindow, Positions, Span, Window, WindowedPermutation
+from src.data.feeding.epoch_order import EpochOrder, Positions, Span, Window, WindowedPermutation
 from src.data.feeding.rows import RowSource
 from src.prefetch import prefetch
 
@@ -29,12 +30,8 @@ def windowed_order(source: RowSource, seed: int, window_bytes: int = WINDOW_BYTE
     row_bytes = source.d_in * source.dtype.itemsize
     if source.n_rows * row_bytes <= window_bytes:
         return EpochOrder(source.n_rows, seed)
-    chunk = _chunk_rows(source)
+    chunk = max(1, CHUNK_BYTES // row_bytes)
     return EpochOrder(source.n_rows, seed, chunk, max(1, window_bytes // (chunk * row_bytes)))
-
-
-def _chunk_rows(source: RowSource) -> int:
-    return max(1, CHUNK_BYTES // (source.d_in * source.dtype.itemsize))
 
 
 class WindowFeed:
@@ -54,18 +51,13 @@ class WindowFeed:
         self._blocks = BufferPool()
 
     def read(self, positions: Positions, blocks: Sequence[list[Span]]) -> Generator[list[torch.Tensor], None, None]:
-        """Yields the blocks, as `RamFeed.read` does; `blocks` must ascend.
-
-        An order of all rows, not one of windows, is taken for one window: all of them are read into memory.
-        """
-        is_windowed = isinstance(positions, WindowedPermutation)
-        order = positions if is_windowed else OneWindow(np.asarray(positions[:]), _chunk_rows(self._source))
-        with closing(self._gather(order, blocks)) as gathered:
+        """Yields the blocks, as `RamFeed.read` does; `blocks` must ascend, `positions` be an order by windows."""
+        with closing(self._gather(cast("WindowedPermutation", positions), blocks)) as gathered:
             tasks = (partial(next, gathered) for _ in blocks)
             yield from prefetch(tasks, min(1, self._n_workers), BLOCKS_AHEAD)
 
     def _gather(
-        self, order: WindowedPermutation | OneWindow, blocks: Sequence[list[Span]]
+        self, order: WindowedPermutation, blocks: Sequence[list[Span]]
     ) -> Generator[list[torch.Tensor], None, None]:
         with closing(self._load(order, blocks[0][0][0], blocks[-1][-1][1])) as windows:
             window, rows = None, np.empty(0)
@@ -84,7 +76,7 @@ class WindowFeed:
                 del out
 
     def _load(
-        self, order: WindowedPermutation | OneWindow, start: int, stop: int
+        self, order: WindowedPermutation, start: int, stop: int
     ) -> Generator[tuple[Window, np.ndarray], None, None]:
         n_pieces = max(1, self._n_workers)
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from src.activation_spec import ActivationSpec, require_same_spec
 from src.files import digest_array, read_json_object, write_atomically
-from src.stores.activations.shards import REPACK
 
 COLUMNS = (
     *("item_id", "start", "stop", "digest", "coords_digest", "coords_missing", "patch_size_level0", "spec"),
@@ -19,6 +18,7 @@ COLUMNS = (
 _NUMBERS = ("start", "stop", "patch_size_level0", "bytes", "mtime_ns")
 _TEXTS = tuple(column for column in COLUMNS if column not in _NUMBERS)
 _SPECS_FILE, _SKIPPED_FILE = "specs.json", "skipped.json"
+REPACK = "Delete the folder; the next run packs it again."
 _ONE_MODEL = "Keep activations of different models, layers or preprocessing in different folders, or leave these out."
 
 Identity = tuple[str, int, int]
