@@ -132,25 +132,23 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         file = path if error.filename is None else Path(os.fsdecode(error.filename))
-        is_of_cache = file in path.parents or file.is_relative_to(path.parent)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             lacking = _lacking(reader, identities, path)
-            needed, free = 0, shutil.disk_usage(path.parent).free
-            for item_id in lacking:
-                needed += reader.open(item_id).n_bytes
-            raise OSError(
-                error.errno,
+            needed = sum(reader.open(item_id).n_bytes for item_id in lacking)
+            free = shutil.disk_usage(path.parent).free
+            message = (
                 f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
                 f"{free / 1e6:.0f} MB are free. Free space and start again, which goes on with the items that are "
-                "missing; or delete the folder and give another paths.cache.",
-            ) from error
-        if error.errno in _REFUSED and is_of_cache:
-            raise OSError(
-                error.errno,
+                "missing; or delete the folder and give another paths.cache."
+            )
+        elif error.errno in _REFUSED and (file in path.parents or file.is_relative_to(path.parent)):
+            message = (
                 f"Expected to write packed activations to {path}, got {reason}. Give a paths.cache that can be "
-                "written; a store that holds all items is also read from one that cannot.",
-            ) from error
-        raise
+                "written; a store that holds all items is also read from one that cannot."
+            )
+        else:
+            raise
+        raise OSError(error.errno, message) from error
 
 
 def _warn_of_twins(store: ActivationStore) -> None:

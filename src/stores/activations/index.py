@@ -80,25 +80,23 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_index(
-    folder: Path, number: int, rows: Sequence[Mapping[str, Any]], specs: Mapping[ActivationSpec, str]
-) -> None:
+def write_index(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the table of a shard, one row an item; with it the shard is there.
 
     Args:
         folder: of the store.
         number: of the shard.
-        rows: values by column.
-        specs: digests of those that the rows name.
+        rows: values by column, the spec as such.
     """
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    digests = {spec: spec.digest for spec in table["spec"].unique()}
     known = read_specs(folder)
-    if not known.keys() >= set(specs.values()):
+    if not known.keys() >= set(digests.values()):
+        content = known | {digest: spec for spec, digest in digests.items()}
         with write_atomically(folder / _SPECS_FILE) as temporary:
-            new = {digest: spec for spec, digest in specs.items()}
-            content = {digest: spec.to_dict() for digest, spec in {**known, **new}.items()}
-            temporary.write_text(json.dumps(content, indent=1))
+            temporary.write_text(json.dumps({digest: spec.to_dict() for digest, spec in content.items()}, indent=1))
     with write_atomically(index_path(folder, number)) as temporary:
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)
+        table.assign(spec=table["spec"].map(digests)).to_csv(temporary, index=False)
 
 
 def item_identities(index: pd.DataFrame) -> dict[str, Identity]:

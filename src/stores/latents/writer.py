@@ -1,10 +1,11 @@
 """Writes a store of latents, row by row, so that a killed writing goes on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from src.activation_spec import ActivationSpec
 from src.files import digest_text, list_files, remove_leftovers, write_atomically
@@ -19,8 +20,7 @@ from src.stores.latents.index import (
     LatentItem,
     write_index,
 )
-from src.stores.latents.shard_file import map_shard, write_shard
-from src.stores.latents.shards import Shards
+from src.stores.latents.shards import Shards, map_shard, write_shard
 from src.stores.latents.store import LatentStore
 
 SHARD_BYTES = 256 << 20
@@ -129,25 +129,14 @@ class LatentWriter:
             raise ValueError(f"Expected the latents of {self.n_rows} rows for {self.path}, got {self._n_seen}.")
         if self._n_seen > self._n_written:
             self._write_shard()
-        shards = Shards(self.path, self._shards, self.n_latents)
         if by_neuron:
-            write_by_neuron(self.path, self.n_latents, shards.pieces)
-        lengths = np.array([item.n_rows for item in self._items])
-        ends = lengths.cumsum()
-        starts = ends - lengths
-        firsts = [first for _, first in self._shards]
-        table = pd.DataFrame(
-            {
-                "item_id": [item.item_id for item in self._items],
-                "start": starts,
-                "n_rows": lengths,
-                "n_nonzero": shards.n_entries_before(ends) - shards.n_entries_before(starts),
-                "shard": np.searchsorted(firsts, starts, side="right") - 1,
-                "patch_size_level0": [item.patch_size_level0 or 0 for item in self._items],
-                "digest": [item.digest for item in self._items],
-            }
-        )
-        write_index(self.path, self.n_latents, self.sae, self.spec, self._shards, table)
+            write_by_neuron(self.path, self.n_latents, Shards(self.path, self._shards, self.n_latents).pieces)
+        starts = accumulate((item.n_rows for item in self._items), initial=0)
+        items = [
+            replace(item, start=start, patch_size_level0=item.patch_size_level0 or 0)
+            for item, start in zip(self._items, starts, strict=False)
+        ]
+        write_index(self.path, self.n_latents, self.sae, self.spec, self._shards, items)
         return LatentStore(self.path)
 
     def _begin(self, made_by: str) -> None:
