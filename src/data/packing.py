@@ -4,13 +4,11 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.activation_spec import ActivationSpec
 from src.data.readers.feature_reader import FeatureReader
 from src.file_lock import wait_for_lock
 from src.files import digest_text
@@ -23,7 +21,6 @@ from src.stores.activations.index import (
     item_identities,
     read_index,
     read_skipped,
-    shard_numbers,
 )
 from src.stores.activations.store import ActivationStore
 from src.stores.activations.writer import StoreWriter
@@ -32,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 _FORMAT = 4
 """Enters the key: a store of another format is never reused."""
 _LOCK_FILE = ".lock"
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CACHE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: str | Path) -> ActivationStore:
@@ -82,7 +79,7 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
 
 def _lacking(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> list[str]:
     """Returns the items that the store does not hold as their files are now, in order; skips those known to be bad."""
-    known = item_identities(read_index(path)) if shard_numbers(path) else {}
+    known = item_identities(read_index(path))
     lacking = [item_id for item_id, identity in identities.items() if known.get(item_id) != identity]
     if reader.skips:
         known_bad = read_skipped(path)
@@ -98,13 +95,10 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
     if not lacking:
         _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
         return
-    index = read_index(path) if shard_numbers(path) else None
-    stated: dict[ActivationSpec, str] = {}
-    if index is not None:
-        stays = index["item_id"].isin(list(identities.keys() - lacking))
-        stated |= index_specs(path, index.loc[stays])
-        for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
-            _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
+    index = read_index(path)
+    stated = index_specs(path, index.loc[index["item_id"].isin(list(identities.keys() - lacking))])
+    for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
+        _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
     started, n_bytes = time.monotonic(), 0
     with StoreWriter(path) as writer:
         for item_id in track(lacking, "Packing activations"):
@@ -130,25 +124,18 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
         file = path if error.filename is None else Path(os.fsdecode(error.filename))
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            lacking = _lacking(reader, identities, path)
-            needed = sum(reader.open(item_id).n_bytes for item_id in lacking)
-            free = shutil.disk_usage(path.parent).free
-            message = (
-                f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
-                f"{free / 1e6:.0f} MB are free. Free space and start again, which goes on with the items that are "
-                "missing; or delete the folder and give another paths.cache."
-            )
-        elif error.errno in _REFUSED and (file in path.parents or file.is_relative_to(path.parent)):
-            message = (
-                f"Expected to write packed activations to {path}, got {reason}. Give a paths.cache that can be "
-                "written; a store that holds all items is also read from one that cannot."
-            )
-        else:
+        is_of_cache = file in path.parents or file.is_relative_to(path.parent)
+        if error.errno not in _CACHE_ERRORS or not is_of_cache:
             raise
-        raise OSError(error.errno, message) from error
+        lacking = _lacking(reader, identities, path)
+        needed = sum(reader.open(item_id).n_bytes for item_id in lacking)
+        raise OSError(
+            error.errno,
+            f"Could not pack {len(lacking)} items into {path}, which need {needed / 1e6:.0f} MB: {error}. Free space "
+            "or give a paths.cache that can be written, and start again, which goes on with the items that are missing; "
+            "a store that holds all items is also read from a cache that cannot be written.",
+        ) from error
 
 
 def _warn_of_twins(store: ActivationStore) -> None:

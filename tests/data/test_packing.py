@@ -288,7 +288,7 @@ def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
     monkeypatch.setattr(writer, "SHARD_BYTES", 1)
     monkeypatch.setattr(writer, "open", open_until_full, raising=False)
     with pytest.raises(
-        OSError, match=r"Could not pack \d items into .*No space left.*need 0 MB.* start again"
+        OSError, match=r"Could not pack \d items into .* need 0 MB: .*No space left.* start again"
     ) as caught:
         pack_activations(folder, folder.item_ids, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC
@@ -311,7 +311,7 @@ def test_cache_that_cannot_be_written(folder, tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(OSError, match=r"Expected to write packed activations to .* Give a paths\.cache") as caught:
+    with pytest.raises(OSError, match=r"Could not pack 1 items into .* give a paths\.cache") as caught:
         pack_activations(folder, ["000", "001"], tmp_path / "cache")
     assert caught.value.errno == number
     assert pack_activations(folder, ["000"], tmp_path / "cache").path == store.path

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -13,15 +14,13 @@ import torch
 
 from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span, block_batches
+from src.data.feeding.feeds import WINDOW_BYTES, DeviceFeed, RamFeed, WindowFeed, read_in_order, windowed_order
 from src.data.feeding.residency import choose_residency, free_gpu, free_ram
-from src.data.feeding.resident_rows import DeviceFeed, RamFeed, read_in_order
 from src.data.feeding.rows import ImageRows, RowSource, StoreRows
 from src.data.feeding.slide_entropy import slide_entropy
 from src.data.feeding.training_length import TrainingLength
-from src.data.feeding.windows import WINDOW_BYTES, WindowFeed, windowed_order
 
 _LOGGER = logging.getLogger(__name__)
-BATCH_UNITS = ("rows", "images")
 _N_ENTROPY_BATCHES = 16
 # Of a block, unless a single batch is larger: one is trained on, one is made and BLOCKS_AHEAD wait.
 _MOST_BLOCK_BYTES = 128 << 20
@@ -89,7 +88,7 @@ class ActivationDataModule(L.LightningDataModule):
             raise ValueError(f"Expected batch_size and block_size of at least 1, got {batch_size} and {block_size}.")
         if n_workers < 0:
             raise ValueError(f"Expected train.n_workers of at least 0, got {n_workers}.")
-        if batch_unit not in BATCH_UNITS or (batch_unit == "images") != (n_tokens is not None):
+        if (batch_unit == "images") != (n_tokens is not None):
             raise ValueError(
                 f"Expected train.batch_unit rows, or images with train.n_tokens, got {batch_unit} and {n_tokens}."
             )
@@ -207,13 +206,10 @@ class ActivationDataModule(L.LightningDataModule):
 
     def _read_blocks(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
         """Yields the blocks at some places of an epoch, this process's piece of them."""
-        read = self._feed.read(positions, self._of_this_process(blocks, self.batch_size))
-        try:
+        with closing(self._feed.read(positions, self._of_this_process(blocks, self.batch_size))) as read:
             for block in read:
                 yield block if self.n_tokens is None else [batch.unflatten(1, (self.n_tokens, -1)) for batch in block]
                 del block
-        finally:
-            read.close()
 
     def _of_this_process(self, blocks: Sequence[Span], batch_size: int) -> list[list[Span]]:
         return [block_batches(start, stop, batch_size, *self._rank_of) for start, stop in blocks]

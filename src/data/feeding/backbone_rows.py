@@ -20,9 +20,6 @@ class BackboneRows(RowSource):
             a batch at a time. With several workers, it is called from several threads at once.
         backbone: embeds them; on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once; see `PatchEmbedder`.
-
-    Raises:
-        ValueError: when the batch size is below 1.
     """
 
     def __init__(

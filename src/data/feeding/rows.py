@@ -84,8 +84,6 @@ class ImageRows(RowSource):
     """
 
     def __init__(self, source: RowSource, n_tokens: int) -> None:
-        if n_tokens < 1:
-            raise ValueError(f"Expected train.n_tokens of at least 1 row an image, got {n_tokens}.")
         lengths = np.diff(source.slide_starts, append=source.n_rows)
         if (lengths % n_tokens).any():
             bad = int(lengths[np.argmax(lengths % n_tokens > 0)])

@@ -89,7 +89,8 @@ def finite_pieces(
 def _h5_pieces(path: Path) -> Iterator[np.ndarray]:
     with open_h5(path) as file:
         dataset = _find_features(file, path)
-        yield from finite_pieces(dataset.__getitem__, dataset.shape, path, dataset.chunks[0] if dataset.chunks else 1)
+        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+        yield from finite_pieces(lambda places: dataset[places], dataset.shape, path, chunk_rows)
 
 
 def _find_features(file: h5py.File, path: Path) -> h5py.Dataset:

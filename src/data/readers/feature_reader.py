@@ -13,7 +13,6 @@ from src.stores.activations.index import Identity
 from src.stores.activations.writer import ItemRows
 
 _LOGGER = logging.getLogger(__name__)
-ON_BAD_FILE = ("error", "skip")
 
 
 class FeatureReader(ABC):
@@ -27,14 +26,9 @@ class FeatureReader(ABC):
     Args:
         path: see above.
         on_bad_file: `error` raises at the first bad or missing file; `skip` leaves items out, with a warning each.
-
-    Raises:
-        ValueError: when `on_bad_file` is neither.
     """
 
     def __init__(self, path: str | Path, on_bad_file: str) -> None:
-        if on_bad_file not in ON_BAD_FILE:
-            raise ValueError(f"Expected dataset.on_bad_file to be one of {ON_BAD_FILE}, got {on_bad_file!r}.")
         self.path = Path(path)
         self.skips = on_bad_file == "skip"
         self.skipped: dict[str, str] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.data.readers.feature_files import open_feature_file
 from src.data.readers.feature_reader import FeatureReader
-from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5, patch_size_level0
+from src.data.readers.h5_files import FeatureFileError, patch_size_level0, read_patch_coords
 from src.files import list_files
 from src.progress import track
 from src.stores.activations.index import Identity
@@ -31,7 +31,7 @@ class FeatureFolder(FeatureReader):
 
     Raises:
         FileNotFoundError: when the folder does not exist or holds no feature file.
-        ValueError: when `on_bad_file` is unknown, or bad files are skipped and widths are found equally often.
+        ValueError: when bad files are skipped and widths are found equally often.
     """
 
     def __init__(self, path: str | Path, on_bad_file: str = "error", patches_dir: str | Path | None = None) -> None:
@@ -80,11 +80,7 @@ class FeatureFolder(FeatureReader):
             return None
         for path in (self._patches_dir / "patches" / f"{item_id}.h5", self._patches_dir / f"{item_id}.h5"):
             if path.is_file():
-                with open_h5(path, RECUT) as file:
-                    coords = find_dataset(file, "coords", path, RECUT)
-                    if coords is None:
-                        raise FeatureFileError(f"Expected a dataset coords in {path}, got {sorted(file)}. {RECUT}")
-                    return patch_size_level0(coords.attrs)
+                return patch_size_level0(read_patch_coords(path)[1])
         return None
 
     def _file(self, item_id: str) -> Path:

@@ -63,10 +63,8 @@ def find_dataset(file: h5py.File, name: str, path: Path, remedy: str = REMEDY) -
     if dataset.file.filename != file.filename:
         raise _elsewhere(name, path, "a link to another file")
     created = dataset.id.get_create_plist()
-    if created.get_external_count():
+    if created.get_external_count() or dataset.is_virtual:
         raise _elsewhere(name, path, "storage in other files")
-    if dataset.is_virtual:
-        raise _elsewhere(name, path, "a virtual dataset")
     if dataset.dtype.kind not in "iuf":
         raise FeatureFileError(f"Expected numbers as {name} in {path}, got {dataset.dtype}. {remedy}")
     if not _is_whole(dataset, created.get_nfilters() > 0):
@@ -94,6 +92,20 @@ def patch_size_level0(attributes: Mapping[str, Any]) -> int | None:
     if "patch_size" in attributes and "downsample" in attributes:
         return int(attributes["patch_size"]) * int(np.ravel(attributes["downsample"])[0])
     return None
+
+
+def read_patch_coords(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the coords [n_patches, 2] in a patch file, and their attributes.
+
+    Raises:
+        FeatureFileError: when the file is damaged, or holds no coords.
+    """
+    with open_h5(path, RECUT) as file:
+        dataset = find_dataset(file, "coords", path, RECUT)
+        if dataset is None or dataset.ndim != 2 or dataset.shape[1] != 2:
+            found = sorted(file) if dataset is None else dataset.shape
+            raise FeatureFileError(f"Expected a dataset coords [n_patches, 2] in {path}, got {found}. {RECUT}")
+        return np.asarray(dataset), dict(dataset.attrs)
 
 
 def _declared(dataset: h5py.Dataset) -> int:

@@ -104,14 +104,8 @@ class TensorFolder(FeatureReader):
             )
         return self._places[item_id]
 
-    def _add(
-        self,
-        part: str,
-        tensor: TensorFile,
-        ids: str | Path | None,
-        labels: str | Path | None,
-        cases: str | Path | None,
-    ) -> None:
+    def _add(self, part: str, tensor: TensorFile, *entries: str | Path | None) -> None:
+        ids, labels, cases = entries
         n_images = tensor.shape[0]
         names = [f"{part}_{index:07d}" for index in range(n_images)]
         if ids is not None:

@@ -56,15 +56,14 @@ def remove_unlisted(folder: Path, numbers: Collection[int]) -> None:
 def read_index(folder: Path) -> pd.DataFrame:
     """Reads the tables of all shards: COLUMNS, with `start` and `stop` counted within the column `shard`.
 
-    Of an item that was packed again, the newest rows.
+    Of an item that was packed again, the newest rows; no rows where nothing was packed to the end.
 
     Raises:
-        FileNotFoundError: when there is none: nothing was packed to the end.
         ValueError: when a table is none of a packed store, or its row ranges overlap.
     """
     tables = [_read_table(index_path(folder, number)).assign(shard=number) for number in shard_numbers(folder)]
     if not tables:
-        raise FileNotFoundError(f"Expected index_*.csv in {folder}, found none: it is no packed store.")
+        return pd.DataFrame(columns=[*COLUMNS, "shard"])
     return pd.concat(tables).drop_duplicates("item_id", keep="last", ignore_index=True)
 
 
@@ -89,14 +88,14 @@ def write_index(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) ->
         rows: values by column, the spec as such.
     """
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    digests = {spec: spec.digest for spec in table["spec"].unique()}
+    digests = {spec: spec.digest for spec in {row["spec"] for row in rows}}
     known = read_specs(folder)
     if not known.keys() >= set(digests.values()):
         content = known | {digest: spec for spec, digest in digests.items()}
         with write_atomically(folder / _SPECS_FILE) as temporary:
             temporary.write_text(json.dumps({digest: spec.to_dict() for digest, spec in content.items()}, indent=1))
     with write_atomically(index_path(folder, number)) as temporary:
-        table.assign(spec=table["spec"].map(digests)).to_csv(temporary, index=False)
+        table.assign(spec=[digests[row["spec"]] for row in rows]).to_csv(temporary, index=False)
 
 
 def item_identities(index: pd.DataFrame) -> dict[str, Identity]:

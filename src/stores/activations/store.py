@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, item_ids: Iterable[str] | None = None) -> None:
         index = read_index(Path(path))
+        if index.empty:
+            raise FileNotFoundError(f"Expected index_*.csv in {path}, found none: it is no packed store.")
         if item_ids is not None:
             index = index.loc[index["item_id"].isin(list(item_ids))].reset_index(drop=True)
             if index.empty:
@@ -54,9 +56,12 @@ class ActivationStore:
 
     def _map(self) -> None:
         self._shards: list[np.ndarray] = []
-        n_needed = self.index.groupby("shard")["stop"].max()
-        for number, n_rows in n_needed.items():
-            path = shard_path(self.path, cast("int", number))
+        owners, starts, stops = (self.index[name].to_numpy() for name in ("shard", "start", "stop"))
+        numbers, within = np.unique(owners, return_inverse=True)
+        n_needed = np.zeros(len(numbers), np.int64)
+        np.maximum.at(n_needed, within, stops)
+        for number, n_rows in zip(numbers.tolist(), n_needed.tolist(), strict=True):
+            path = shard_path(self.path, number)
             rows = map_shard(path)
             if len(rows) < n_rows:
                 raise ValueError(
@@ -71,8 +76,7 @@ class ActivationStore:
         # float16 where all shards are, else float32, which holds both
         self.dtype = np.result_type(*(rows.dtype for rows in self._shards))
         self._firsts = np.cumsum([0, *map(len, self._shards)])
-        offsets = self._firsts[n_needed.index.searchsorted(self.index["shard"])]
-        self._starts, self._stops = offsets + self.index["start"].to_numpy(), offsets + self.index["stop"].to_numpy()
+        self._starts, self._stops = self._firsts[within] + starts, self._firsts[within] + stops
         self._position = {item_id: position for position, item_id in enumerate(self.index["item_id"])}
 
     @cached_property

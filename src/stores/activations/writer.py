@@ -1,9 +1,9 @@
 """Adds items to a packed store, shard by shard; a shard that is there is whole."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -12,6 +12,7 @@ import numpy as np
 
 from src.activation_spec import ActivationSpec
 from src.files import remove_leftovers, start_array_digest, write_atomically
+from src.prefetch import prefetch
 from src.stores.activations.index import (
     Identity,
     coords_path,
@@ -62,10 +63,6 @@ class ItemRows:
         """The size of the rows."""
         return self.n_rows * self.d_in * self.dtype.itemsize
 
-    def read(self) -> np.ndarray:
-        """Returns all rows [n_rows, d_in] float32."""
-        return np.concatenate(list(self.pieces())).astype(np.float32, copy=False)
-
 
 class StoreWriter:
     """Adds items to the store in a folder, whose lock the caller holds; a context manager.
@@ -84,8 +81,6 @@ class StoreWriter:
         self._folder = folder
         self._next_number = max(numbers, default=-1) + 1
         self._open: dict[np.dtype, tuple[_Shard, ExitStack]] = {}
-        # Digests and writes a piece while the next is read.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
 
     def add(self, item: ItemRows, identity: Identity) -> None:
         """Writes the rows of an item; when that fails with an item that can be left out, the next one may follow.
@@ -105,7 +100,7 @@ class StoreWriter:
             shard = files.enter_context(_open_shard(self._folder, self._next_number, item.d_in, item.dtype))
             self._open[item.dtype] = shard, files
             self._next_number += 1
-        self._open[item.dtype][0].add(item, identity, self._pool)
+        self._open[item.dtype][0].add(item, identity)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -113,29 +108,17 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._pool.shutdown()
         shards = ExitStack()
         for _, files in self._open.values():
             shards.push(files)
         return shards.__exit__(kind, error, trace)
 
 
-def _write_pieces(write: Callable[[np.ndarray], None], item: ItemRows, pool: ThreadPoolExecutor) -> None:
-    """Writes the rows of an item, each piece of a large one while the next is read."""
-    if item.n_bytes < _LARGE_BYTES:  # handing over takes longer than writing
-        for piece in item.pieces():
-            write(piece)
-        return
-    writing: list[Future[None]] = []
-    try:
-        for piece in item.pieces():
-            for one in writing:
-                one.result()
-            writing = [pool.submit(write, piece)]
-    finally:
-        wait(writing)
-    for one in writing:
-        one.result()
+def _write_pieces(write: Callable[[np.ndarray], None], item: ItemRows) -> None:
+    """Writes the rows of an item; digests and writes a piece of a large one while the next is read."""
+    n_workers = int(item.n_bytes >= _LARGE_BYTES)  # handing over takes longer than writing a small one
+    for _ in prefetch((partial(write, piece) for piece in item.pieces()), n_workers, 2):
+        pass
 
 
 class _NoItemsError(Exception):
@@ -180,7 +163,7 @@ class _Shard:
         """The size of the rows."""
         return self._n_rows * self._d_in * self._dtype.itemsize
 
-    def add(self, item: ItemRows, identity: Identity, pool: ThreadPoolExecutor) -> None:
+    def add(self, item: ItemRows, identity: Identity) -> None:
         """Writes the rows of an item behind those that are whole: of an item that failed before, nothing stays."""
         start = self._file.seek(_HEADER_BYTES + self.n_bytes)
         hasher = start_array_digest((item.n_rows, item.d_in))
@@ -190,7 +173,7 @@ class _Shard:
             hasher.update(piece.astype(np.float32, copy=False).data)
             self._file.write(piece.data)
 
-        _write_pieces(write, item, pool)
+        _write_pieces(write, item)
         n_bytes = self._file.tell() - start
         if n_bytes != item.n_bytes:
             raise ValueError(

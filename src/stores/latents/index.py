@@ -113,5 +113,6 @@ def read_index(path: Path) -> dict[str, Any]:
 def read_items(path: Path) -> dict[str, LatentItem]:
     """Returns the items of a store by id, in the order of their rows."""
     table = pd.read_csv(path / ITEMS_FILE, dtype={"item_id": str, "digest": str}, keep_default_na=False)
-    columns = (table[field.name].tolist() for field in fields(LatentItem))
-    return {values[0]: LatentItem(*values[:4], values[4] or None) for values in zip(*columns, strict=True)}
+    ids, starts, n_rows, digests, sizes = (table[field.name].tolist() for field in fields(LatentItem))
+    items = map(LatentItem, ids, starts, n_rows, digests, (size or None for size in sizes))
+    return dict(zip(ids, items, strict=True))

@@ -104,10 +104,6 @@ class Shards:
                 cut = slice(start, start + len(entries))
                 yield Piece(rows.astype(np.uint32), np.array(arrays["neuron_ids"][cut]), arrays["values"][cut])
 
-    def n_rows(self) -> int:
-        """The number of rows of all shards."""
-        return int(self._firsts[-1]) + len(self._map(len(self._shards) - 1)["row_offsets"]) - 1 if self._shards else 0
-
     def _map(self, shard: int) -> dict[str, np.ndarray]:
         if shard not in self._mapped:
             self._mapped[shard] = map_shard(self._path / self._shards[shard][0])

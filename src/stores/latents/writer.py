@@ -67,9 +67,8 @@ class LatentWriter:
             raise ValueError(f"Expected 1 to {_MOST_ROWS:,} rows of items to encode, got {self.n_rows:,}.")
         self._id_type = np.min_scalar_type(n_latents - 1)
         self._begin(made_by)
-        self._shards = self._whole_shards()
+        self._shards, self.n_kept_rows = self._whole_shards()
         self._kept = Shards(self.path, self._shards, n_latents)
-        self.n_kept_rows = self._kept.n_rows()
         self._n_seen = self._n_written = self.n_kept_rows
         self._forget()
 
@@ -154,8 +153,11 @@ class LatentWriter:
             with write_atomically(path) as temporary:
                 temporary.write_text(origin)
 
-    def _whole_shards(self) -> list[tuple[str, int]]:
-        """Returns the shards of a killed writing up to the first that is missing or damaged; removes the others."""
+    def _whole_shards(self) -> tuple[list[tuple[str, int]], int]:
+        """Finds the shards of a killed writing up to the first that is missing or damaged; counts their rows.
+
+        Removes the others.
+        """
         shards, n_rows = [], 0
         while n_rows < self.n_rows and (path := self.path / _shard_name(len(shards))).is_file():
             try:
@@ -166,7 +168,7 @@ class LatentWriter:
             n_rows += shard_rows
         for file in list_files(self.path, "shard_*")[len(shards) :]:
             file.unlink()
-        return shards
+        return shards, n_rows
 
     def _write_shard(self) -> None:
         if "coords" in self._pieces and sum(map(len, self._pieces["coords"])) != self._n_seen - self._n_written:

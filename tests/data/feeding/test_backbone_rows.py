@@ -66,11 +66,6 @@ def test_identity_is_of_patches_and_backbone():
     assert other.identity != make_rows()[0].identity
 
 
-def test_batch_size():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        make_rows(batch_size=0)
-
-
 @pytest.mark.parametrize(("window_bytes", "n_passes"), [(24, 2), (1 << 20, 1)])
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_computed_once_an_epoch_and_once_in_all_where_one_window_holds_them(

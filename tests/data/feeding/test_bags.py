@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.feeding.bag_datamodule import BagDataModule
-from src.data.feeding.bags import CachedBags, activation_bags, collate_bags, latent_bags
+from src.data.feeding.bags import BagDataModule, CachedBags, activation_bags, collate_bags, latent_bags
 from src.data.feeding.standardize import fit_standardizer
 from src.records import FoldSplit
 from tests.data.stores import pack

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.feeding import windows
+from src.data.feeding import feeds
 from src.data.feeding.epoch_order import EpochOrder, block_batches
-from src.data.feeding.resident_rows import DeviceFeed, RamFeed, read_in_order
-from src.data.feeding.windows import WindowFeed, windowed_order
+from src.data.feeding.feeds import DeviceFeed, RamFeed, WindowFeed, read_in_order, windowed_order
 from tests.data.sources import NumberedRows
 
 CPU = torch.device("cpu")
@@ -115,7 +114,7 @@ def test_failure_to_read_reaches_the_consumer(kind, n_workers):
 
 
 def test_window_and_chunk_by_bytes(monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 64)
     order = windowed_order(NumberedRows(1000, d_in=2), seed=1, window_bytes=640)
     assert (order.n_items, order.chunk, order.window) == (1000, 8, 10)
     assert windowed_order(NumberedRows(1000, d_in=2, dtype=np.float16), 1, 640).chunk == 16

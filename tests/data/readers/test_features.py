@@ -222,8 +222,6 @@ def test_folder_that_is_missing_or_holds_nothing(tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"got \['readme.txt'\]"):
         FeatureFolder(tmp_path)
-    with pytest.raises(ValueError, match="on_bad_file"):
-        FeatureFolder(tmp_path, on_bad_file="ignore")
 
 
 @pytest.mark.realdata
