@@ -133,8 +133,8 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
         raise OSError(
             error.errno,
             f"Could not pack {len(lacking)} items into {path}, which need {needed / 1e6:.0f} MB: {error}. Free space "
-            "or give a paths.cache that can be written, and start again, which goes on with the items that are missing; "
-            "a store that holds all items is also read from a cache that cannot be written.",
+            "or give a paths.cache that can be written, and start again, which goes on with the missing items; a "
+            "store that holds all items is also read from a cache that cannot be written.",
         ) from error
 
 

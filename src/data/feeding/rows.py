@@ -1,7 +1,7 @@
 """What rows can be read from: those of some items of a packed store, and rows grouped by image."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from src.stores.activations.store import ActivationStore
 DEFAULT_RAM_BYTES = 2 << 30
 
 
-class RowSource(ABC):
+class RowSource(Protocol):
     """Rows of activations, numbered from 0 slide by slide, that may lie on disk or be computed when read.
 
     Attributes:
@@ -28,9 +28,9 @@ class RowSource(ABC):
     identity: str
     slide_starts: np.ndarray
 
-    @abstractmethod
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns rows [stop - start, d_in], perhaps a read-only view."""
+        ...
 
 
 class StoreRows(RowSource):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -41,7 +42,11 @@ def open_feature_file(path: Path, item_id: str) -> ItemRows:
         dataset = _find_features(file, path)
         shape = _check_shape(dataset.shape, path)
         coords, missing = _read_coords(file, shape[0], path)
-        attributes = {**dataset.attrs, **file.attrs, **(file["coords"].attrs if "coords" in file else {})}
+        attributes: dict[str, Any] = {
+            **dataset.attrs,
+            **file.attrs,
+            **(file["coords"].attrs if "coords" in file else {}),
+        }
         dtype = np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32)
         try:
             spec = ActivationSpec.from_json(attributes.get("spec"))
