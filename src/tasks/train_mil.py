@@ -20,8 +20,7 @@ from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
-from src.data.feeding.bags import BagDataModule, BagReader, activation_bags, latent_bags
-from src.data.feeding.scaled_bags import activation_scale, latent_scale
+from src.data.feeding.bags import BagDataModule, BagReader, activation_bags, activation_scale, latent_bags, latent_scale
 from src.data.fold import FoldData, open_fold
 from src.files import write_atomically
 from src.models.mil.classifier import BagClassifier, MaximaRegression

@@ -8,7 +8,6 @@ import numpy as np
 
 from src.activation_spec import ActivationSpec
 from src.ops.sparse_latents import SparseLatents
-from src.stores.latents.by_neuron import ENTRY
 from src.stores.latents.index import BY_NEURON_FILE, NEURON_OFFSETS_FILE, read_index, read_items
 from src.stores.latents.shards import Shards
 from src.stores.latents.source import PIECE_ROWS, LatentSource, Places
@@ -78,9 +77,8 @@ class LatentStore(LatentSource):
         if not (self.path / NEURON_OFFSETS_FILE).is_file():
             return None
         offsets = np.load(self.path / NEURON_OFFSETS_FILE)
-        if not offsets[-1]:
-            return np.empty(0, ENTRY), offsets  # an empty file cannot be mapped
-        return np.load(self.path / BY_NEURON_FILE, mmap_mode="r"), offsets
+        # A file without entries cannot be mapped.
+        return np.load(self.path / BY_NEURON_FILE, mmap_mode="r" if offsets[-1] else None), offsets
 
     def __str__(self) -> str:
         return str(self.path)
