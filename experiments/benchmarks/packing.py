@@ -54,17 +54,15 @@ def read_headers(path: Path) -> None:
     """Opens every file: its header and its coords."""
     folder = FeatureFolder(path)
     for item_id in folder.item_ids:
-        with folder.open(item_id):
-            pass
+        folder.open(item_id)
 
 
 def read_pieces(path: Path) -> None:
     """Opens every file and reads it in pieces."""
     folder = FeatureFolder(path)
     for item_id in folder.item_ids:
-        with folder.open(item_id) as item:
-            for _ in item.pieces():
-                pass
+        for _ in folder.open(item_id).pieces():
+            pass
 
 
 def on_pieces(task: Callable[[np.ndarray], object]) -> None:

@@ -4,13 +4,11 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.activation_spec import ActivationSpec
 from src.data.readers.feature_reader import FeatureReader
 from src.file_lock import wait_for_lock
 from src.files import digest_text
@@ -23,7 +21,6 @@ from src.stores.activations.index import (
     item_identities,
     read_index,
     read_skipped,
-    shard_numbers,
 )
 from src.stores.activations.store import ActivationStore
 from src.stores.activations.writer import StoreWriter
@@ -32,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 _FORMAT = 4
 """Enters the key: a store of another format is never reused."""
 _LOCK_FILE = ".lock"
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CACHE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: str | Path) -> ActivationStore:
@@ -45,7 +42,7 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
 
     A shard is written whole and renamed, so a start after a kill packs only what no shard holds. One process packs at a
     time; others wait and then use what it packed. Large shards are not forced to the disk: after a power cut, unlike
-    after a kill, an index may promise rows that never got there, which `ActivationStore.check_digests` tells.
+    after a kill, an index may promise rows that never got there: delete the folder then.
 
     Items that the reader skips are not in the store (see `ActivationStore.present`).
 
@@ -60,22 +57,21 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
             is damaged.
         OSError: when the disk is full or the cache cannot be written; what was packed is kept for the next start.
     """
-    bad = reader.bad_files
     identities: dict[str, Identity] = {}
-    for item_id in sorted(set(item_ids) - bad.skipped.keys()):
-        with bad.skipping(item_id):
+    for item_id in sorted(set(item_ids) - reader.skipped.keys()):
+        with reader.skipping(item_id):
             identities[item_id] = reader.identity(item_id)
     if not identities:
-        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {reader.skipped}.")
     key = digest_text(json.dumps([_FORMAT, str(reader.path.resolve()), reader.d_in]))
     path = Path(cache_dir) / key
     is_packed = not _lacking(reader, identities, path)
     if not is_packed:
         with _explained(reader, identities, path), wait_for_lock(path / _LOCK_FILE, "packing"):
             _pack(reader, identities, path)
-    if not identities.keys() - bad.skipped.keys():
-        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {bad.skipped}.")
-    store = ActivationStore(path, identities.keys() - bad.skipped.keys())
+    if not identities.keys() - reader.skipped.keys():
+        raise ValueError(f"Expected at least one usable item in {reader.path}, got none: {reader.skipped}.")
+    store = ActivationStore(path, identities.keys() - reader.skipped.keys())
     if not is_packed:
         _warn_of_twins(store)
     return store
@@ -83,15 +79,15 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
 
 def _lacking(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> list[str]:
     """Returns the items that the store does not hold as their files are now, in order; skips those known to be bad."""
-    known = item_identities(read_index(path)) if shard_numbers(path) else {}
+    known = item_identities(read_index(path))
     lacking = [item_id for item_id, identity in identities.items() if known.get(item_id) != identity]
-    if reader.bad_files.are_skipped:
+    if reader.skips:
         known_bad = read_skipped(path)
         for item_id in lacking:
             identity, reason = known_bad.get(item_id, (None, ""))
-            if identity == identities[item_id] and item_id not in reader.bad_files.skipped:
-                reader.bad_files.skip(item_id, reason)
-    return [item_id for item_id in lacking if item_id not in reader.bad_files.skipped]
+            if identity == identities[item_id] and item_id not in reader.skipped:
+                reader.skip(item_id, reason)
+    return [item_id for item_id in lacking if item_id not in reader.skipped]
 
 
 def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> None:
@@ -99,17 +95,15 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
     if not lacking:
         _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
         return
-    index = read_index(path) if shard_numbers(path) else None
-    stated: dict[ActivationSpec, str] = {}
-    if index is not None:
-        stays = index["item_id"].isin(list(identities.keys() - lacking))
-        stated |= index_specs(path, index.loc[stays])
-        for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
-            _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
+    index = read_index(path)
+    stated = index_specs(path, index.loc[index["item_id"].isin(list(identities.keys() - lacking))])
+    for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
+        _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
     started, n_bytes = time.monotonic(), 0
     with StoreWriter(path) as writer:
         for item_id in track(lacking, "Packing activations"):
-            with reader.bad_files.skipping(item_id), reader.open(item_id) as item:
+            with reader.skipping(item_id):
+                item = reader.open(item_id)
                 writer.add(item, identities[item_id])
                 add_spec(stated, item.spec, str(item.path))
                 n_bytes += item.n_bytes
@@ -118,7 +112,7 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
                         f"Expected {item.path} ({item_id}) to stay as it is while it is packed, got another file: "
                         "something writes it now. Let that end and start again; what was packed is kept."
                     )
-    skipped = reader.bad_files.skipped
+    skipped = reader.skipped
     add_skipped(path, {item_id: (identities[item_id], skipped[item_id]) for item_id in lacking if item_id in skipped})
     seconds = time.monotonic() - started
     _LOGGER.info("Packed %d items (%.0f MB) into %s in %.1f s.", len(lacking), n_bytes / 1e6, path, seconds)
@@ -130,28 +124,18 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
         file = path if error.filename is None else Path(os.fsdecode(error.filename))
         is_of_cache = file in path.parents or file.is_relative_to(path.parent)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            lacking = _lacking(reader, identities, path)
-            needed, free = 0, shutil.disk_usage(path.parent).free
-            for item_id in lacking:
-                with reader.open(item_id) as item:
-                    needed += item.n_bytes
-            raise OSError(
-                error.errno,
-                f"Could not pack {len(lacking)} items into {path}: {reason}. They need {needed / 1e6:.0f} MB, "
-                f"{free / 1e6:.0f} MB are free. Free space and start again, which goes on with the items that are "
-                "missing; or delete the folder and give another paths.cache.",
-            ) from error
-        if error.errno in _REFUSED and is_of_cache:
-            raise OSError(
-                error.errno,
-                f"Expected to write packed activations to {path}, got {reason}. Give a paths.cache that can be "
-                "written; a store that holds all items is also read from one that cannot.",
-            ) from error
-        raise
+        if error.errno not in _CACHE_ERRORS or not is_of_cache:
+            raise
+        lacking = _lacking(reader, identities, path)
+        needed = sum(reader.open(item_id).n_bytes for item_id in lacking)
+        raise OSError(
+            error.errno,
+            f"Could not pack {len(lacking)} items into {path}, which need {needed / 1e6:.0f} MB: {error}. Free space "
+            "or give a paths.cache that can be written, and start again, which goes on with the missing items; a "
+            "store that holds all items is also read from a cache that cannot be written.",
+        ) from error
 
 
 def _warn_of_twins(store: ActivationStore) -> None:

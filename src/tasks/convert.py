@@ -67,8 +67,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         rundir.write_fitted_on(fitted)
     _LOGGER.info("%s is %s of %s. Use it with sae_run=%s.", source.weights, type(sae).__name__, name, rundir.path)
     known = (
-        "The slides that the SAE was trained on are not known: on slides among them, held-out numbers of later steps are "
-        "not held out."
+        "The slides that the SAE was trained on are not known: on slides among them, held-out numbers of later steps "
+        "are not held out."
         if fitted is None
         else f"The {len(fitted)} slides that the SAE was trained on are listed in its export."
     )

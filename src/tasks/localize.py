@@ -22,9 +22,8 @@ from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplar
 from src.analysis.selection import best_neuron_ids
 from src.data.current_inputs import CurrentInputs
 from src.data.fold import FoldData, open_fold
-from src.data.slides.outlined_slides import OutlinedSlides
-from src.data.slides.slide_files import find_slide
-from src.data.slides.slide_images import open_slide_images
+from src.data.slides.patch_labels import OutlinedSlides
+from src.data.slides.slide_files import find_slide, open_slide_images
 from src.progress import track
 from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir

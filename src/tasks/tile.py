@@ -15,8 +15,7 @@ from src.analysis.figures import save_figure
 from src.analysis.tissue_figure import plot_patches
 from src.data.current_inputs import CurrentInputs
 from src.data.slides.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
-from src.data.slides.slide_files import list_slides, open_slide
-from src.data.slides.slide_images import SlideImages
+from src.data.slides.slide_files import SlideImages, list_slides, open_slide
 from src.data.slides.tissue import find_tissue
 from src.files import remove_leftovers, write_atomically
 from src.interrupts import keeping

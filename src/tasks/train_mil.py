@@ -20,9 +20,7 @@ from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
-from src.data.feeding.bag_datamodule import BagDataModule
-from src.data.feeding.bags import BagReader, activation_bags, latent_bags
-from src.data.feeding.scaled_bags import activation_scale, latent_scale
+from src.data.feeding.bags import BagDataModule, BagReader, activation_bags, activation_scale, latent_bags, latent_scale
 from src.data.fold import FoldData, open_fold
 from src.files import write_atomically
 from src.models.mil.classifier import BagClassifier, MaximaRegression
@@ -160,7 +158,7 @@ def _train_and_predict(
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    with _threads_for(np.median([bag.bag.numel() for bag in data.train_bags])):
+    with _threads_for(np.median([data.read(item_id).numel() for item_id in fold.split.train])):
         trainer.fit(module, data)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to train the classifiers.")

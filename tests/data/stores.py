@@ -4,6 +4,8 @@ import torch
 
 from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFolder
+from src.files import digest_array
+from src.stores.activations.index import digest_coords
 
 
 def pack(path, bags):
@@ -12,3 +14,11 @@ def pack(path, bags):
     for item_id, features in bags.items():
         torch.save(torch.as_tensor(features, dtype=torch.float32), path / "pt_files" / f"{item_id}.pt")
     return pack_activations(FeatureFolder(path), list(bags), path / "cache")
+
+
+def check_digests(store):
+    """Compares every row and all coords of a store with the digests in its index."""
+    for row in store.index.to_dict("records"):
+        coords = store.coords(row["item_id"])
+        assert digest_array(store.rows(row["item_id"])) == row["digest"]
+        assert ("" if coords is None else digest_coords(coords)) == row["coords_digest"]

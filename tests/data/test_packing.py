@@ -19,6 +19,7 @@ from src.files import digest_array
 from src.stores.activations import writer
 from src.stores.activations.store import ActivationStore
 from tests.data.readers.opened import read
+from tests.data.stores import check_digests
 
 ONE_SHARD = ["index_00000.csv", "shard_00000.npy", "specs.json"]
 TWO_SHARDS = ["index_00000.csv", "index_00001.csv", "shard_00000.npy", "shard_00001.npy", "specs.json"]
@@ -41,13 +42,13 @@ def folder(tmp_path, bags):
 
 def save(folder, item_id, rows):
     torch.save(torch.as_tensor(rows), folder.path / "pt_files" / f"{item_id}.pt")
-    return FeatureFolder(folder.path, "skip" if folder.bad_files.are_skipped else "error")
+    return FeatureFolder(folder.path, "skip" if folder.skips else "error")
 
 
 def pack(folder, item_ids, cache):
     """Packs, and compares what is stored with its digests."""
     store = pack_activations(folder, item_ids, cache)
-    store.check_digests()
+    check_digests(store)
     return store
 
 
@@ -229,7 +230,7 @@ def test_skipped_items_are_remembered_by_the_store(folder, bags, tmp_path, caplo
         folder = FeatureFolder(folder.path, on_bad_file="skip")
         store = pack(folder, [*folder.item_ids, "missing"], tmp_path / "cache")
         assert store.item_ids == ["000", "001", "002"]
-        assert set(folder.bad_files.skipped) == {"0005", "missing"}
+        assert set(folder.skipped) == {"0005", "missing"}
         assert "Skipped 0005" in caplog.text
         np.testing.assert_array_equal(store.gather(store.row_ids(bags)), np.concatenate(list(bags.values())))
         monkeypatch.delattr(packing, "StoreWriter", raising=False)  # the second time nothing is packed
@@ -287,7 +288,7 @@ def test_full_disk_loses_nothing(folder, bags, tmp_path, monkeypatch, n_writes):
     monkeypatch.setattr(writer, "SHARD_BYTES", 1)
     monkeypatch.setattr(writer, "open", open_until_full, raising=False)
     with pytest.raises(
-        OSError, match=r"Could not pack \d items into .*No space left.*need 0 MB.* start again"
+        OSError, match=r"Could not pack \d items into .* need 0 MB: .*No space left.* start again"
     ) as caught:
         pack_activations(folder, folder.item_ids, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC
@@ -310,7 +311,7 @@ def test_cache_that_cannot_be_written(folder, tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(OSError, match=r"Expected to write packed activations to .* Give a paths\.cache") as caught:
+    with pytest.raises(OSError, match=r"Could not pack 1 items into .* give a paths\.cache") as caught:
         pack_activations(folder, ["000", "001"], tmp_path / "cache")
     assert caught.value.errno == number
     assert pack_activations(folder, ["000"], tmp_path / "cache").path == store.path

@@ -13,6 +13,7 @@ from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFolder
 from src.stores.activations import writer
 from src.stores.activations.store import ActivationStore
+from tests.data.stores import check_digests
 
 N_SLIDES, N_KILLS = 240, 8
 _SLIDE_SECONDS = 0.005
@@ -72,12 +73,12 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path, monk
         for path in cache.glob("*"):
             if list(path.glob("index_*.csv")):
                 store = ActivationStore(path)
-                store.check_digests()
+                check_digests(store)
                 assert store.item_ids == folder.item_ids[: len(store.item_ids)]
                 found.add(len(store.item_ids))
         # A restart that is left alone ends as one that never was interrupted; the killed one is killed again.
         copy = tmp_path / f"copy_{number}"
         shutil.copytree(cache, copy) if cache.exists() else copy.mkdir()
-        pack_activations(folder, folder.item_ids, copy).check_digests()
+        check_digests(pack_activations(folder, folder.item_ids, copy))
         assert contents(copy) == whole
     assert len(found - {N_SLIDES}) > 2

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 
-from src.data.feeding.bag_datamodule import BagDataModule
+from src.data.feeding.bags import BagDataModule
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule

@@ -9,7 +9,7 @@ import torch
 from src import config
 from src.data.fold import open_fold
 from src.data.readers.features import FeatureFolder
-from src.data.slides.slide_images import open_slide_images
+from src.data.slides.slide_files import open_slide_images
 from src.data.slides.slide_writer import write_slide
 from src.runs.rundir import RunDir
 from src.tasks import embed, tile

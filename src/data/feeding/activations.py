@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import lightning as L
@@ -12,15 +14,13 @@ import torch
 
 from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span, block_batches
+from src.data.feeding.feeds import WINDOW_BYTES, DeviceFeed, RamFeed, WindowFeed, read_in_order, windowed_order
 from src.data.feeding.residency import choose_residency, free_gpu, free_ram
-from src.data.feeding.resident_rows import DeviceFeed, InOrderFeed, RamFeed
 from src.data.feeding.rows import ImageRows, RowSource, StoreRows
 from src.data.feeding.slide_entropy import slide_entropy
 from src.data.feeding.training_length import TrainingLength
-from src.data.feeding.windows import WINDOW_BYTES, WindowFeed, windowed_order
 
 _LOGGER = logging.getLogger(__name__)
-BATCH_UNITS = ("rows", "images")
 _N_ENTROPY_BATCHES = 16
 # Of a block, unless a single batch is larger: one is trained on, one is made and BLOCKS_AHEAD wait.
 _MOST_BLOCK_BYTES = 128 << 20
@@ -52,7 +52,7 @@ class ActivationDataModule(L.LightningDataModule):
         seed: of the permutations.
         residency: where train rows lie, of `RESIDENCIES`: `gpu` and `ram` hold them, `mmap` and `stream`
             read them window by window, from the map or from whatever the source does. `auto` chooses by size
-            and free memory. All visit rows in one order.
+            and free memory. Rows that one window holds are always kept. All visit rows in one order.
         n_workers: threads that read ahead, by two blocks; 0 reads when a block is asked for.
         batch_unit: `images` yields image blocks [<= batch_size, n_tokens, d_in], items of n_tokens consecutive rows.
         n_tokens: rows an image.
@@ -88,7 +88,7 @@ class ActivationDataModule(L.LightningDataModule):
             raise ValueError(f"Expected batch_size and block_size of at least 1, got {batch_size} and {block_size}.")
         if n_workers < 0:
             raise ValueError(f"Expected train.n_workers of at least 0, got {n_workers}.")
-        if batch_unit not in BATCH_UNITS or (batch_unit == "images") != (n_tokens is not None):
+        if (batch_unit == "images") != (n_tokens is not None):
             raise ValueError(
                 f"Expected train.batch_unit rows, or images with train.n_tokens, got {batch_unit} and {n_tokens}."
             )
@@ -133,10 +133,9 @@ class ActivationDataModule(L.LightningDataModule):
         """
         if not self.val_rows.n_rows:
             return []
-        feed = InOrderFeed(self.val_rows)
 
-        def read(positions: Positions, blocks: Sequence[Span]) -> Generator[torch.Tensor, None, None]:
-            return (batch for (batch,) in feed.read(positions, self._of_this_process(blocks, batch_rows)))
+        def read(_: Positions, blocks: Sequence[Span]) -> Generator[torch.Tensor, None, None]:
+            return read_in_order(self.val_rows, chain.from_iterable(self._of_this_process(blocks, batch_rows)))
 
         batch_rows = self.batch_size * (self.n_tokens or 1)
         return EpochLoader(EpochOrder(self.val_rows.n_rows, seed=None), batch_rows, read)
@@ -173,7 +172,7 @@ class ActivationDataModule(L.LightningDataModule):
             )
         _ = self._feed  # a wrong residency is told before the first batch, and by all processes together
         return EpochLoader(
-            windowed_order(self._items, self.seed, self.window_bytes),
+            self._order,
             self.batch_size,
             self._read_blocks,
             block_size=self.block_size,
@@ -182,6 +181,10 @@ class ActivationDataModule(L.LightningDataModule):
             stops={self.length.place(step) for step in self.checkpoint_steps},
             n_unfinished=lambda: self.n_unfinished(),
         )
+
+    @cached_property
+    def _order(self) -> EpochOrder:
+        return windowed_order(self._items, self.seed, self.window_bytes)
 
     @cached_property
     def _feed(self) -> RamFeed | DeviceFeed | WindowFeed:
@@ -197,17 +200,16 @@ class ActivationDataModule(L.LightningDataModule):
         _LOGGER.info("Residency of %.2f GiB of train activations: %s, %s.", n_bytes / 2**30, name, reason)
         if name == "gpu":
             return DeviceFeed(items, device)
-        return RamFeed(items, self.n_workers) if name == "ram" else WindowFeed(items, self.n_workers)
+        # Rows that one window holds would lie in memory all the same.
+        fits = name == "ram" or self._order.window is None
+        return RamFeed(items, self.n_workers) if fits else WindowFeed(items, self.n_workers)
 
     def _read_blocks(self, positions: Positions, blocks: Sequence[Span]) -> Generator[Block, None, None]:
         """Yields the blocks at some places of an epoch, this process's piece of them."""
-        read = self._feed.read(positions, self._of_this_process(blocks, self.batch_size))
-        try:
+        with closing(self._feed.read(positions, self._of_this_process(blocks, self.batch_size))) as read:
             for block in read:
                 yield block if self.n_tokens is None else [batch.unflatten(1, (self.n_tokens, -1)) for batch in block]
                 del block
-        finally:
-            read.close()
 
     def _of_this_process(self, blocks: Sequence[Span], batch_size: int) -> list[list[Span]]:
         return [block_batches(start, stop, batch_size, *self._rank_of) for start, stop in blocks]

@@ -5,13 +5,14 @@ from functools import partial
 
 import numpy as np
 
+from src.data.feeding.rows import RowSource
 from src.data.slides.patch_embedder import PatchEmbedder
 from src.files import digest_array, digest_text
 from src.models.backbones.base import Backbone
 
 
-class BackboneRows:
-    """A `RowSource` with a row for each patch, in the order of the slides and their coords.
+class BackboneRows(RowSource):
+    """A row for each patch, in the order of the slides and their coords.
 
     Args:
         slides: (item_id, coords [n_patches, 2]: level-0 corners).
@@ -19,9 +20,6 @@ class BackboneRows:
             a batch at a time. With several workers, it is called from several threads at once.
         backbone: embeds them; on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once; see `PatchEmbedder`.
-
-    Raises:
-        ValueError: when the batch size is below 1.
     """
 
     def __init__(
@@ -41,9 +39,6 @@ class BackboneRows:
         self.dtype = np.dtype(np.float32)
         parts = [f"{item_id} {digest_array(np.ascontiguousarray(coords))}" for item_id, coords in self._slides]
         self.identity = digest_text("\n".join([backbone.description, backbone.transform, *parts]))
-
-    def __len__(self) -> int:
-        return self.n_rows
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns activations [stop - start, d_in] float32, computed anew."""

@@ -25,9 +25,6 @@ class EpochLoader(Generic[T]):
         stops: (epoch, place) at which a block ends, so that the state there can be saved.
         n_unfinished: tells how many of the blocks handed out, 0 or 1, the consumer has not finished; such a block is
             not counted in `state_dict` and comes again after a resume.
-
-    Raises:
-        ValueError: when a size is below 1.
     """
 
     def __init__(
@@ -42,8 +39,6 @@ class EpochLoader(Generic[T]):
         stops: Collection[tuple[int, int]] = (),
         n_unfinished: Callable[[], int] = lambda: 0,
     ) -> None:
-        if batch_size < 1 or block_size < 1:
-            raise ValueError(f"Expected batch_size and block_size of at least 1, got {batch_size} and {block_size}.")
         self.order = order
         self.batch_size = batch_size
         self.block_size = block_size

@@ -28,21 +28,13 @@ class EpochOrder:
         chunk: None draws one permutation of all items, which is held in memory. Else the items are cut into chunks of
             this many, the chunks are permuted, and the items of `window` chunks are permuted among themselves: reading
             is sequential within a chunk, and memory grows with the number of chunks only.
-        window: chunks that are mixed.
-
-    Raises:
-        ValueError: when a size is below 1, or only one of chunk and window is given.
+        window: chunks that are mixed; None with `chunk`.
     """
 
     n_items: int
     seed: int | None
     chunk: int | None = None
     window: int | None = None
-
-    def __post_init__(self) -> None:
-        sizes = (self.chunk, self.window)
-        if sizes != (None, None) and (None in sizes or self.seed is None or min(size or 0 for size in sizes) < 1):
-            raise ValueError(f"Expected a seed, and chunk and window of at least 1 or neither, got {self}.")
 
     def epoch(self, epoch: int) -> Positions:
         """Returns the order of an epoch."""
@@ -81,40 +73,10 @@ class Window:
         """The place after its last."""
         return self.start + len(self.permutation)
 
-    @property
-    def items(self) -> np.ndarray:
-        """Its items in the order of the spans: [n] int64."""
-        return np.concatenate([np.arange(start, stop) for start, stop in self.spans])
-
     @cached_property
     def order(self) -> np.ndarray:
         """Its items in the order of the epoch: [n] int64."""
-        return self.items[self.permutation]
-
-
-@dataclass(frozen=True)
-class OneWindow:
-    """An order of all items, as one window.
-
-    Attributes:
-        permutation: [n] int64.
-        chunk: items a span.
-    """
-
-    permutation: np.ndarray
-    chunk: int
-
-    def windows(self, start: int, stop: int) -> Iterator[Window]:
-        """Yields the window, as `WindowedPermutation.windows` does."""
-        if start < stop:
-            n = self.window_size
-            spans = [(first, min(first + self.chunk, n)) for first in range(0, n, self.chunk)]
-            yield Window(0, spans, self.permutation)
-
-    @property
-    def window_size(self) -> int:
-        """The number of items."""
-        return len(self.permutation)
+        return np.concatenate([np.arange(start, stop) for start, stop in self.spans])[self.permutation]
 
 
 class WindowedPermutation:

@@ -12,40 +12,29 @@ DEFAULT_RAM_BYTES = 2 << 30
 
 
 class RowSource(Protocol):
-    """Rows of activations, numbered from 0 slide by slide, that may lie on disk or be computed when read."""
+    """Rows of activations, numbered from 0 slide by slide, that may lie on disk or be computed when read.
 
-    @property
-    def n_rows(self) -> int:
-        """The number of rows."""
-        ...
+    Attributes:
+        n_rows: the number of rows.
+        d_in: the width of a row.
+        dtype: what `read` gives: float16 or float32.
+        identity: a text that is equal where row numbers mean the same rows.
+        slide_starts: the first row of each slide, ascending: [n_slides] int64.
+    """
 
-    @property
-    def d_in(self) -> int:
-        """The width of a row."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype:
-        """What `read` gives: float16 or float32."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """A text that is equal where row numbers mean the same rows."""
-        ...
-
-    @property
-    def slide_starts(self) -> np.ndarray:
-        """The first row of each slide, ascending: [n_slides] int64."""
-        ...
+    n_rows: int
+    d_in: int
+    dtype: np.dtype
+    identity: str
+    slide_starts: np.ndarray
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns rows [stop - start, d_in], perhaps a read-only view."""
         ...
 
 
-class StoreRows:
-    """The rows of some slides of a store, numbered from 0 in the order of the slides; a `RowSource`.
+class StoreRows(RowSource):
+    """The rows of some slides of a store, numbered from 0 in the order of the slides.
 
     Args:
         store: packed activations.
@@ -69,9 +58,6 @@ class StoreRows:
         self._starts = self.slide_starts[~follows]
         self._row_ids = ranges[~follows, 0]
 
-    def __len__(self) -> int:
-        return self.n_rows
-
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns rows [stop - start, d_in] as stored: a read-only view where they lie together, else a copy."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -86,7 +72,7 @@ class StoreRows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-class ImageRows:
+class ImageRows(RowSource):
     """The images of a source, each read as one row: its `n_tokens` consecutive rows side by side.
 
     Args:
@@ -98,8 +84,6 @@ class ImageRows:
     """
 
     def __init__(self, source: RowSource, n_tokens: int) -> None:
-        if n_tokens < 1:
-            raise ValueError(f"Expected train.n_tokens of at least 1 row an image, got {n_tokens}.")
         lengths = np.diff(source.slide_starts, append=source.n_rows)
         if (lengths % n_tokens).any():
             bad = int(lengths[np.argmax(lengths % n_tokens > 0)])

@@ -1,7 +1,6 @@
 """One feature file of any system, recognised by its content."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import h5py
 import numpy as np
 
 from src.activation_spec import ActivationSpec
-from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, open_h5_file, reading_h5
-from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
-from src.data.slides.patch_size import patch_size_level0
+from src.data.readers.h5_files import REMEDY, FeatureFileError, find_dataset, open_h5, patch_size_level0
+from src.data.readers.tensor_files import TensorFile
 from src.stores.activations.writer import ItemRows
 
 FEATURE_KEYS = ("features", "feats")
@@ -23,58 +21,39 @@ _HALF_EXPONENT = np.uint16(0x7C00)
 _PIECE_BYTES = 1 << 20
 
 
-@contextmanager
-def open_feature_file(path: Path, item_id: str) -> Iterator[ItemRows]:
-    """Opens the h5 or pt feature file of a slide: reads the header and the coords, and keeps it open for the rows.
+def open_feature_file(path: Path, item_id: str) -> ItemRows:
+    """Reads the header and the coords of the h5 or pt feature file of a slide.
 
     Known are CLAM h5 (`features`, `coords`; no attributes) and pt (a tensor), TRIDENT h5 (`features`, perhaps fp16;
     `patch_size_level0` among the attributes of `coords`; shape (0,) when empty), and STAMP h5 (`feats` fp16; `coords`
-    in micrometres, which are no level-0 pixels without the slide's resolution and are therefore left out). The h5
-    attribute `spec` states what the features are of, `encoder` (TRIDENT) and `extractor` (STAMP) the model alone.
+    in micrometres, which are no level-0 pixels without the slide's resolution and are therefore left out). Our own
+    files state in the h5 attribute `spec` what the features are of; of others that is unknown.
 
     Raises:
         FeatureFileError: when the file is damaged, holds no features or no patches, or its coords do not match.
     """
     if path.suffix == ".pt":
-        tensor = map_tensor(path, REMEDY)
-        shape = _check_shape(tuple(tensor.shape), path)
+        tensor = TensorFile(path, REMEDY)
+        shape = _check_shape(tensor.shape, path)
         missing = f"{path.name} is a pt file, which holds none"
-        pieces = partial(_pieces, lambda start, stop: to_numpy(tensor[start:stop]), shape, 1, path)
-        yield ItemRows(item_id, path, *shape, numpy_dtype(tensor), pieces, coords_missing=missing)
-        return
-    with ExitStack() as opened, reading_h5(path):
-        file = opened.enter_context(open_h5_file(path))
-        dataset = _find_features(file, path)
-        n_patches, d_in = _check_shape(dataset.shape, path)
-        coords, missing = _read_coords(file, n_patches, path)
-        attributes = {**dataset.attrs, **file.attrs, **(file["coords"].attrs if "coords" in file else {})}
-        item = ItemRows(
-            item_id,
-            path,
-            n_patches,
-            d_in,
-            np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32),
-            partial(_h5_pieces, dataset, path),
-            coords,
-            missing,
-            patch_size_level0(attributes),
-            _read_spec(attributes, path),
-        )
-        opened = opened.pop_all()
-    with opened:  # what fails from here on is not the file's fault
-        yield item
-
-
-def read_width(path: Path) -> int:
-    """Returns the width of the features of a file, from its header alone.
-
-    Raises:
-        FeatureFileError: when the file is damaged, holds no features, or no patches.
-    """
-    if path.suffix == ".pt":
-        return _check_shape(tuple(map_tensor(path, REMEDY).shape), path)[1]
+        pieces = partial(finite_pieces, tensor.read, shape, path)
+        return ItemRows(item_id, path, *shape, tensor.dtype, pieces, coords_missing=missing)
     with open_h5(path) as file:
-        return _check_shape(_find_features(file, path).shape, path)[1]
+        dataset = _find_features(file, path)
+        shape = _check_shape(dataset.shape, path)
+        coords, missing = _read_coords(file, shape[0], path)
+        attributes: dict[str, Any] = {
+            **dataset.attrs,
+            **file.attrs,
+            **(file["coords"].attrs if "coords" in file else {}),
+        }
+        dtype = np.dtype(np.float16 if dataset.dtype == np.float16 else np.float32)
+        try:
+            spec = ActivationSpec.from_json(attributes.get("spec"))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise FeatureFileError(f"Expected JSON in the attribute spec of {path}, got {error}. {REMEDY}") from error
+    size = patch_size_level0(attributes)
+    return ItemRows(item_id, path, *shape, dtype, partial(_h5_pieces, path), coords, missing, size, spec)
 
 
 def count_rows_not_finite(features: np.ndarray) -> int:
@@ -87,28 +66,36 @@ def count_rows_not_finite(features: np.ndarray) -> int:
     return 0 if finite.all() else int((~finite.all(axis=1)).sum())
 
 
-def _h5_pieces(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
-    def read(start: int, stop: int) -> np.ndarray:
-        with reading_h5(path):
-            return dataset[start:stop]
-
-    # Whole chunks: half of a compressed one costs as much as all of it.
-    return _pieces(read, dataset.shape, dataset.chunks[0] if dataset.chunks else 1, path)
-
-
-def _pieces(
-    read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], chunk_rows: int, path: Path
+def finite_pieces(
+    read: Callable[[slice], np.ndarray], shape: tuple[int, ...], source: object, chunk_rows: int = 1
 ) -> Iterator[np.ndarray]:
-    """Yields rows in pieces of whole chunks, float16 or float32; refuses the file after the last when any is bad."""
+    """Yields rows in pieces of whole chunks, float16 or float32; refuses the file after the last when any is bad.
+
+    Args:
+        read: gives a slice of the rows [n_rows, d_in].
+        shape: (n_rows, d_in).
+        source: what they are read from, for the message.
+        chunk_rows: of a chunk in the file: half of a compressed one costs as much as all of it.
+
+    Raises:
+        FeatureFileError: when a value is not finite.
+    """
     n_bad = 0
     step = -(-_PIECE_BYTES // (shape[1] * 4) // chunk_rows) * chunk_rows
     for start in range(0, shape[0], step):
-        piece = read(start, min(start + step, shape[0]))
+        piece = read(slice(start, min(start + step, shape[0])))
         piece = piece if piece.dtype == np.float16 else piece.astype(np.float32, copy=False)
         n_bad += count_rows_not_finite(piece)
         yield piece
     if n_bad:
-        raise FeatureFileError(f"Expected finite features in {path}, got nan or inf in {n_bad} of its rows. {REMEDY}")
+        raise FeatureFileError(f"Expected finite features in {source}, got nan or inf in {n_bad} of its rows. {REMEDY}")
+
+
+def _h5_pieces(path: Path) -> Iterator[np.ndarray]:
+    with open_h5(path) as file:
+        dataset = _find_features(file, path)
+        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+        yield from finite_pieces(lambda places: dataset[places], dataset.shape, path, chunk_rows)
 
 
 def _find_features(file: h5py.File, path: Path) -> h5py.Dataset:
@@ -137,23 +124,6 @@ def _read_coords(file: h5py.File, n_patches: int, path: Path) -> tuple[np.ndarra
             f"Expected coords of at most {_MOST_PIXELS} pixels in {path}, got {np.abs(coords).max()}. {REMEDY}"
         )
     return coords.astype(np.int32), ""
-
-
-def _read_spec(attributes: Mapping[str, Any], path: Path) -> ActivationSpec:
-    """Returns what the attributes of a file say about its features."""
-    try:
-        spec = ActivationSpec.from_json(attributes.get("spec"))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise FeatureFileError(f"Expected JSON in the attribute spec of {path}, got {error}. {REMEDY}") from error
-    names = {"model": ("encoder", "extractor"), "patch_size": ("patch_size", "tile_size_px")}
-    stated = {
-        field: str(value)
-        for field, keys in names.items()
-        for key in keys
-        # TRIDENT stores what it does not know as the string 'None', and dicts as JSON.
-        if (value := attributes.get(key)) is not None and str(value) not in ("None", "") and str(value)[0] != "{"
-    }
-    return spec.filled(ActivationSpec(**stated)) if stated else spec
 
 
 def _check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:

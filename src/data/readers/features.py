@@ -2,15 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from src.data.readers.feature_files import open_feature_file, read_width
-from src.data.readers.feature_reader import BadFiles
-from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
-from src.data.slides.patch_size import patch_size_level0
+from src.data.readers.feature_files import open_feature_file
+from src.data.readers.feature_reader import FeatureReader
+from src.data.readers.h5_files import FeatureFileError, patch_size_level0, read_patch_coords
 from src.files import list_files
 from src.progress import track
 from src.stores.activations.index import Identity
@@ -19,8 +16,8 @@ from src.stores.activations.writer import ItemRows
 __all__ = ["FeatureFileError", "FeatureFolder"]
 
 
-class FeatureFolder:
-    """The patch features of many slides, read by slide; a `FeatureReader`.
+class FeatureFolder(FeatureReader):
+    """The patch features of many slides, read by slide.
 
     The folder is recognised by its content: `h5_files/*.h5` and `pt_files/*.pt` below it, or such files in it. Where a
     slide has both, the h5 is read, because it holds the coords. Slide ids are the file names without suffix, as
@@ -28,66 +25,51 @@ class FeatureFolder:
 
     Args:
         path: the folder.
-        on_bad_file: see `BadFiles`. Skipping reads every header once, here.
+        on_bad_file: see `FeatureReader`. Skipping reads every header once, here.
         patches_dir: folder of the patch files (`patches/<item_id>.h5` below it, or in it), asked for the patch size
             when the feature file does not state it, as CLAM's do not.
 
     Raises:
         FileNotFoundError: when the folder does not exist or holds no feature file.
-        ValueError: when `on_bad_file` is unknown, or bad files are skipped and widths are found equally often.
+        ValueError: when bad files are skipped and widths are found equally often.
     """
 
     def __init__(self, path: str | Path, on_bad_file: str = "error", patches_dir: str | Path | None = None) -> None:
-        self.bad_files = BadFiles(on_bad_file)
-        self.path = Path(path)
+        super().__init__(path, on_bad_file)
         self._patches_dir = None if patches_dir is None else Path(patches_dir)
-        self._paths = _list_feature_files(self.path)
-        if self.bad_files.are_skipped:
+        self._places = _list_feature_files(self.path)
+        if self.skips:
             self._skip_bad_headers()
 
-    @property
-    def item_ids(self) -> list[str]:
-        """The slides of the folder, sorted; without those skipped."""
-        return sorted(self._paths.keys() - self.bad_files.skipped.keys())
-
-    @property
+    @cached_property
     def d_in(self) -> int:
         """The width of the features: that of the first good file (`error`) or of most files (`skip`).
 
         Raises:
             ValueError: when no file of the folder is usable.
         """
-        return self._d_in
-
-    @cached_property
-    def _d_in(self) -> int:
-        faults = list(self.bad_files.skipped.values())
+        faults = list(self.skipped.values())
         for item_id in self.item_ids:
             try:
-                return read_width(self._paths[item_id])
+                return open_feature_file(self._places[item_id], item_id).d_in
             except FeatureFileError as error:
                 # Told when the slide itself is asked for; others need not suffer from it.
                 faults.append(str(error))
         raise ValueError(f"Expected a usable feature file in {self.path}, got none: {faults}.")
 
-    @contextmanager
-    def open(self, item_id: str) -> Iterator[ItemRows]:
-        """Opens the file of a slide; see `FeatureReader.open`."""
-        with open_feature_file(self._file(item_id), item_id) as item:
-            if item.d_in != self.d_in:
-                raise FeatureFileError(
-                    f"Expected one feature width in {self.path}, got {item.d_in} in {item.path.name} and {self.d_in} "
-                    "in other files. Keep the features of different encoders in different folders, or set "
-                    "dataset.on_bad_file=skip."
-                )
-            yield item
+    def open(self, item_id: str) -> ItemRows:
+        """Reads the header and the coords of a slide; see `FeatureReader.open`."""
+        item = open_feature_file(self._file(item_id), item_id)
+        if item.d_in != self.d_in:
+            raise FeatureFileError(
+                f"Expected one feature width in {self.path}, got {item.d_in} in {item.path.name} and {self.d_in} in "
+                "other files. Keep the features of different encoders in different folders, or set "
+                "dataset.on_bad_file=skip."
+            )
+        return item
 
     def identity(self, item_id: str) -> Identity:
-        """Returns path (relative to the folder, wherever that lies), bytes and time of change (ns) of a slide's file.
-
-        Raises:
-            FileNotFoundError: when the slide has no file.
-        """
+        """Returns path (relative to the folder), bytes and time of change; see `FeatureReader.identity`."""
         path = self._file(item_id)
         status = path.stat()
         return os.path.relpath(path, self.path), status.st_size, status.st_mtime_ns
@@ -98,26 +80,22 @@ class FeatureFolder:
             return None
         for path in (self._patches_dir / "patches" / f"{item_id}.h5", self._patches_dir / f"{item_id}.h5"):
             if path.is_file():
-                with open_h5(path, RECUT) as file:
-                    coords = find_dataset(file, "coords", path, RECUT)
-                    if coords is None:
-                        raise FeatureFileError(f"Expected a dataset coords in {path}, got {sorted(file)}. {RECUT}")
-                    return patch_size_level0(coords.attrs)
+                return patch_size_level0(read_patch_coords(path)[1])
         return None
 
     def _file(self, item_id: str) -> Path:
-        if item_id not in self._paths:
+        if item_id not in self._places:
             raise FileNotFoundError(
                 f"Expected a feature file of slide {item_id!r} in {self.path} ({item_id}.h5 or {item_id}.pt), got "
                 "none. Extract it (task=embed), take the slide out of the split, or set dataset.on_bad_file=skip."
             )
-        return self._paths[item_id]
+        return self._places[item_id]
 
     def _skip_bad_headers(self) -> None:
         widths: dict[str, int] = {}
-        for item_id, path in track(self._paths.items(), "Looking at feature files", total=len(self._paths)):
-            with self.bad_files.skipping(item_id):
-                widths[item_id] = read_width(path)
+        for item_id, path in track(self._places.items(), "Looking at feature files", total=len(self._places)):
+            with self.skipping(item_id):
+                widths[item_id] = open_feature_file(path, item_id).d_in
         counts = Counter(widths.values()).most_common()
         if len(counts) > 1 and counts[0][1] == counts[1][1]:
             raise ValueError(
@@ -126,8 +104,7 @@ class FeatureFolder:
             )
         for item_id, width in widths.items():
             if width != counts[0][0]:
-                reason = f"{self._paths[item_id]} has {width} features a patch, most files {counts[0][0]}"
-                self.bad_files.skip(item_id, reason)
+                self.skip(item_id, f"{self._places[item_id]} has {width} features a patch, most files {counts[0][0]}")
 
 
 def _list_feature_files(path: Path) -> dict[str, Path]:

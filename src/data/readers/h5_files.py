@@ -2,11 +2,13 @@
 
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 
 _LOCK_REFUSED = (errno.EAGAIN, errno.ENOLCK)
 REMEDY = "Extract the slide again (task=embed), or leave it out with dataset.on_bad_file=skip."
@@ -23,33 +25,17 @@ class FeatureFileError(ValueError):
 
 @contextmanager
 def open_h5(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
-    """Opens an h5 file for one read.
+    """Opens an h5 file; what fails in the block counts as the file's fault.
 
     Raises:
         FeatureFileError: when HDF5 cannot read the file, or a part of it that is read while it is open.
         OSError: when a network file system refuses the lock, which is no fault of the file.
     """
-    with reading_h5(path, remedy), open_h5_file(path, remedy) as file:
-        yield file
-
-
-def open_h5_file(path: Path, remedy: str = REMEDY) -> h5py.File:
-    """Opens an h5 file for reading.
-
-    Raises:
-        FeatureFileError: when it is no regular file.
-        OSError: what HDF5 raises, see `reading_h5`.
-    """
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise FeatureFileError(f"Expected an HDF5 file at {path}, got no regular file. {remedy}")
-    return h5py.File(path, "r")
-
-
-@contextmanager
-def reading_h5(path: Path, remedy: str = REMEDY) -> Iterator[None]:
-    """Turns what HDF5 raises while the block opens or reads a file into the errors of `open_h5`."""
     try:
-        yield
+        with h5py.File(path, "r") as file:
+            yield file
     except (OSError, RuntimeError, KeyError) as error:
         # KeyError and RuntimeError are what h5py raises on damaged groups and chunks.
         if "lock file" in str(error) or getattr(error, "errno", None) in _LOCK_REFUSED:
@@ -77,10 +63,8 @@ def find_dataset(file: h5py.File, name: str, path: Path, remedy: str = REMEDY) -
     if dataset.file.filename != file.filename:
         raise _elsewhere(name, path, "a link to another file")
     created = dataset.id.get_create_plist()
-    if created.get_external_count():
+    if created.get_external_count() or dataset.is_virtual:
         raise _elsewhere(name, path, "storage in other files")
-    if dataset.is_virtual:
-        raise _elsewhere(name, path, "a virtual dataset")
     if dataset.dtype.kind not in "iuf":
         raise FeatureFileError(f"Expected numbers as {name} in {path}, got {dataset.dtype}. {remedy}")
     if not _is_whole(dataset, created.get_nfilters() > 0):
@@ -89,6 +73,39 @@ def find_dataset(file: h5py.File, name: str, path: Path, remedy: str = REMEDY) -
             f"{dataset.id.get_storage_size():,} in the file: not all of it was written. {remedy}"
         )
     return dataset
+
+
+def patch_size_level0(attributes: Mapping[str, Any]) -> int | None:
+    """Returns the level-0 edge of a patch from h5 attributes; None when they do not state it: it is never guessed.
+
+    TRIDENT (and Loupe) write `patch_size_level0`. CLAM writes `patch_size`, in pixels of the level the patch was read
+    from, with that level's `downsample`; a patch then covers `patch_size * int(downsample)` level-0 pixels (CLAM
+    truncates the level's downsample too). A `patch_size` alone says nothing about level 0.
+
+    Args:
+        attributes: of the h5 file and of its `coords`.
+    """
+    stated = attributes.get("patch_size_level0")
+    # TRIDENT stores what it does not know as the string 'None'.
+    if stated is not None and not isinstance(stated, str | bytes):
+        return int(stated)
+    if "patch_size" in attributes and "downsample" in attributes:
+        return int(attributes["patch_size"]) * int(np.ravel(attributes["downsample"])[0])
+    return None
+
+
+def read_patch_coords(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the coords [n_patches, 2] in a patch file, and their attributes.
+
+    Raises:
+        FeatureFileError: when the file is damaged, or holds no coords.
+    """
+    with open_h5(path, RECUT) as file:
+        dataset = find_dataset(file, "coords", path, RECUT)
+        if dataset is None or dataset.ndim != 2 or dataset.shape[1] != 2:
+            found = sorted(file) if dataset is None else dataset.shape
+            raise FeatureFileError(f"Expected a dataset coords [n_patches, 2] in {path}, got {found}. {RECUT}")
+        return np.asarray(dataset), dict(dataset.attrs)
 
 
 def _declared(dataset: h5py.Dataset) -> int:

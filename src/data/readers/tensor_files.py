@@ -6,59 +6,55 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.csv_tables import read_text, refuse_blanks
 from src.data.readers.h5_files import FeatureFileError
-from src.data.readers.pt_files import map_tensor, numpy_dtype, to_numpy
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most files are no .pt
+    import torch
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".svs", ".npy"})
 
 
 class TensorFile:
-    """Activations [n_images, d_in] or [n_images, n_tokens, d_in] in one file, mapped and not loaded.
+    """One array in a .npy or .pt file, mapped and not loaded.
 
     Attributes:
         path: the file.
-        n_images, n_tokens, d_in: its shape; one token an image where it states none.
-        dtype: float16 where the values are, else float32.
+        shape: of the array.
+        dtype: of what `read` gives: float16 where the values are, else float32.
 
     Args:
-        path: a .npy file, or a .pt file that holds one tensor.
+        path: a .npy file, or a .pt file that holds one tensor; nothing in it is run. One that torch wrote before 1.6
+            cannot be mapped and is read whole.
+        remedy: a sentence on what to do about a bad file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        FeatureFileError: when it is damaged, empty, or of another shape or kind.
+        FeatureFileError: when it is damaged, or holds something else than one dense array.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"Expected a .npy or .pt file of activations at {self.path}, found no such file. "
-                "Give dataset.tensors.<part>=<file>."
-            )
-        self._values = _map_npy(self.path) if self.path.suffix == ".npy" else map_tensor(self.path, "Write it again.")
-        shape = tuple(self._values.shape)
-        if len(shape) not in (2, 3) or 0 in shape:
-            raise FeatureFileError(
-                f"Expected activations [n_images, d_in] or [n_images, n_tokens, d_in] in {self.path}, got {shape}."
-            )
-        if "float" not in str(self._values.dtype):
-            raise FeatureFileError(f"Expected floating point activations in {self.path}, got {self._values.dtype}.")
-        self.n_images, self.d_in = shape[0], shape[-1]
-        self.n_tokens = shape[1] if len(shape) == 3 else 1
-        if isinstance(self._values, np.ndarray):
-            self.dtype = np.dtype(np.float16 if self._values.dtype == np.float16 else np.float32)
-        else:
-            self.dtype = numpy_dtype(self._values)
+    def __init__(self, path: Path, remedy: str = "Write it again.") -> None:
+        if not path.is_file():
+            raise FeatureFileError(f"Expected a {path.suffix} file at {path}, got no regular file. {remedy}")
+        self.path = path
+        self._values = _map_npy(path, remedy) if path.suffix == ".npy" else _map_pt(path, remedy)
+        self.shape = tuple(self._values.shape)
+        self.dtype = np.dtype(np.float16 if self.stored_dtype == "float16" else np.float32)
 
-    def read(self, index: int) -> np.ndarray:
-        """Returns the activations of one image: [n_tokens, d_in] of type `dtype`, the caller's own."""
-        values = self._values[index]
-        values = values if isinstance(values, np.ndarray) else to_numpy(values)
-        return np.array(values, dtype=self.dtype).reshape(self.n_tokens, self.d_in)
+    @property
+    def stored_dtype(self) -> str:
+        """The type of the values in the file, e.g. `bfloat16`, which numpy has not."""
+        return str(self._values.dtype).removeprefix("torch.")
+
+    def read(self, places: int | slice) -> np.ndarray:
+        """Returns the values at some places along the first axis, of type `dtype`; not to be changed."""
+        values = self._values[places]
+        if not isinstance(values, np.ndarray):
+            values = (values if self.dtype == np.float16 else values.float()).numpy()
+        return values.astype(self.dtype, copy=False)
 
 
 def read_entries(path: str | Path, n_images: int, what: str) -> list[str]:
@@ -102,12 +98,38 @@ def image_ids(entries: list[str], source: str | Path) -> list[str]:
     return ids
 
 
-def _map_npy(path: Path) -> np.ndarray:
+def _map_npy(path: Path, remedy: str) -> np.ndarray:
     try:
         # A plain array keeps the map open just as well, and indexes faster than numpy's subclass.
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, TypeError, EOFError, OSError) as error:
-        raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. Write it again.") from error
+        raise FeatureFileError(f"Expected a whole .npy file at {path}, got {error}. {remedy}") from error
+
+
+def _map_pt(path: Path, remedy: str) -> "torch.Tensor":
+    """Maps a tensor; refuses one whose shape promises more than the file holds (a view, as `expand` makes)."""
+    import torch
+
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FeatureFileError(f"Expected a readable .pt file at {path}, got {found} {remedy}") from error
+    if not isinstance(content, torch.Tensor) or content.layout != torch.strided or content.is_quantized:
+        kind = f"{content.layout} values" if isinstance(content, torch.Tensor) else type(content).__name__
+        raise FeatureFileError(f"Expected one dense tensor in {path}, got {kind}: save the tensor alone. {remedy}")
+    declared, stored = content.numel() * content.element_size(), content.untyped_storage().nbytes()
+    if declared > stored:
+        raise FeatureFileError(
+            f"Expected {declared:,} bytes in {path}, as its shape {tuple(content.shape)} says, got {stored:,}: a view "
+            f"that repeats its values was saved. Save tensor.contiguous(). {remedy}"
+        )
+    return content.detach()
 
 
 def _read_list(path: Path) -> Sequence[object]:

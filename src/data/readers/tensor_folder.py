@@ -1,14 +1,12 @@
 """Images whose activations lie in one array for many of them."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-
-from src.data.readers.feature_reader import BadFiles
+from src.data.readers.feature_files import finite_pieces
+from src.data.readers.feature_reader import FeatureReader
 from src.data.readers.h5_files import FeatureFileError
 from src.data.readers.tensor_files import TensorFile, image_ids, read_entries
 from src.records import PARTS, Item
@@ -21,8 +19,8 @@ Files = Mapping[str, str | Path | None]
 """A file, or none, by part: `train`, `val`, `test`; or `all` where folds are made later."""
 
 
-class TensorFolder:
-    """Files of activations, each of many images, read image by image; a `FeatureReader`.
+class TensorFolder(FeatureReader):
+    """Files of activations, each of many images, read image by image.
 
     An image's rows are its tokens, or one. Without ids, images are called by their part and place: `train_0000012`.
 
@@ -37,7 +35,7 @@ class TensorFolder:
         ids: files of ids or image paths, one an image.
         labels: files of labels, one an image.
         cases: files of case ids (patients), one an image; for all parts or for none.
-        on_bad_file: see `BadFiles`; an image with a value that is not finite is bad.
+        on_bad_file: see `FeatureReader`; an image with a value that is not finite is bad.
 
     Raises:
         FileNotFoundError, FeatureFileError: when a file is missing or bad.
@@ -63,33 +61,31 @@ class TensorFolder:
             raise ValueError(
                 f"Expected dataset.tensor_cases to name a file for each of {sorted(given)} or for none, got {cases}."
             )
-        self.bad_files = BadFiles(on_bad_file)
-        self.path = next(iter(given.values()))
+        super().__init__(next(iter(given.values())), on_bad_file)
         self.has_cases = has_cases.pop()
         self.parts: dict[str, list[str]] = {}
         self.items: list[Item] = []
-        self._places: dict[str, tuple[TensorFile, int]] = {}
         # Relative, so that the same files by another way are the same.
         self._names = {path: os.path.relpath(path, self.path.parent) for path in given.values()}
         for part, path in given.items():
-            self._add(part, TensorFile(path), *((entries or {}).get(part) for entries in (ids, labels, cases)))
-        widths = {tensor.d_in for tensor, _ in self._places.values()}
+            self._add(part, _open_tensor(path), *((entries or {}).get(part) for entries in (ids, labels, cases)))
+        widths = {tensor.shape[-1] for tensor, _ in self._places.values()}
         if len(widths) > 1:
             raise ValueError(f"Expected one width of activations in {sorted(map(str, given.values()))}, got {widths}.")
-        self.d_in = widths.pop()
 
-    @property
-    def item_ids(self) -> list[str]:
-        """The images, sorted; without those skipped."""
-        return sorted(self._places.keys() - self.bad_files.skipped.keys())
+    @cached_property
+    def d_in(self) -> int:
+        """The width of the activations."""
+        return next(iter(self._places.values()))[0].shape[-1]
 
-    @contextmanager
-    def open(self, item_id: str) -> Iterator[ItemRows]:
-        """Opens an image; see `FeatureReader.open`."""
+    def open(self, item_id: str) -> ItemRows:
+        """Finds an image; see `FeatureReader.open`."""
         tensor, index = self._place(item_id)
+        shape = tensor.shape[1] if len(tensor.shape) == 3 else 1, self.d_in
+        source = f"image {item_id!r} (entry {index} of {tensor.path})"
+        pieces = partial(finite_pieces, lambda places: tensor.read(index).reshape(shape)[places], shape, source)
         missing = f"{tensor.path.name} holds none"
-        read = partial(_read, tensor, index, item_id)
-        yield ItemRows(item_id, tensor.path, tensor.n_tokens, self.d_in, tensor.dtype, read, coords_missing=missing)
+        return ItemRows(item_id, tensor.path, *shape, tensor.dtype, pieces, coords_missing=missing)
 
     def identity(self, item_id: str) -> Identity:
         """Returns file and entry, bytes and time of change (ns); see `FeatureReader.identity`.
@@ -100,10 +96,6 @@ class TensorFolder:
         status = os.stat(tensor.path)
         return f"{self._names[tensor.path]}[{index}]", status.st_size, status.st_mtime_ns
 
-    def patch_size_of_patch_file(self, item_id: str) -> int | None:  # noqa: ARG002
-        """Returns None: images are not cut from slides."""
-        return None
-
     def _place(self, item_id: str) -> tuple[TensorFile, int]:
         if item_id not in self._places:
             raise FileNotFoundError(
@@ -112,15 +104,9 @@ class TensorFolder:
             )
         return self._places[item_id]
 
-    def _add(
-        self,
-        part: str,
-        tensor: TensorFile,
-        ids: str | Path | None,
-        labels: str | Path | None,
-        cases: str | Path | None,
-    ) -> None:
-        n_images = tensor.n_images
+    def _add(self, part: str, tensor: TensorFile, *entries: str | Path | None) -> None:
+        ids, labels, cases = entries
+        n_images = tensor.shape[0]
         names = [f"{part}_{index:07d}" for index in range(n_images)]
         if ids is not None:
             names = image_ids(read_entries(ids, n_images, "ids"), ids)
@@ -133,11 +119,17 @@ class TensorFolder:
         self._places.update({name: (tensor, index) for index, name in enumerate(names)})
 
 
-def _read(tensor: TensorFile, index: int, item_id: str) -> Iterator[np.ndarray]:
-    rows = tensor.read(index)
-    if not np.isfinite(rows).all():
-        raise FeatureFileError(
-            f"Expected finite activations of image {item_id!r} (entry {index} of {tensor.path}), got nan or inf. "
-            "Make them again, or leave the image out with dataset.on_bad_file=skip."
+def _open_tensor(path: Path) -> TensorFile:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a .npy or .pt file of activations at {path}, found no such file. "
+            "Give dataset.tensors.<part>=<file>."
         )
-    yield rows
+    tensor = TensorFile(path)
+    if len(tensor.shape) not in (2, 3) or 0 in tensor.shape:
+        raise FeatureFileError(
+            f"Expected activations [n_images, d_in] or [n_images, n_tokens, d_in] in {path}, got {tensor.shape}."
+        )
+    if "float" not in tensor.stored_dtype:
+        raise FeatureFileError(f"Expected floating point activations in {path}, got {tensor.stored_dtype}.")
+    return tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.data.slides.slide_images import open_slide_images
+from src.data.slides.slide_files import open_slide_images
 from src.inference import Inference
 from src.models.backbones.base import Backbone
 
@@ -20,14 +20,9 @@ class PatchEmbedder:
     Args:
         backbone: on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once.
-
-    Raises:
-        ValueError: when the batch size is below 1.
     """
 
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"Expected embed.batch_size of at least 1, got {batch_size}.")
         self._backbone = backbone
         self._batch_size = batch_size
         self._inference = Inference(next(backbone.parameters()).device)

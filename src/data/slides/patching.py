@@ -9,8 +9,7 @@ import h5py
 import numpy as np
 
 from src.activation_spec import UNKNOWN
-from src.data.readers.h5_files import RECUT, FeatureFileError, find_dataset, open_h5
-from src.data.slides.patch_size import patch_size_level0
+from src.data.readers.h5_files import RECUT, open_h5, patch_size_level0, read_patch_coords
 from src.files import write_atomically
 from src.models.backbones.spec import describe_scale
 
@@ -141,13 +140,7 @@ def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
     """
     if not path.exists():
         raise FileNotFoundError(f"Expected a patch file at {path}, found none. Make it with task=tile.")
-    with open_h5(path, RECUT) as file:
-        dataset = find_dataset(file, "coords", path, RECUT)
-        if dataset is None or dataset.ndim != 2 or dataset.shape[1] != 2:
-            found = sorted(file) if dataset is None else dataset.shape
-            raise FeatureFileError(f"Expected a dataset coords [n_patches, 2] in {path}, got {found}. {RECUT}")
-        coords = np.asarray(dataset)
-        attributes: dict[str, Any] = dict(dataset.attrs)
+    coords, attributes = read_patch_coords(path)
     edge = patch_size_level0(attributes)
     if edge is None:
         raise ValueError(

@@ -10,7 +10,6 @@ import pandas as pd
 
 from src.activation_spec import ActivationSpec, require_same_spec
 from src.files import digest_array, read_json_object, write_atomically
-from src.stores.activations.shards import REPACK
 
 COLUMNS = (
     *("item_id", "start", "stop", "digest", "coords_digest", "coords_missing", "patch_size_level0", "spec"),
@@ -19,6 +18,7 @@ COLUMNS = (
 _NUMBERS = ("start", "stop", "patch_size_level0", "bytes", "mtime_ns")
 _TEXTS = tuple(column for column in COLUMNS if column not in _NUMBERS)
 _SPECS_FILE, _SKIPPED_FILE = "specs.json", "skipped.json"
+REPACK = "Delete the folder; the next run packs it again."
 _ONE_MODEL = "Keep activations of different models, layers or preprocessing in different folders, or leave these out."
 
 Identity = tuple[str, int, int]
@@ -56,15 +56,14 @@ def remove_unlisted(folder: Path, numbers: Collection[int]) -> None:
 def read_index(folder: Path) -> pd.DataFrame:
     """Reads the tables of all shards: COLUMNS, with `start` and `stop` counted within the column `shard`.
 
-    Of an item that was packed again, the newest rows.
+    Of an item that was packed again, the newest rows; no rows where nothing was packed to the end.
 
     Raises:
-        FileNotFoundError: when there is none: nothing was packed to the end.
         ValueError: when a table is none of a packed store, or its row ranges overlap.
     """
     tables = [_read_table(index_path(folder, number)).assign(shard=number) for number in shard_numbers(folder)]
     if not tables:
-        raise FileNotFoundError(f"Expected index_*.csv in {folder}, found none: it is no packed store.")
+        return pd.DataFrame(columns=[*COLUMNS, "shard"])
     return pd.concat(tables).drop_duplicates("item_id", keep="last", ignore_index=True)
 
 
@@ -80,25 +79,23 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_index(
-    folder: Path, number: int, rows: Sequence[Mapping[str, Any]], specs: Mapping[ActivationSpec, str]
-) -> None:
+def write_index(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the table of a shard, one row an item; with it the shard is there.
 
     Args:
         folder: of the store.
         number: of the shard.
-        rows: values by column.
-        specs: digests of those that the rows name.
+        rows: values by column, the spec as such.
     """
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    digests = {spec: spec.digest for spec in {row["spec"] for row in rows}}
     known = read_specs(folder)
-    if not known.keys() >= set(specs.values()):
+    if not known.keys() >= set(digests.values()):
+        content = known | {digest: spec for spec, digest in digests.items()}
         with write_atomically(folder / _SPECS_FILE) as temporary:
-            new = {digest: spec for spec, digest in specs.items()}
-            content = {digest: spec.to_dict() for digest, spec in {**known, **new}.items()}
-            temporary.write_text(json.dumps(content, indent=1))
+            temporary.write_text(json.dumps({digest: spec.to_dict() for digest, spec in content.items()}, indent=1))
     with write_atomically(index_path(folder, number)) as temporary:
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)
+        table.assign(spec=[digests[row["spec"]] for row in rows]).to_csv(temporary, index=False)
 
 
 def item_identities(index: pd.DataFrame) -> dict[str, Identity]:

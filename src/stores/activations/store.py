@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.activation_spec import ActivationSpec
-from src.files import digest_array
-from src.stores.activations.index import add_spec, coords_path, digest_coords, index_specs, read_index, shard_path
-from src.stores.activations.shards import REPACK, ShardedRows, map_shard
+from src.stores.activations.index import REPACK, add_spec, coords_path, index_specs, read_index, shard_path
 
 
 class ActivationStore:
@@ -26,7 +24,6 @@ class ActivationStore:
         index: a row an item: item_id, shard, start, stop (rows within the shard), digest (of the item's float32
             values), coords_digest ('' without coords), coords_missing (why there are none), patch_size_level0 (0: not
             stated), spec (its digest), and the file they came from: path, bytes, mtime_ns.
-        d_in: the width of the activations.
         dtype: of `read`: float16 where all shards are, else float32.
         spec: what the activations are of; unknown where no file says.
 
@@ -42,6 +39,8 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, item_ids: Iterable[str] | None = None) -> None:
         index = read_index(Path(path))
+        if index.empty:
+            raise FileNotFoundError(f"Expected index_*.csv in {path}, found none: it is no packed store.")
         if item_ids is not None:
             index = index.loc[index["item_id"].isin(list(item_ids))].reset_index(drop=True)
             if index.empty:
@@ -56,26 +55,28 @@ class ActivationStore:
         self._map()
 
     def _map(self) -> None:
-        numbers, starts, stops = (self.index[name].to_numpy() for name in ("shard", "start", "stop"))
-        self._shards: list[int] = np.unique(numbers).tolist()
-        self._rows = ShardedRows([map_shard(shard_path(self.path, number)) for number in self._shards])
-        self.d_in, self.dtype = self._rows.d_in, self._rows.dtype
-        within = np.searchsorted(self._shards, numbers)
-        lengths = np.diff(self._rows.starts)[within]
-        if (stops > lengths).any():
-            short = int(np.argmax(stops > lengths))
-            raise ValueError(
-                f"Expected at least {stops[short]} rows in {shard_path(self.path, numbers[short])}, as its index says, "
-                f"got {lengths[short]}. {REPACK}"
-            )
-        for shard, number in zip(self._rows.shards, self._shards, strict=True):
-            if shard.shape[1] != self.d_in:
+        self._shards: list[np.ndarray] = []
+        owners, starts, stops = (self.index[name].to_numpy() for name in ("shard", "start", "stop"))
+        numbers, within = np.unique(owners, return_inverse=True)
+        n_needed = np.zeros(len(numbers), np.int64)
+        np.maximum.at(n_needed, within, stops)
+        for number, n_rows in zip(numbers.tolist(), n_needed.tolist(), strict=True):
+            path = shard_path(self.path, number)
+            rows = map_shard(path)
+            if len(rows) < n_rows:
                 raise ValueError(
-                    f"Expected {self.d_in} values a row in {shard_path(self.path, number)}, as in the other shards, "
-                    f"got {shard.shape[1]}. {REPACK}"
+                    f"Expected at least {n_rows} rows in {path}, as its index says, got {len(rows)}. {REPACK}"
                 )
-        offsets = self._rows.starts[within]
-        self._starts, self._stops = offsets + starts, offsets + stops
+            self._shards.append(rows)
+            if rows.shape[1] != self.d_in:
+                raise ValueError(
+                    f"Expected {self.d_in} values a row in {path}, as in the other shards, got {rows.shape[1]}. "
+                    f"{REPACK}"
+                )
+        # float16 where all shards are, else float32, which holds both
+        self.dtype = np.result_type(*(rows.dtype for rows in self._shards))
+        self._firsts = np.cumsum([0, *map(len, self._shards)])
+        self._starts, self._stops = self._firsts[within] + starts, self._firsts[within] + stops
         self._position = {item_id: position for position, item_id in enumerate(self.index["item_id"])}
 
     @cached_property
@@ -87,7 +88,12 @@ class ActivationStore:
     @property
     def n_rows(self) -> int:
         """The rows of all shards; every row number lies below. Those of the items shown are `row_ids`."""
-        return len(self._rows)
+        return int(self._firsts[-1])
+
+    @property
+    def d_in(self) -> int:
+        """The width of the activations."""
+        return self._shards[0].shape[1]
 
     @property
     def item_ids(self) -> list[str]:
@@ -100,7 +106,16 @@ class ActivationStore:
         Raises:
             ValueError: when there are no such rows.
         """
-        return self._rows.read(start, stop)
+        self._check_range(start, stop)
+        number = max(0, int(np.searchsorted(self._firsts, start, side="right")) - 1)
+        parts = []
+        while start < stop:
+            first, last = int(self._firsts[number]), int(self._firsts[number + 1])
+            parts.append(self._shards[number][start - first : min(stop, last) - first])
+            start, number = last, number + 1
+        if len(parts) == 1:
+            return parts[0].astype(self.dtype, copy=False)
+        return np.concatenate(parts, dtype=self.dtype) if parts else self._shards[0][:0]
 
     def gather(self, row_ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns rows by number, in any order and with repeats.
@@ -108,7 +123,7 @@ class ActivationStore:
         Args:
             row_ids: [n] integers.
             out: filled and returned when given: [n, d_in], C-contiguous, float32 or the stored type. When the rows lie
-                in one shard, or ascend, and the types agree, nothing but `out` is written to.
+                in one shard and the types agree, nothing but `out` is written to.
 
         Returns:
             [n, d_in] float32, or `out`.
@@ -119,7 +134,19 @@ class ActivationStore:
         row_ids = np.asarray(row_ids)
         if out is None:
             out = np.empty((len(row_ids), self.d_in), dtype=np.float32)
-        self._rows.gather(row_ids, out)
+        if out.shape != (len(row_ids), self.d_in) or not out.flags.c_contiguous:
+            raise ValueError(f"Expected a C-contiguous buffer {(len(row_ids), self.d_in)}, got {out.shape}.")
+        if not len(row_ids):
+            return out
+        self._check_range(int(row_ids.min()), int(row_ids.max()) + 1)
+        owners = np.searchsorted(self._firsts, row_ids, side="right") - 1
+        numbers = np.unique(owners)
+        if len(numbers) == 1 and self._shards[numbers[0]].dtype == out.dtype:
+            # "clip" writes to `out` directly, "raise" through a copy; the numbers are checked.
+            return np.take(self._shards[numbers[0]], row_ids - self._firsts[numbers[0]], axis=0, out=out, mode="clip")
+        for number in numbers:
+            places = owners == number
+            out[places] = self._shards[number][row_ids[places] - self._firsts[number]]
         return out
 
     def present(self, item_ids: Iterable[str]) -> list[str]:
@@ -180,26 +207,6 @@ class ActivationStore:
         """
         return self._row(item_id)["digest"]
 
-    def check_digests(self) -> None:
-        """Reads every row and compares digests: the index may promise rows that a power cut kept from the disk.
-
-        Raises:
-            ValueError: when a digest is another one.
-        """
-        for item_id in self.item_ids:
-            row, coords = self._row(item_id), self.coords(item_id)
-            found = {
-                "rows": digest_array(self.rows(item_id)),
-                "coords": "" if coords is None else digest_coords(coords),
-            }
-            for what, expected in (("rows", row["digest"]), ("coords", row["coords_digest"])):
-                if found[what] != expected:
-                    raise ValueError(
-                        f"Expected the {what} of {item_id} ({row['start']} to {row['stop']} of "
-                        f"{shard_path(self.path, row['shard'])}) to digest to {expected}, got {found[what]}: they "
-                        f"changed on disk. {REPACK}"
-                    )
-
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "index": self.index, "spec": self.spec}
 
@@ -225,3 +232,28 @@ class ActivationStore:
                 "out of the split."
             )
         return [self._position[item_id] for item_id in item_ids]
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_rows:
+            raise ValueError(f"Expected rows among the {self.n_rows} of the store, got {start} to {stop}.")
+
+
+def map_shard(path: Path, dtypes: tuple[str, ...] = ("float16", "float32")) -> np.ndarray:
+    """Maps a shard, or the coords of one, read-only: [n_rows, d_in].
+
+    Raises:
+        FileNotFoundError, ValueError: when the file is missing, empty, cut short or no shard.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Expected the shard {path}, found no such file. {REPACK}") from error
+    except (ValueError, EOFError) as error:
+        found = f"{path.stat().st_size:,} bytes that do not hold one ({error})"
+        raise ValueError(f"Expected a whole shard at {path}, got {found}. {REPACK}") from error
+    if rows.ndim != 2 or rows.dtype.name not in dtypes:
+        raise ValueError(
+            f"Expected rows [n, d_in] of {' or '.join(dtypes)} in {path}, got {rows.shape} of {rows.dtype}. {REPACK}"
+        )
+    # A plain array keeps the map open just as well, and indexes faster than numpy's subclass.
+    return np.asarray(rows)

@@ -1,6 +1,6 @@
 """Latents as dense features in CLAM's layout, for programs that read nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -17,7 +17,7 @@ _PIECE_BYTES = 64 << 20
 _COPIES = {"h5": 1, "pt": 2}  # that lie on the disk while a file is written
 
 
-def export_clam(source: LatentSource, path: str | Path, formats: Iterable[str] = ("h5", "pt")) -> None:
+def export_clam(source: LatentSource, path: str | Path, formats: Collection[str] = ("h5", "pt")) -> None:
     """Writes latents as dense float32 features in CLAM's layout, in pieces of rows.
 
     Args:
@@ -26,13 +26,9 @@ def export_clam(source: LatentSource, path: str | Path, formats: Iterable[str] =
         formats: `h5`, `pt` or both. An item takes 4 n_rows n_latents bytes in each.
 
     Raises:
-        ValueError: when a format is neither.
         OSError: when the disk is full, saying what was needed.
     """
     writers = {"h5": _write_h5, "pt": _write_pt}
-    formats = tuple(formats)
-    if unknown := set(formats) - set(writers):
-        raise ValueError(f"Expected formats h5 and pt, got {sorted(unknown)}.")
     for item_id in track(list(source.items), "Writing dense latents"):
         n_bytes = 4 * source.items[item_id].n_rows * source.n_latents
         for name in formats:

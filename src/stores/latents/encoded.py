@@ -11,8 +11,7 @@ from src.activation_spec import ActivationSpec
 from src.inference import Inference
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
-from src.stores.latents.index import LatentItem
-from src.stores.latents.item_rows import ItemRows
+from src.stores.latents.index import ItemRows, LatentItem
 from src.stores.latents.source import PIECE_ROWS, LatentSource
 from src.stores.latents.writer import LatentWriter
 
@@ -46,7 +45,6 @@ class EncodedLatents(LatentSource):
         spec: ActivationSpec | None = None,
     ) -> None:
         self.items: Mapping[str, LatentItem] = {item.item_id: item for item in items}
-        self._listed = list(self.items.values())
         self.n_latents = sae.n_latents
         self.spec = spec or ActivationSpec()
         self._sae, self._gather, self._coords = sae, gather, coords
@@ -54,8 +52,7 @@ class EncodedLatents(LatentSource):
 
     def read(self, item_ids: Iterable[str], n_rows: int = PIECE_ROWS) -> Iterator[tuple[np.ndarray, SparseLatents]]:
         """See `LatentSource.read`."""
-        order, items = self._in_order(item_ids)
-        rows = ItemRows(items)
+        order, rows = self._in_order(item_ids)
         start = 0
         for _, latents in self._encode(rows, list(rows.spans(n_rows))):
             stop = start + latents.n_rows
@@ -71,7 +68,7 @@ class EncodedLatents(LatentSource):
             observe: is given every batch in order, on the device: the number of rows before it, activations, latents.
                 Of what was kept these are read again, so that what is measured is the same as without a kill.
         """
-        rows = ItemRows(self._listed)
+        rows = self._rows
         has_coords = any(self.coords(item_id) is not None for item_id in self.items)
         spans = list(rows.spans(n_rows))
         kept = [span for span in spans if span[1] <= writer.n_kept_rows]
@@ -98,7 +95,7 @@ class EncodedLatents(LatentSource):
         coords = np.full((len(numbers), 2), -1, np.int32)
         starts = np.unique(positions, return_index=True)[1].tolist()
         for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
-            item = self._listed[int(positions[start])]
+            item = self._rows.items[int(positions[start])]
             of_item = self.coords(item.item_id)
             if of_item is not None:
                 coords[start:stop] = of_item[numbers[start:stop] - item.start]

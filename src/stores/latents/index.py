@@ -1,12 +1,12 @@
 """What a store of latents says of itself and of its items, readable without any latents."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.activation_spec import ActivationSpec
@@ -38,47 +38,48 @@ class LatentItem:
     patch_size_level0: int | None = None
 
 
-@dataclass(frozen=True)
-class LatentIndex:
-    """The index of a finished store.
+class ItemRows:
+    """The rows of many items laid end to end, so that batches are as large for small items as for large ones.
 
     Attributes:
-        path: the folder.
-        n_latents: of the SAE.
-        sae: digest of the SAE.
-        spec: of the activations.
-        shards: (file, its first row), in the order of the rows.
-        digest: of the digests of all files.
-        table: a row an item, in the order of their rows: item_id, start, n_rows, n_nonzero, shard (of the first row),
-            patch_size_level0 (0: not known), digest (of the activations).
+        items: in the order given; `start` and `n_rows` say which rows are theirs.
+        n_rows: of all items together.
+        starts: [n_items] the number of each item's first row.
     """
 
-    path: Path
-    n_latents: int
-    sae: str
-    spec: ActivationSpec
-    shards: tuple[tuple[str, int], ...]
-    digest: str
-    table: pd.DataFrame
+    def __init__(self, items: Sequence[LatentItem]) -> None:
+        self.items = items
+        self.starts = np.array([item.start for item in items], np.int64)
+        self._lengths = np.array([item.n_rows for item in items], np.int64)
+        self._ends = self._lengths.cumsum()
+        self.n_rows = int(self._lengths.sum())
 
-    @cached_property
-    def items(self) -> dict[str, LatentItem]:
-        """The items by id, in the order of their rows."""
-        columns = ("item_id", "start", "n_rows", "digest", "patch_size_level0")
-        return {
-            item_id: LatentItem(item_id, start, n_rows, digest, size or None)
-            for item_id, start, n_rows, digest, size in zip(
-                *(self.table[name].tolist() for name in columns), strict=True
-            )
-        }
+    def between(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns of the rows `start:stop`, counted end to end, the positions of their items, and their numbers."""
+        positions, within = self.locate(np.arange(start, stop))
+        return positions, within + self.starts[positions]
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns of rows, counted end to end, the positions of their items, and their places in them."""
+        positions = np.searchsorted(self._ends, rows, side="right")
+        return positions, rows - (self._ends - self._lengths)[positions]
+
+    def spans(self, n_rows: int) -> Iterator[tuple[int, int]]:
+        """Yields (start, stop) of pieces of `n_rows` rows."""
+        return ((start, min(start + n_rows, self.n_rows)) for start in range(0, self.n_rows, n_rows))
 
 
 def write_index(
-    path: Path, n_latents: int, sae: str, spec: ActivationSpec, shards: Sequence[tuple[str, int]], table: pd.DataFrame
+    path: Path,
+    n_latents: int,
+    sae: str,
+    spec: ActivationSpec,
+    shards: Sequence[tuple[str, int]],
+    items: Sequence[LatentItem],
 ) -> None:
-    """Writes the index, which makes a store finished; see `LatentIndex`."""
+    """Writes the index, which makes a store finished; `read_index` says what is in it, `read_items` reads the items."""
     with write_atomically(path / ITEMS_FILE) as temporary:
-        table.to_csv(temporary, index=False)
+        pd.DataFrame(items).to_csv(temporary, index=False)
     names = [ITEMS_FILE, *(name for name, _ in shards)]
     names += [name for name in (BY_NEURON_FILE, NEURON_OFFSETS_FILE) if (path / name).is_file()]
     digests = {name: digest_file(path / name) for name in names}
@@ -88,14 +89,17 @@ def write_index(
         temporary.write_text(json.dumps(head, indent=1) + "\n")
 
 
-def read_index(path: str | Path) -> LatentIndex:
-    """Reads the index of a store.
+def read_index(path: Path) -> dict[str, Any]:
+    """Returns what a store says of itself.
+
+    Returns:
+        `n_latents`, `sae` (its digest), `spec` (of the activations), `shards` (file and first row, in the order of the
+        rows), `digests` (by file) and `digest` (of those).
 
     Raises:
         FileNotFoundError: when there is no finished store.
         ValueError: when the store is of another version.
     """
-    path = Path(path)
     if not (path / HEAD_FILE).is_file():
         raise FileNotFoundError(
             f"Expected a finished store of latents at {path}, found no {HEAD_FILE}: make it with task=encode."
@@ -103,7 +107,12 @@ def read_index(path: str | Path) -> LatentIndex:
     head = read_json_object(path / HEAD_FILE, _REMEDY)
     if head.get("format") != FORMAT:
         raise ValueError(f"Expected latents of format {FORMAT} at {path}, got {head.get('format')}. {_REMEDY}")
+    return head
+
+
+def read_items(path: Path) -> dict[str, LatentItem]:
+    """Returns the items of a store by id, in the order of their rows."""
     table = pd.read_csv(path / ITEMS_FILE, dtype={"item_id": str, "digest": str}, keep_default_na=False)
-    shards = tuple((str(name), int(first)) for name, first in head["shards"])
-    spec = ActivationSpec.from_dict(head["spec"])
-    return LatentIndex(path, int(head["n_latents"]), head["sae"], spec, shards, head["digest"], table)
+    ids, starts, n_rows, digests, sizes = (table[field.name].tolist() for field in fields(LatentItem))
+    items = map(LatentItem, ids, starts, n_rows, digests, (size or None for size in sizes))
+    return dict(zip(ids, items, strict=True))

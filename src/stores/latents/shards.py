@@ -1,14 +1,60 @@
-"""Rows of latents, by number, from mapped shards."""
+"""Shards of latents: safetensors files, written from pieces, mapped, and read by row number."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from src.files import write_atomically
 from src.ops.sparse_latents import SparseLatents
 from src.stores.latents.by_neuron import Piece
-from src.stores.latents.shard_file import map_shard
+
+_ALIGNMENT = 8
+_TYPES = {"uint8": "U8", "uint16": "U16", "uint32": "U32", "int32": "I32", "int64": "I64", "float32": "F32"}
+
+
+def write_shard(path: Path, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Writes arrays, each given in pieces along its first axis, whole or not at all.
+
+    The pieces go to the file one by one: the library would join them, and copy each array once more.
+
+    Raises:
+        OSError: when the disk is full, saying what was needed.
+    """
+    header, position = {}, 0
+    # Wide types first, so that each array begins at a multiple of its item.
+    arrays = dict(sorted(arrays.items(), key=lambda named: -named[1][0].itemsize))
+    for name, pieces in arrays.items():
+        n_bytes = sum(piece.nbytes for piece in pieces)
+        header[name] = {
+            "dtype": _TYPES[pieces[0].dtype.name],
+            "shape": [sum(map(len, pieces)), *pieces[0].shape[1:]],
+            "data_offsets": [position, position + n_bytes],
+        }
+        position += n_bytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    with write_atomically(path, len(text) + position, durable=True) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for pieces in arrays.values():
+            for piece in pieces:
+                file.write(np.ascontiguousarray(piece).data)
+
+
+def map_shard(path: Path) -> dict[str, np.ndarray]:
+    """Maps the arrays of a file that `write_shard` wrote; not to be changed.
+
+    Raises:
+        ValueError: when it is missing or damaged.
+    """
+    try:
+        return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"Expected readable latents at {path}, got {error}. Run task=encode again.") from error
 
 
 class Shards:
@@ -57,21 +103,6 @@ class Shards:
                 rows = first + np.searchsorted(offsets, entries, side="right") - 1
                 cut = slice(start, start + len(entries))
                 yield Piece(rows.astype(np.uint32), np.array(arrays["neuron_ids"][cut]), arrays["values"][cut])
-
-    def n_entries_before(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns how many entries lie before each of the rows; the number after the last row counts all."""
-        counted = np.zeros(len(numbers), np.int64)
-        total = 0
-        for shard, first in enumerate(self._firsts):
-            offsets = self._map(shard)["row_offsets"]
-            rows = (numbers >= first) & (numbers < first + len(offsets))
-            counted[rows] = total + offsets[numbers[rows] - first]
-            total += int(offsets[-1])
-        return counted
-
-    def n_rows(self) -> int:
-        """The number of rows of all shards."""
-        return int(self._firsts[-1]) + len(self._map(len(self._shards) - 1)["row_offsets"]) - 1 if self._shards else 0
 
     def _map(self, shard: int) -> dict[str, np.ndarray]:
         if shard not in self._mapped:

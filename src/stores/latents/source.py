@@ -3,14 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from src.activation_spec import ActivationSpec
 from src.ops.sparse_latents import SparseLatents
-from src.stores.latents.index import LatentItem
-from src.stores.latents.item_rows import ItemRows
+from src.stores.latents.index import ItemRows, LatentItem
 
 PIECE_ROWS = 4096
 
@@ -81,10 +81,9 @@ class LatentSource(ABC):
             ValueError: when there is no such neuron or item.
         """
         self._check_neuron(neuron_id)
-        items = self._in_order(self.items if item_ids is None else item_ids)[1]
-        rows = ItemRows(items)
+        rows = self._in_order(self.items if item_ids is None else item_ids)[1]
         found, seen = np.empty((0, 2)), 0
-        for _, latents in self.read([item.item_id for item in items]):
+        for _, latents in self.read([item.item_id for item in rows.items]):
             entries = ((latents.neuron_ids == neuron_id) & (latents.values > 0)).nonzero().squeeze(1)
             # float64 holds float32 values and row counts exactly.
             values, places = latents.values[entries].double(), seen + latents.row_ids[entries].double()
@@ -92,14 +91,18 @@ class LatentSource(ABC):
             found = found[np.lexsort((found[:, 1], -found[:, 0]))[:limit]]
             seen += latents.n_rows
         positions, within = rows.locate(found[:, 1].astype(np.int64))
-        ids = [items[position].item_id for position in positions]
+        ids = [rows.items[position].item_id for position in positions]
         coords = [self.coords(item_id) for item_id in ids]
         known = [of_item[row] for of_item, row in zip(coords, within, strict=True) if of_item is not None]
         has_coords = len(known) == len(ids) > 0
         return Places(ids, within, found[:, 0].astype(np.float32), np.stack(known) if has_coords else None)
 
-    def _in_order(self, item_ids: Iterable[str]) -> tuple[np.ndarray, list[LatentItem]]:
-        """Returns the order of items by their rows, and the items in it."""
+    @cached_property
+    def _rows(self) -> ItemRows:
+        return ItemRows(list(self.items.values()))
+
+    def _in_order(self, item_ids: Iterable[str]) -> tuple[np.ndarray, ItemRows]:
+        """Returns the order of items by their rows, and their rows in it."""
         wanted = list(item_ids)
         if missing := [item_id for item_id in wanted if item_id not in self.items]:
             raise ValueError(
@@ -108,7 +111,7 @@ class LatentSource(ABC):
             )
         asked = [self.items[item_id] for item_id in wanted]
         order = np.argsort([item.start for item in asked], kind="stable")
-        return order, [asked[position] for position in order]
+        return order, ItemRows([asked[position] for position in order])
 
     def _check_neuron(self, neuron_id: int) -> None:
         if not 0 <= neuron_id < self.n_latents:

@@ -1,10 +1,11 @@
 """Writes a store of latents, row by row, so that a killed writing goes on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from src.activation_spec import ActivationSpec
 from src.files import digest_text, list_files, remove_leftovers, write_atomically
@@ -19,8 +20,7 @@ from src.stores.latents.index import (
     LatentItem,
     write_index,
 )
-from src.stores.latents.shard_file import map_shard, write_shard
-from src.stores.latents.shards import Shards
+from src.stores.latents.shards import Shards, map_shard, write_shard
 from src.stores.latents.store import LatentStore
 
 SHARD_BYTES = 256 << 20
@@ -67,9 +67,8 @@ class LatentWriter:
             raise ValueError(f"Expected 1 to {_MOST_ROWS:,} rows of items to encode, got {self.n_rows:,}.")
         self._id_type = np.min_scalar_type(n_latents - 1)
         self._begin(made_by)
-        self._shards = self._whole_shards()
+        self._shards, self.n_kept_rows = self._whole_shards()
         self._kept = Shards(self.path, self._shards, n_latents)
-        self.n_kept_rows = self._kept.n_rows()
         self._n_seen = self._n_written = self.n_kept_rows
         self._forget()
 
@@ -129,25 +128,14 @@ class LatentWriter:
             raise ValueError(f"Expected the latents of {self.n_rows} rows for {self.path}, got {self._n_seen}.")
         if self._n_seen > self._n_written:
             self._write_shard()
-        shards = Shards(self.path, self._shards, self.n_latents)
         if by_neuron:
-            write_by_neuron(self.path, self.n_latents, shards.pieces)
-        lengths = np.array([item.n_rows for item in self._items])
-        ends = lengths.cumsum()
-        starts = ends - lengths
-        firsts = [first for _, first in self._shards]
-        table = pd.DataFrame(
-            {
-                "item_id": [item.item_id for item in self._items],
-                "start": starts,
-                "n_rows": lengths,
-                "n_nonzero": shards.n_entries_before(ends) - shards.n_entries_before(starts),
-                "shard": np.searchsorted(firsts, starts, side="right") - 1,
-                "patch_size_level0": [item.patch_size_level0 or 0 for item in self._items],
-                "digest": [item.digest for item in self._items],
-            }
-        )
-        write_index(self.path, self.n_latents, self.sae, self.spec, self._shards, table)
+            write_by_neuron(self.path, self.n_latents, Shards(self.path, self._shards, self.n_latents).pieces)
+        starts = accumulate((item.n_rows for item in self._items), initial=0)
+        items = [
+            replace(item, start=start, patch_size_level0=item.patch_size_level0 or 0)
+            for item, start in zip(self._items, starts, strict=False)
+        ]
+        write_index(self.path, self.n_latents, self.sae, self.spec, self._shards, items)
         return LatentStore(self.path)
 
     def _begin(self, made_by: str) -> None:
@@ -165,8 +153,11 @@ class LatentWriter:
             with write_atomically(path) as temporary:
                 temporary.write_text(origin)
 
-    def _whole_shards(self) -> list[tuple[str, int]]:
-        """Returns the shards of a killed writing up to the first that is missing or damaged; removes the others."""
+    def _whole_shards(self) -> tuple[list[tuple[str, int]], int]:
+        """Finds the shards of a killed writing up to the first that is missing or damaged; counts their rows.
+
+        Removes the others.
+        """
         shards, n_rows = [], 0
         while n_rows < self.n_rows and (path := self.path / _shard_name(len(shards))).is_file():
             try:
@@ -177,7 +168,7 @@ class LatentWriter:
             n_rows += shard_rows
         for file in list_files(self.path, "shard_*")[len(shards) :]:
             file.unlink()
-        return shards
+        return shards, n_rows
 
     def _write_shard(self) -> None:
         if "coords" in self._pieces and sum(map(len, self._pieces["coords"])) != self._n_seen - self._n_written:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from src.data.feeding import activations, windows
+from src.data.feeding import activations, feeds
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import epoch_order
-from src.data.feeding.resident_rows import DeviceFeed
+from src.data.feeding.feeds import DeviceFeed
 from src.data.feeding.rows import StoreRows
 from src.training.loop_state import LoopState
 from tests.data.stores import pack
@@ -166,13 +166,13 @@ def test_slide_entropy_of_mixed_and_of_sorted_rows(tmp_path):
     assert entropy(residency="ram") == pytest.approx(1.0, abs=0.02)
     # Chunks of a slide each (CHUNK_BYTES is more), a window of one: batches of one slide.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "CHUNK_BYTES", 64 * 8)
+        patch.setattr(feeds, "CHUNK_BYTES", 64 * 8)
         assert entropy(residency="mmap", window_bytes=1) == 0.0
         assert 0.3 < entropy(residency="mmap", window_bytes=4 * 64 * 8) < 0.7
 
 
 def test_run_that_began_by_window_goes_on_so_in_memory(store, monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 16)
     whole = make_data(store, residency="mmap", window_bytes=64)
     blocks = [numbers(block) for block in whole.train_dataloader()]
     begun = make_data(store, residency="mmap", window_bytes=64)
@@ -184,7 +184,7 @@ def test_run_that_began_by_window_goes_on_so_in_memory(store, monkeypatch):
 
 
 def in_every_residency(store, monkeypatch, **kwargs):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 16)
     monkeypatch.setattr(activations, "DeviceFeed", lambda items, device: DeviceFeed(items, torch.device("cpu")))
     monkeypatch.setattr(activations, "free_gpu", lambda device: 1 << 40)
     return {name: make_data(store, residency=name, **kwargs) for name in ("gpu", "ram", "mmap", "stream")}
@@ -213,7 +213,7 @@ def test_run_goes_on_wherever_the_rows_lie_now(store, monkeypatch, window_bytes)
 
 
 def test_free_memory_does_not_change_the_order(store, monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 16)
     found = []
     for free in (1 << 40, 1, None):
         monkeypatch.setattr(activations, "free_ram", lambda _, free=free: free)
@@ -225,7 +225,7 @@ def test_free_memory_does_not_change_the_order(store, monkeypatch):
 
 def test_run_that_began_with_one_permutation_of_many_rows_goes_on_in_memory_only(store, monkeypatch):
     """Earlier versions drew one permutation, however many rows there were, when they were held in memory."""
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 16)
     state = make_data(store, residency="ram", window_bytes=1 << 20).state_dict() | {"consumed": 6}
     resumed = make_data(store, residency="ram", window_bytes=64)
     resumed.load_state_dict(state)

@@ -66,17 +66,16 @@ def test_identity_is_of_patches_and_backbone():
     assert other.identity != make_rows()[0].identity
 
 
-def test_batch_size():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        make_rows(batch_size=0)
-
-
+@pytest.mark.parametrize(("window_bytes", "n_passes"), [(24, 2), (1 << 20, 1)])
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_trained_on_while_they_are_computed_each_once_an_epoch(tmp_path, n_workers):
+def test_computed_once_an_epoch_and_once_in_all_where_one_window_holds_them(
+    tmp_path, n_workers, window_bytes, n_passes
+):
     store = pack(tmp_path / "f", {"v": np.ones((3, 3))})
     rows, expected, backbone = make_rows()
-    data = ActivationDataModule(rows, StoreRows(store, ["v"]), 4, 2, seed=0, n_workers=n_workers)
+    validation = StoreRows(store, ["v"])
+    data = ActivationDataModule(rows, validation, 4, 2, seed=0, n_workers=n_workers, window_bytes=window_bytes)
     for epoch in range(2):
         found = torch.cat([batch for block in data.train_dataloader() for batch in block]).numpy()
         np.testing.assert_array_equal(found, expected[data.train_loader.order.epoch(epoch)[:]])
-        assert sum(backbone.seen) == 17 * (epoch + 1)
+    assert sum(backbone.seen) == 17 * n_passes

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.feeding.bag_datamodule import BagDataModule
-from src.data.feeding.bags import BagDataset, CachedBags, activation_bags, collate_bags, latent_bags
+from src.data.feeding.bags import BagDataModule, CachedBags, activation_bags, collate_bags, latent_bags
 from src.data.feeding.standardize import fit_standardizer
 from src.records import FoldSplit
 from tests.data.stores import pack
@@ -41,18 +40,15 @@ def test_latent_bags(tmp_path):
     torch.testing.assert_close(latent_bags(store, [4, 0])("c"), latents[:, [4, 0]], rtol=0, atol=0)
 
 
-def test_items_and_collate(store):
-    items = list(map(BagDataset(activation_bags(store), list(SIZES), LABELS).__getitem__, range(4)))
-    assert [item.item_id for item in items] == list(SIZES)
-    assert [item.label for item in items] == [0, 1, 0, 1]
-    assert items[1].bag.shape == (1, 4)
-    assert items[1].mask.tolist() == [True]
-    batch = collate_bags(items)
+def test_collate(store):
+    bags = [activation_bags(store)(item_id) for item_id in SIZES]
+    batch = collate_bags(list(SIZES), bags, list(LABELS.values()))
+    assert batch.item_ids == list(SIZES)
     assert batch.bags.shape == (4, 5, 4)
     assert batch.mask.sum(dim=1).tolist() == list(SIZES.values())
     assert batch.labels.tolist() == [0, 1, 0, 1]
-    for i, item in enumerate(items):
-        torch.testing.assert_close(batch.bags[i][batch.mask[i]], item.bag, rtol=0, atol=0)
+    for i, bag in enumerate(bags):
+        torch.testing.assert_close(batch.bags[i][batch.mask[i]], bag, rtol=0, atol=0)
         assert not batch.bags[i][~batch.mask[i]].any()
 
 
@@ -71,7 +67,7 @@ def test_cache_holds_what_fits():
 
 def test_slide_without_label(store):
     with pytest.raises(ValueError, match=r"label for every slide, got none for \['b'\]"):
-        BagDataset(activation_bags(store), ["a", "b"], {"a": 0})
+        BagDataModule(activation_bags(store), FoldSplit(0, ("a",), (), ("b",)), {"a": 0}, seed=0)
 
 
 def make_data(store, batch_size=1):

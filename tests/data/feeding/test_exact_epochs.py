@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.feeding import windows
+from src.data.feeding import feeds
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.rows import StoreRows
 from src.stores.activations import writer
@@ -84,7 +84,7 @@ def test_every_row_once_an_epoch_also_across_a_restart_with_other_settings(
     store, chunk, batch_size, residency, before, after, n_blocks, seed
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "CHUNK_BYTES", chunk * 8)
+        patch.setattr(feeds, "CHUNK_BYTES", chunk * 8)
         common = {"batch_size": batch_size, "residency": residency, "seed": seed}
         whole = make_ranks(store, 1, block_size=1, n_workers=0, **common)
         epochs = [batches_of(whole) for _ in range(2)]

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.feeding import windows
+from src.data.feeding import feeds
 from src.data.feeding.epoch_order import EpochOrder, block_batches
-from src.data.feeding.resident_rows import DeviceFeed, InOrderFeed, RamFeed
-from src.data.feeding.windows import WindowFeed, windowed_order
+from src.data.feeding.feeds import DeviceFeed, RamFeed, WindowFeed, read_in_order, windowed_order
 from tests.data.sources import NumberedRows
 
 CPU = torch.device("cpu")
@@ -114,17 +113,8 @@ def test_failure_to_read_reaches_the_consumer(kind, n_workers):
     assert not threads()
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_permutation_of_all_rows_is_read_as_one_window(monkeypatch, n_workers):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 80)
-    source = NumberedRows(101)
-    order = EpochOrder(101, 0).epoch(1)
-    assert list(chain(*rows_of(WindowFeed(source, n_workers), order, 20, 10, 2))) == order[20:].tolist()
-    assert sorted(source.reads) == [(start, min(start + 10, 101)) for start in range(0, 101, 10)]
-
-
 def test_window_and_chunk_by_bytes(monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(feeds, "CHUNK_BYTES", 64)
     order = windowed_order(NumberedRows(1000, d_in=2), seed=1, window_bytes=640)
     assert (order.n_items, order.chunk, order.window) == (1000, 8, 10)
     assert windowed_order(NumberedRows(1000, d_in=2, dtype=np.float16), 1, 640).chunk == 16
@@ -136,5 +126,5 @@ def test_window_and_chunk_by_bytes(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_rows_in_order(dtype):
-    feed = InOrderFeed(NumberedRows(9, dtype=dtype))
-    assert rows_of(feed, range(9), 0, 4, 1) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    batches = read_in_order(NumberedRows(9, dtype=dtype), [(0, 4), (4, 8), (8, 9)])
+    assert [batch[:, 0].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]

@@ -33,8 +33,8 @@ def write(path, **options):
 @pytest.mark.parametrize("piece_bytes", [24, 1000, 10**6])
 def test_pieces_are_the_rows_in_order(tmp_path, monkeypatch, layout, piece_bytes):
     monkeypatch.setattr(feature_files, "_PIECE_BYTES", piece_bytes)
-    with open_feature_file(write(tmp_path / "s.h5", **LAYOUTS[layout]), "s") as item:
-        pieces = list(item.pieces())
+    item = open_feature_file(write(tmp_path / "s.h5", **LAYOUTS[layout]), "s")
+    pieces = list(item.pieces())
     assert item.dtype == (np.float16 if layout == "half" else np.float32)
     assert {piece.dtype for piece in pieces} == {item.dtype}
     np.testing.assert_array_equal(np.concatenate(pieces), FEATURES.astype(item.dtype))
@@ -49,15 +49,13 @@ def test_chunk_that_cannot_be_read(tmp_path):
     content = bytearray(path.read_bytes())
     content[offset : offset + 20] = bytes(20)
     path.write_bytes(content)
-    with (
-        open_feature_file(path, "s") as item,
-        pytest.raises(FeatureFileError, match=r"readable HDF5 file at .*s\.h5"),
-    ):
+    item = open_feature_file(path, "s")
+    with pytest.raises(FeatureFileError, match=r"readable HDF5 file at .*s\.h5"):
         list(item.pieces())
 
 
 def test_failure_of_who_takes_the_rows_is_not_blamed_on_the_file(tmp_path):
     path = write(tmp_path / "s.h5")
-    with pytest.raises(OSError, match=r"^disk gone$"), open_feature_file(path, "s") as item:  # noqa: PT012
-        for _ in item.pieces():
+    with pytest.raises(OSError, match=r"^disk gone$"):  # noqa: PT012
+        for _ in open_feature_file(path, "s").pieces():
             raise OSError("disk gone")

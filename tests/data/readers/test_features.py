@@ -57,18 +57,16 @@ def test_bare_folder_with_dots_in_names_and_unfinished_files(tmp_path, features)
     assert look(folder, "a.b").coords_missing == "a.b.h5 has no dataset coords"
 
 
-def test_trident_file_states_its_patch_size_and_its_encoder(tmp_path, features, coords):
+def test_trident_file_states_its_patch_size(tmp_path, features, coords):
     attributes = {"patch_size": 256, "patch_size_level0": 512, "overlap": "None"}
-    path = write_h5(tmp_path / "s.h5", features.astype(np.float16), coords, coords_attributes=attributes)
-    with h5py.File(path, "a") as file:
-        file["features"].attrs.update(encoder="conch_v15", name="s")
+    write_h5(tmp_path / "s.h5", features.astype(np.float16), coords, coords_attributes=attributes)
     item = look(FeatureFolder(tmp_path), "s")
     assert item.dtype == np.float16
     rows = read(FeatureFolder(tmp_path), "s")
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, features.astype(np.float16).astype(np.float32))
     assert item.patch_size_level0 == 512
-    assert item.spec == ActivationSpec(model="conch_v15", patch_size="256")
+    assert item.spec == ActivationSpec()
 
 
 def test_stamp_file_has_no_pixel_coords(tmp_path, features, coords):
@@ -79,7 +77,7 @@ def test_stamp_file_has_no_pixel_coords(tmp_path, features, coords):
     assert bag.coords is None
     assert "micrometres" in bag.coords_missing
     assert bag.patch_size_level0 is None
-    assert bag.spec == ActivationSpec(model="ctranspath", patch_size="224")
+    assert bag.spec == ActivationSpec()
 
 
 def test_patch_size_comes_from_the_patch_file_and_is_never_guessed(tmp_path, features, coords):
@@ -156,7 +154,7 @@ def test_bad_file_is_skipped_and_listed(tmp_path, features, kind, caplog):
     make_bad_folder(tmp_path, features, kind)
     folder = FeatureFolder(tmp_path, on_bad_file="skip")
     assert folder.item_ids == ["a", "b"]
-    assert list(folder.bad_files.skipped) == ["bad"]
+    assert list(folder.skipped) == ["bad"]
     assert "Skipped bad" in caplog.text
 
 
@@ -176,9 +174,9 @@ def test_slide_without_file(tmp_path, features, caplog):
         with pytest.raises(FileNotFoundError, match=r"Expected a feature file of slide 'x'.*task=embed"):
             find(FeatureFolder(tmp_path), "x")
     folder = FeatureFolder(tmp_path, on_bad_file="skip")
-    with folder.bad_files.skipping("x"):
+    with folder.skipping("x"):
         folder.identity("x")
-    assert "Expected a feature file" in folder.bad_files.skipped["x"]
+    assert "Expected a feature file" in folder.skipped["x"]
     assert "Skipped x" in caplog.text
 
 
@@ -224,8 +222,6 @@ def test_folder_that_is_missing_or_holds_nothing(tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"got \['readme.txt'\]"):
         FeatureFolder(tmp_path)
-    with pytest.raises(ValueError, match="on_bad_file"):
-        FeatureFolder(tmp_path, on_bad_file="ignore")
 
 
 @pytest.mark.realdata

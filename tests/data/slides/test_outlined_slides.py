@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from src.data.slides.outlined_slides import OutlinedSlides
+from src.data.slides.patch_labels import OutlinedSlides
 from src.records import Item
 
 XML = """<ASAP_Annotations><Annotations><Annotation Name="a" Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58">

@@ -38,8 +38,3 @@ def test_out_of_memory_halves_the_batch_of_all_later_slides():
     assert asked == [8, 3, 4]
     with pytest.raises(torch.cuda.OutOfMemoryError):
         PatchEmbedder(Corner(at_most=0), 2).embed(read, COORDS)
-
-
-def test_batch_size():
-    with pytest.raises(ValueError, match=r"Expected embed\.batch_size of at least 1, got 0"):
-        PatchEmbedder(Corner(), 0)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from src.data.slides.patching import find_patches, plan_grid, read_patch_file, write_patch_file
-from src.data.slides.slide_files import list_slides, open_slide
-from src.data.slides.slide_images import SlideImages
+from src.data.slides.slide_files import SlideImages, list_slides, open_slide
 from src.data.slides.tissue import find_tissue, saturation
 
 

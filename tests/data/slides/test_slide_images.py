@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.slides.slide_images import SlideImages, open_slide_images
+from src.data.slides.slide_files import SlideImages, open_slide_images
 
 
 class _Slide:

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from src.data.slides.patch_size import patch_size_level0
+from src.data.readers.h5_files import patch_size_level0
 from src.data.slides.patching import PatchGrid, find_patches, plan_grid, read_patch_file, write_patch_file
 from src.data.slides.tissue import find_tissue, saturation
 

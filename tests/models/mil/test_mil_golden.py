@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.feeding.bags import BagItem, collate_bags
+from src.data.feeding.bags import collate_bags
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule
@@ -86,7 +86,7 @@ def test_training(golden):
     losses = []
     for step, label in enumerate(arrays["train/labels"]):
         bag = torch.from_numpy(arrays[f"train/x{step}"])
-        batch = collate_bags([BagItem(str(step), bag, torch.ones(len(bag), dtype=torch.bool), int(label))])
+        batch = collate_bags([str(step)], [bag], [int(label)])
         loss = module.training_step(batch, step)
         optimizer.zero_grad()
         loss.backward()

@@ -25,9 +25,3 @@ def test_dense_export_is_read_as_features(tmp_path, monkeypatch, formats, piece_
             assert file.attrs["patch_size_level0"] == 256
     if "pt" in formats:
         torch.testing.assert_close(torch.load(tmp_path / "dense" / "pt_files" / "007.pt", weights_only=True), dense)
-
-
-def test_an_unknown_format(tmp_path):
-    store = write_latents(tmp_path / "sparse", {"s": torch.ones(1, 1)})
-    with pytest.raises(ValueError, match=r"formats h5 and pt, got \['csv'\]"):
-        export_clam(store, tmp_path / "dense", ["csv"])

@@ -8,7 +8,7 @@ import torch
 
 from src.files import digest_file
 from src.ops.sparse_latents import SparseLatents
-from src.stores.latents import shard_file
+from src.stores.latents import shards
 from src.stores.latents import writer as writers
 from src.stores.latents.index import LatentItem
 from src.stores.latents.store import LatentStore
@@ -129,7 +129,7 @@ def test_a_full_disk_that_shows_while_writing_leaves_no_half_file(tmp_path, monk
                 raise OSError(errno.ENOSPC, "No space left on device")
             self.file.write(content)
 
-    monkeypatch.setattr(shard_file, "open", Full, raising=False)
+    monkeypatch.setattr(shards, "open", Full, raising=False)
     with pytest.raises(OSError, match="No space left") as caught:
         append(writer, 0, N_ROWS)
     assert caught.value.errno == errno.ENOSPC

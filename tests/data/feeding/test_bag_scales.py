@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.feeding.scaled_bags import activation_scale, latent_scale
+from src.data.feeding.bags import activation_scale, latent_scale
 from src.models.mil.attention import AttentionMIL
 
 
