@@ -16,16 +16,12 @@ def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.nda
         Positions in the order given, [n].
     """
     order = np.argsort(positions, kind="stable")
-    moved = np.asarray(positions, dtype=float)[order]
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + gap)
-    limit = high
-    for index in reversed(range(len(moved))):
-        moved[index] = min(moved[index], limit)
-        limit = moved[index] - gap
+    steps = gap * np.arange(len(positions))
+    # Less its steps, a sequence is far enough apart when it does not fall.
+    moved = np.maximum.accumulate(np.asarray(positions, dtype=float)[order] - steps)
+    moved = np.minimum(moved, high - gap * (len(positions) - 1))
     # Too many labels for the height: start at the bottom and let the last ones stand above.
-    if len(moved) and moved[0] < low:
-        moved += low - moved[0]
+    moved += max(low - moved.min(initial=high), 0)
     result = np.empty_like(moved)
-    result[order] = moved
+    result[order] = moved + steps
     return result

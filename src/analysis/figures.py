@@ -186,15 +186,9 @@ def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]
     column = high + 0.05 * (high - low)
     bottom, top = axes.get_ylim()
     heights = spread(y, gap=0.055 * (top - bottom), low=bottom, high=top)
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2}
     for name, point_x, point_y, text_y in zip(names, x, y, heights, strict=True):
-        axes.annotate(
-            name,
-            (point_x, point_y),
-            (column, text_y),
-            va="center",
-            fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2},
-        )
+        axes.annotate(name, (point_x, point_y), (column, text_y), va="center", fontsize=10, arrowprops=line)
 
 
 def _spans_decades(values: np.ndarray) -> bool:

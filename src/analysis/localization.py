@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from src.analysis.slide_metrics import ranking_areas
+
 INTERVAL = (2.5, 97.5)
+_VALUES_PER_CHUNK = 2**20
 _METRICS = {"auroc": roc_auc_score, "average_precision": average_precision_score}
 
 
@@ -57,7 +60,7 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int
     rows = []
     for method in methods:
         scores = patches[method].to_numpy(np.float64)
-        limits = np.percentile(_bootstrap(scores, labels, codes, draws), INTERVAL, axis=0).T
+        limits = np.percentile(_bootstrap(scores, labels, codes, draws), INTERVAL, axis=1).T
         row = {"method": method}
         for (metric, measure), (low, high) in zip(_METRICS.items(), limits, strict=True):
             row |= {metric: float(measure(labels, scores)), f"{metric}_low": low, f"{metric}_high": high}
@@ -118,22 +121,9 @@ def spread_out(ranked: list[str], n: int) -> list[str]:
 
 
 def _bootstrap(scores: np.ndarray, labels: np.ndarray, codes: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Returns AUROC and average precision of each draw, [n_draws, 2]; the patches are sorted only once."""
-    order = np.argsort(-scores, kind="stable")
-    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    positive, codes = labels[order], codes[order]
-    result = np.empty((len(draws), 2))
-    for index, counts in enumerate(draws):
-        weights = counts[codes]
-        true_positives = np.cumsum(weights * positive)[is_last_of_tie]
-        false_positives = np.cumsum(weights * ~positive)[is_last_of_tie]
-        recall = true_positives / true_positives[-1]
-        fpr = false_positives / false_positives[-1]
-        called = true_positives + false_positives
-        precision = np.divide(true_positives, called, out=np.zeros_like(recall), where=called > 0)
-        step, rise = np.diff(fpr, prepend=0.0), np.diff(recall, prepend=0.0)
-        result[index] = np.sum(step * (recall - 0.5 * rise)), np.sum(rise * precision)
-    return result
+    """Returns AUROC and average precision of each draw, [2, n_draws], in chunks that bound the memory."""
+    chunks = np.array_split(draws, -(-len(draws) * len(scores) // _VALUES_PER_CHUNK))
+    return np.concatenate([ranking_areas(scores, labels, chunk[:, codes]) for chunk in chunks if len(chunk)], axis=1)
 
 
 def _draw_slides(has_positive: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:

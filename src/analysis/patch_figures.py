@@ -1,6 +1,5 @@
 """Figures of patches: how well scores find outlined patches, and the patches on which neurons fire most."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,13 +33,8 @@ def choose_exemplars(item_ids: Sequence[str], n: int, max_per_item: int) -> list
         n: at most so many.
         max_per_item: at most so many of one item.
     """
-    taken: Counter[str] = Counter()
-    chosen: list[int] = []
-    for place, item_id in enumerate(item_ids):
-        if len(chosen) < n and taken[item_id] < max_per_item:
-            taken[item_id] += 1
-            chosen.append(place)
-    return chosen
+    items = pd.Series(item_ids, dtype=object)
+    return np.flatnonzero(items.groupby(items).cumcount() < max_per_item)[:n].tolist()
 
 
 @styled

@@ -1,11 +1,6 @@
 """Classification metrics of slides under many weightings at once, which is what a bootstrap needs."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
 import numpy as np
-
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -28,13 +23,7 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
 
     Of two classes the last is the positive one; of more, the mean of each class against the rest.
     """
-
-    def area(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        # Columns go from low to high score: a positive beats all negatives below it and half of those beside it.
-        below = negative.cumsum(axis=1) - negative / 2
-        return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-
-    return _one_against_rest(area, probabilities, labels, weights)
+    return _one_against_rest(probabilities, labels, weights)[0]
 
 
 def average_precision(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -42,45 +31,40 @@ def average_precision(probabilities: np.ndarray, labels: np.ndarray, weights: np
 
     Of two classes the last is the positive one; of more, the mean of each class against the rest.
     """
-
-    def area(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        recalled = positive[:, ::-1].cumsum(axis=1)
-        drawn = recalled + negative[:, ::-1].cumsum(axis=1)
-        precision = np.divide(recalled, drawn, out=np.zeros_like(drawn), where=drawn > 0)
-        value = _ratio((positive[:, ::-1] * precision).sum(axis=1), positive.sum(axis=1))
-        return np.where(negative.sum(axis=1) > 0, value, np.nan)
-
-    return _one_against_rest(area, probabilities, labels, weights)
+    return _one_against_rest(probabilities, labels, weights)[1]
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "accuracy": accuracy,
-        "auroc": auroc,
-        "average_precision": average_precision,
-        "balanced_accuracy": balanced_accuracy,
-    }
-)
+METRICS = {metric.__name__: metric for metric in (accuracy, auroc, average_precision, balanced_accuracy)}
 """By name. Each takes probabilities [n_slides, n_classes], labels [n_slides] int and weights [n_resamples, n_slides]
 (how often a slide was drawn), and returns [n_resamples], NaN where it is undefined."""
 
 
-def _one_against_rest(
-    area: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-) -> np.ndarray:
+def ranking_areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns AUROC and average precision of a score under each weighting, both [n_resamples].
+
+    Args:
+        scores: [n].
+        is_positive: [n] bool.
+        weights: how often each was drawn, [n_resamples, n].
+    """
+    order = np.argsort(-scores, kind="stable")
+    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    weights, positive = weights[:, order], is_positive[order]
+    true_positives = np.cumsum(weights * positive, axis=1)[:, is_last_of_tie]
+    false_positives = np.cumsum(weights * ~positive, axis=1)[:, is_last_of_tie]
+    hits, misses = np.diff(true_positives, prepend=0), np.diff(false_positives, prepend=0)
+    called = true_positives + false_positives
+    precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
+    n_positive, n_negative = true_positives[:, -1], false_positives[:, -1]
+    area = _ratio((misses * (true_positives - hits / 2)).sum(axis=1), n_positive * n_negative)
+    mean_precision = _ratio((hits * precision).sum(axis=1), n_positive)
+    return area, np.where(n_negative > 0, mean_precision, np.nan)
+
+
+def _one_against_rest(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     n_classes = probabilities.shape[1]
-    areas = []
-    for class_index in range(n_classes) if n_classes > 2 else (1,):
-        scores, groups = np.unique(probabilities[:, class_index], return_inverse=True)
-        is_positive = labels == class_index
-        # Weight of positives and negatives at each distinct score: [n_resamples, n_scores].
-        membership = np.zeros((len(labels), len(scores)))
-        membership[np.arange(len(labels)), groups] = 1.0
-        areas.append(area((weights * is_positive) @ membership, (weights * ~is_positive) @ membership))
-    return np.mean(areas, axis=0)
+    tested = range(n_classes) if n_classes > 2 else (1,)
+    return np.mean([ranking_areas(probabilities[:, one], labels == one, weights) for one in tested], axis=0)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

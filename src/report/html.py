@@ -129,11 +129,9 @@ def read_table(run_dir: Path, table: PageTable) -> dict[str, Any]:
         raise ValueError(f"Expected the columns {unknown} in {path}, got {list(content.columns)}: run its task again.")
     shown = content[columns].head(table.max_rows)
     is_numeric = {column: _is_numeric(column, shown[column].tolist()) for column in columns}
-    rows = [
-        [(_format_cell(value) if is_numeric[column] else value, is_numeric[column]) for column, value in row.items()]
-        for _, row in shown.iterrows()
-    ]
-    header = [(column, is_numeric[column]) for column in columns]
+    shown = shown.apply(lambda column: column.map(_format_cell) if is_numeric[column.name] else column)
+    header = list(is_numeric.items())
+    rows = [list(zip(row, is_numeric.values(), strict=True)) for row in shown.itertuples(index=False)]
     return {"header": header, "rows": rows, "n_rows": len(content), "path": path}
 
 

@@ -63,15 +63,14 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     save_sae(sae, rundir.export_dir, metadata, fitted)
     if fitted is None:
         rundir.write_fitted_on_unknown(_UNKNOWN.format(weights=source.weights))
+        known = (
+            "The slides that the SAE was trained on are not known: on slides among them, held-out numbers of later "
+            "steps are not held out."
+        )
     else:
         rundir.write_fitted_on(fitted)
+        known = f"The {len(fitted)} slides that the SAE was trained on are listed in its export."
     _LOGGER.info("%s is %s of %s. Use it with sae_run=%s.", source.weights, type(sae).__name__, name, rundir.path)
-    known = (
-        "The slides that the SAE was trained on are not known: on slides among them, held-out numbers of later steps "
-        "are not held out."
-        if fitted is None
-        else f"The {len(fitted)} slides that the SAE was trained on are listed in its export."
-    )
     _write_page(rundir, source, f"{name} from {source.path}", imported, [known, checked], results)
     return results
 

@@ -37,7 +37,7 @@ def test_slides_are_as_many_as_promised(workplace):
     slides = read_items(data / "dataset.csv")
     assert len(slides) == 60
     assert len({slide.case_id for slide in slides}) == 40
-    tile = json.loads((workplace / "runs/synthetic_slides/tile/results.json").read_text())
+    tile = json.loads((workplace / "runs/synthetic_slides/tile/patches_96_level0/results.json").read_text())
     assert tile["n_patches"] >= 10_000
     outlined = {path.stem for path in (data / "annotations").glob("*.xml")}
     assert outlined == {slide.item_id for slide in slides if slide.label == "tumor"}

@@ -53,9 +53,8 @@ def read(source: Source) -> ImportedSAE:
         FileNotFoundError: when config.json is missing.
         ValueError: when the dictionary is of a class that we do not have, or its file does not fit it.
     """
-    config = source.required_json("config.json")
+    config, where = source.required_json("config.json")
     trainer = config.get("trainer", {})
-    where = source.path_of("config.json")
     name = one_of("trainer.dict_class", trainer.get("dict_class"), list(_CLASSES), where)
     entries = Entries(source.weights, source.content)
     arguments: dict[str, Any] = {}

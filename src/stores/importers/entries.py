@@ -70,11 +70,7 @@ class Entries:
             )
 
     def take_linear(
-        self,
-        b_dec: str,
-        b_enc: str = "encoder.bias",
-        W_enc: str = "encoder.weight",
-        W_dec: str = "decoder.weight",
+        self, b_dec: str, b_enc: str = "encoder.bias", W_enc: str = "encoder.weight", W_dec: str = "decoder.weight"
     ) -> dict[str, Tensor]:
         """Takes the weights of two nn.Linear modules, [out, in], under the names given; returns as `take_weights`."""
         weight = self.take(W_enc, None, None)

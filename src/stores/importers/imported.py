@@ -91,7 +91,7 @@ def with_unit_atoms(imported: ImportedSAE) -> ImportedSAE:
             "different neurons: scaling them changes which are kept."
         )
     state = scale_to_unit_atoms(imported.state)
-    if "threshold" in state and state["threshold"].ndim == 1:
+    if "threshold" in state:
         state["threshold"] = state["threshold"] * torch.linalg.vector_norm(imported.state["W_dec"], dim=1)
     note = "Atoms were scaled to unit norm and the encoder by as much (convert.unit_norm_atoms)."
     return dataclasses.replace(imported, state=state, folded=(*imported.folded, note))

@@ -31,8 +31,8 @@ def read(source: Source) -> ImportedSAE:
         ValueError: when the SAE is a transcoder or of another kind, or a setting is missing.
     """
     is_pickle = source.holds("cfg", "state_dict")
-    where = source.weights if is_pickle else source.path_of("config.json")
-    config = attributes(source.content["cfg"]) if is_pickle else source.required_json("config.json")
+    pickled = (attributes(source.content["cfg"]), source.weights) if is_pickle else None
+    config, where = pickled or source.required_json("config.json")
     for name in ("normalize_activations", "activation_fn_str"):
         if name not in config:
             raise ValueError(f"Expected {name} in the configuration in {where}, got {sorted(config)}.")

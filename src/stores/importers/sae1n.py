@@ -36,9 +36,8 @@ def read(source: Source) -> ImportedSAE:
         FileNotFoundError: when the config is missing.
         ValueError: when the model is unknown or the file does not fit it.
     """
-    config = source.required_json(_config_name(source))
+    config, where = source.required_json(_config_name(source))
     settings = config.get("sae", {})
-    where = source.path_of(_config_name(source))
     name = one_of("sae.model_type", settings.get("model_type"), list(_CLASSES), where)
     entries = Entries(source.weights, source.content)
     state = entries.take_weights()

@@ -46,8 +46,7 @@ def read(source: Source) -> ImportedSAE:
         FileNotFoundError: when cfg.json or the factor of the inputs is missing.
         ValueError: when the SAE is of a kind that we do not have.
     """
-    config = source.required_json("cfg.json")
-    where = source.path_of("cfg.json")
+    config, where = source.required_json("cfg.json")
     architecture = one_of("architecture", _architecture(config), list(_CLASSES), where)
     one_of("reshape_activations", config.get("reshape_activations", "none"), ("none", "hook_z"), where)
     d_in, n_latents = (whole(config, name, where) for name in ("d_in", "d_sae"))
@@ -100,7 +99,7 @@ def _groups(config: dict[str, Any], n_latents: int) -> dict[str, Any]:
 
 
 def _input_factor(source: Source) -> float:
-    scaler = source.required_json("activation_scaler.json")
+    scaler, _ = source.required_json("activation_scaler.json")
     factor = scaler.get("scaling_factor")
     if not isinstance(factor, int | float) or factor <= 0 or scaler.get("has_whitening"):
         raise ValueError(

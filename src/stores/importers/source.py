@@ -91,8 +91,8 @@ class Source:
         is_above = folder.name == "checkpoints" and not (folder / name).is_file()
         return (folder.parent if is_above else folder) / name
 
-    def required_json(self, name: str) -> dict[str, Any]:
-        """Returns `json(name)`.
+    def required_json(self, name: str) -> tuple[dict[str, Any], Path]:
+        """Returns `json(name)` and where it lies.
 
         Raises:
             FileNotFoundError: when there is no such file.
@@ -100,7 +100,7 @@ class Source:
         found = self.json(name)
         if found is None:
             raise FileNotFoundError(f"Expected {name} beside {self.weights}, found none.")
-        return found
+        return found, self.path_of(name)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         self._note(path)

@@ -20,12 +20,10 @@ def read(source: Source) -> ImportedSAE:
         FileNotFoundError: when cfg.json is missing.
         ValueError: when it is a transcoder, has a skip connection, or keeps the largest of each group.
     """
-    config = source.required_json("cfg.json")
-    where = source.path_of("cfg.json")
+    config, where = source.required_json("cfg.json")
     one_of("activation", config.get("activation", "topk"), ("topk",), where)
-    one_of("transcode", bool(config.get("transcode", False)), (False,), where, "a transcoder predicts something else")
-    one_of("skip_connection", bool(config.get("skip_connection", False)), (False,), where)
-    one_of("signed", bool(config.get("signed", False)), (False,), where, "latents below zero")
+    for name in ("transcode", "skip_connection", "signed"):
+        one_of(name, bool(config.get(name, False)), (False,), where)
     entries = Entries(source.weights, source.content)
     W_enc = entries.take("encoder.weight", None, None)
     n_latents, d_in = W_enc.shape
