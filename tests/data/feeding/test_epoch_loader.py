@@ -165,8 +165,3 @@ def test_state_of_another_order_is_refused(other):
 def test_state_without_what_decides_is_refused():
     with pytest.raises(ValueError, match="made with n_items=10, got None"):
         make_loader().load_state_dict({"epoch": 0, "consumed": 3})
-
-
-def test_sizes():
-    with pytest.raises(ValueError, match="at least 1, got 0 and 1"):
-        make_loader(batch_size=0)
