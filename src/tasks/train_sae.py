@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
 from src.analysis.archetypes import kmeans_centres
-from src.analysis.figures import plot_training_curves, save_figure
+from src.analysis.figures import plot_training_curves
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
@@ -30,8 +30,8 @@ from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import ThresholdSearch
 from src.prefetch import prefetch
-from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
-from src.report.page import Page, PageFigure
+from src.report.doubts import SD_RATIO_KEY, warn_of_doubts
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
@@ -55,7 +55,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_train_fold(cfg)
-    begin_training(cfg, rundir, fold)
+    record_train_inputs(cfg, rundir, fold)
+    rundir.write_fitted_on(fold.fitted("train"))
     data = open_data(cfg, fold)
     start = newest_checkpoint(rundir.checkpoints_dir)
     module = build_module(cfg, fold, data, is_resumed=start is not None)
@@ -78,20 +79,12 @@ def open_train_fold(cfg: Any) -> TrainFold:
     return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg)
 
 
-def begin_training(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
-    """Notes what training on a fold reads, and what the SAE is fitted on."""
-    record_train_inputs(cfg, rundir, fold)
-    rundir.write_fitted_on(fold.fitted("train"))
-
-
 def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
     """Notes what training on a fold reads."""
-    of_csv = ("split train+val", "cases train+val")
-    if isinstance(fold, StreamedFold):
-        streamed = ("slides train+val", "patches train+val", "weights")
-        rundir.record(*CurrentInputs(cfg).read(*of_csv, *streamed))
-    else:
-        rundir.record(*fold.inputs(*of_csv, "activations train+val"))
+    read, rows = CurrentInputs(cfg).read, ("slides train+val", "patches train+val", "weights")
+    if isinstance(fold, FoldData):
+        read, rows = fold.inputs, ("activations train+val",)
+    rundir.record(*read("split train+val", "cases train+val", *rows))
 
 
 def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
@@ -165,10 +158,15 @@ def finish_training(
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
         results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
-    doubts = describe_doubts([(None, results)], expected_l0(cfg))
-    for doubt in doubts:
-        _LOGGER.warning("%s", doubt)
-    _write_page(cfg, rundir, fold, results, doubts)
+    caption = "Training. The last validation is that of the exported SAE, its threshold calibrated."
+    rundir.add_figure("curves", plot_training_curves(pd.read_csv(rundir.metrics_path)), caption)
+    text = (
+        f"{type(sae).__name__} with {sae.n_latents} latents on activations of {sae.d_in} dimensions, trained on "
+        f"{results['n_train_rows']:,} patches of {len(fold.split.train)} train slides in {results['n_steps']:,} "
+        "optimizer steps. Explained variance is about the mean, over the whole validation set."
+    )
+    numbers = {key: value for key, value in results.items() if key.startswith("val/")}
+    rundir.write_page(Page("Sparse autoencoder", _PAGE_ORDER, [*warn_of_doubts(cfg, results), text], numbers))
     return results
 
 
@@ -271,36 +269,5 @@ def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
 
 
 def _metadata(cfg: Any) -> dict[str, Any]:
-    return {
-        "name": cfg.name,
-        "fold": cfg.fold,
-        "seed": cfg.seed,
-        "dataset": cfg.dataset.name,
-        "backbone": cfg.backbone.name,
-        "sae": config.to_container(cfg.sae),
-    }
-
-
-def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float], doubts: list[str]) -> None:
-    curves = pd.read_csv(rundir.metrics_path)
-    save_figure(plot_training_curves(curves), rundir.plot("curves"))
-    rundir.write_page(
-        Page(
-            title="Sparse autoencoder",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                *doubts,
-                f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
-                f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
-                f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance "
-                "is about the mean, over the whole validation set.",
-            ],
-            numbers={key: value for key, value in results.items() if key.startswith("val/")},
-            figures=[
-                PageFigure(
-                    rundir.plot("curves"),
-                    "Training. The last validation is that of the exported SAE, its threshold calibrated.",
-                )
-            ],
-        )
-    )
+    named = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
+    return named | {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}
