@@ -37,13 +37,19 @@ from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
 from src.tasks.upstream_sae import open_inference
-from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
+from src.training.checkpoints import Position, StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
 _PAGE_ORDER = 40
+# Keys of `train` that are arguments of ActivationDataModule, and of SAEModule.
+DATA_KEYS = (*("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows"),)
+_MODULE_KEYS = (
+    *("lr", "betas", "warmup_steps", "warmup_from_zero", "warmup_every", "decay_fraction", "max_grad_norm"),
+    "compile_backend",
+)
 
 TrainFold = FoldData | StreamedFold
 
@@ -65,12 +71,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     callbacks.append(StepCheckpoints([rundir.checkpoints_dir], data.checkpoint_steps))
     trainer = make_trainer(cfg, rundir, callbacks, **arguments)
     with keeping(lambda: describe_checkpoint(rundir.checkpoints_dir)):
-        trainer.fit(module, data, ckpt_path=start and start.path)
-    if trainer.interrupted:
-        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-    export(fold, data, [(cfg, rundir, module.sae)])
-    # The numbers are those of what was exported, not of the last epoch's threshold.
-    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+        measured = fit(trainer, module, fold, data, [(cfg, rundir, module.sae)], start)
     return finish_training(cfg, rundir, fold, data, module.sae, measured)
 
 
@@ -89,21 +90,9 @@ def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
 
 def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     """Returns the activations of a fold as the configuration feeds them."""
-    train = cfg.train
-    return ActivationDataModule(
-        fold.rows("train"),
-        fold.rows("val"),
-        train.batch_size,
-        train.block_size,
-        cfg.seed,
-        residency=train.residency,
-        n_workers=train.n_workers,
-        batch_unit=train.batch_unit,
-        n_tokens=train.n_tokens,
-        epochs=train.epochs,
-        total_rows=train.total_rows,
-        n_checkpoints=train.checkpoints,
-    )
+    options = {key: cfg.train[key] for key in DATA_KEYS}
+    rows = fold.rows("train"), fold.rows("val")
+    return ActivationDataModule(*rows, seed=cfg.seed, n_checkpoints=cfg.train.checkpoints, **options)
 
 
 def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
@@ -112,6 +101,26 @@ def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
     every = max(1, n_epochs // cfg.train.n_validations)
     fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return {"max_epochs": n_epochs, "check_val_every_n_epoch": every, **fixed}
+
+
+def fit(
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    fold: TrainFold,
+    data: ActivationDataModule,
+    trained: Sequence[tuple[Any, RunDir, SAE]],
+    start: Position | None,
+) -> dict[str, float]:
+    """Trains a module from a checkpoint or the start, exports its SAEs, and returns what its validation gives.
+
+    The numbers are those of what was exported, not of the last epoch's threshold.
+    """
+    trainer.fit(module, data, ckpt_path=start and start.path)
+    if trainer.interrupted:
+        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
+    export(fold, data, trained)
+    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+    return dict(measured)
 
 
 def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[Any, RunDir, SAE]]) -> None:
@@ -188,20 +197,8 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
-    train = cfg.train
-    return SAEModule(
-        sae,
-        lr=train.lr,
-        betas=tuple(train.betas),
-        warmup_steps=train.warmup_steps,
-        warmup_from_zero=train.warmup_from_zero,
-        warmup_every=train.warmup_every,
-        decay_fraction=train.decay_fraction,
-        total_steps=data.length.n_steps,
-        steps_per_epoch=data.length.steps_per_epoch,
-        max_grad_norm=train.max_grad_norm,
-        compile_backend=train.compile_backend,
-    )
+    options = {key: cfg.train[key] for key in _MODULE_KEYS}
+    return SAEModule(sae, total_steps=data.length.n_steps, steps_per_epoch=data.length.steps_per_epoch, **options)
 
 
 def best_and_last(
