@@ -1,7 +1,8 @@
 """What the tasks of a configuration read, as it is now: to record it, and to compare it with what was recorded."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class CurrentInputs:
     """
 
     def __init__(self, cfg: Any, fold: int | str | None = None) -> None:
-        self._cfg, self._dataset, self._other_fold = cfg, cfg.dataset, fold
+        self._cfg, self._dataset = cfg, cfg.dataset
+        self._number = cfg.fold if fold is None else fold
 
     def read(self, *whats: str, recorded: Iterable[Input] = ()) -> list[Input]:
         """Describes inputs.
@@ -51,21 +53,7 @@ class CurrentInputs:
             return self._fold.inputs(what)
         if kind in ("split", "cases", "labels", "classes"):
             return [self._table.input(what)]
-        readers: dict[str, Callable[[str, str, Sequence[Input]], list[Input]]] = {
-            "all": self._all_cases,
-            "slides": self._slides,
-            "patches": self._patches,
-            "outlines": self._outlines,
-            "weights": self._weights,
-            "generator": self._generator,
-            "tensors": self._tensors,
-            "file": _files,
-        }
-        return readers[kind](what, parts, recorded)
-
-    @property
-    def _number(self) -> int | str:
-        return self._cfg.fold if self._other_fold is None else self._other_fold
+        return getattr(self, f"_{kind}")(what, parts, recorded)  # each other kind has a method of its name
 
     @cached_property
     def _fold(self) -> Any:
@@ -77,7 +65,7 @@ class CurrentInputs:
     def _table(self) -> FoldTable:
         return read_fold(self._dataset, self._number, ())
 
-    def _all_cases(self, what: str, *_: object) -> list[Input]:
+    def _all(self, what: str, *_: object) -> list[Input]:
         content = sorted((item.item_id, item.case_id) for item in list_items(self._dataset, needs_target=False))
         return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
 
@@ -88,8 +76,13 @@ class CurrentInputs:
         if parts == "all":
             found = list(list_slides(folder).values())
         else:
-            item_ids = [path.stem for path in self._patch_files("all")] if parts == "cut" else self._item_ids(parts)
-            found = [path for item_id in item_ids if (path := _slide_or_none(folder, item_id)) is not None]
+            item_ids = (
+                [path.stem for path in self._patch_files("all")] if parts == "cut" else self._table.item_ids(parts)
+            )
+            found = []
+            for item_id in item_ids:
+                with suppress(FileNotFoundError):
+                    found.append(find_slide(folder, item_id))
         return [large_file_input(what, path, recorded) for path in found]
 
     def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
@@ -105,7 +98,7 @@ class CurrentInputs:
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         if self._dataset.annotations_dir is None:
             raise FileNotFoundError("dataset.annotations_dir names no folder")
-        paths = [Path(self._dataset.annotations_dir) / f"{item_id}.xml" for item_id in self._item_ids(parts)]
+        paths = [Path(self._dataset.annotations_dir) / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
         return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
 
     def _weights(self, what: str, *_: object) -> list[Input]:
@@ -125,29 +118,17 @@ class CurrentInputs:
             if path is not None
         ]
 
-    def _item_ids(self, parts: str) -> Sequence[str]:
-        return self._table.item_ids(parts)
-
     def _patch_files(self, parts: str) -> list[Path]:
         if self._dataset.patches_dir is None:
             raise FileNotFoundError("dataset.patches_dir names no folder")
         folder = Path(self._dataset.patches_dir) / "patches"
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
-        if parts != "all":
-            paths = [folder / f"{item_id}.h5" for item_id in self._item_ids(parts)]
-            return [path for path in paths if path.is_file()]
-        return list_files(folder, "*.h5")
+        if parts == "all":
+            return list_files(folder, "*.h5")
+        paths = (folder / f"{item_id}.h5" for item_id in self._table.item_ids(parts))
+        return [path for path in paths if path.is_file()]
 
-
-def _files(what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
-    return [
-        file_input(what, one.path, name=one.name) for one in recorded if one.what == what and Path(one.path).is_file()
-    ]
-
-
-def _slide_or_none(folder: str | Path, item_id: str) -> Path | None:
-    try:
-        return find_slide(folder, item_id)
-    except FileNotFoundError:
-        return None
+    def _file(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
+        present = (one for one in recorded if one.what == what and Path(one.path).is_file())
+        return [file_input(what, one.path, name=one.name) for one in present]

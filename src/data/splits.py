@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,10 +43,7 @@ def make_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float
     if folds is not None:
         return folds
     largest = next((k for k in range(n_folds - 1, 1, -1) if _try_folds(slides, k, seed, val_share)), None)
-    cases = {
-        label: len({slide.case_id for slide in slides if (slide.label or _UNLABELLED) == label})
-        for label in _classes(slides)
-    }
+    cases = ", ".join(f"{label}: {len(case_ids)}" for label, case_ids in _cases_by_class(slides).items())
     remedy = (
         f"the largest number of folds that works is {largest}: give splits.n_folds={largest}"
         if largest
@@ -53,7 +51,7 @@ def make_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float
     )
     raise ValueError(
         f"Expected every class in the train, val and test part of each of {n_folds} folds by case, got too few cases "
-        f"({', '.join(f'{label}: {count}' for label, count in cases.items())}); {remedy}."
+        f"({cases}); {remedy}."
     )
 
 
@@ -64,30 +62,22 @@ def write_folds(folds: Sequence[FoldSplit], slides: Sequence[Item], splits_dir: 
     sorted, with a boolean a part; `splits_<k>_descriptor.csv` a row a class with the number of slides a part. CLAM and
     sae-1n read all three.
     """
-    label_of = {slide.item_id: slide.label for slide in slides}
+    rows = pd.Index(sorted(slide.item_id for slide in slides), name="slide_id")
     for split in folds:
         parts = {part: split.item_ids(part) for part in PARTS}
         listed = pd.DataFrame({part: pd.Series(item_ids, dtype=object) for part, item_ids in parts.items()})
-        rows = pd.Index(sorted(label_of), name="slide_id")
         flags = pd.DataFrame({part: rows.isin(item_ids) for part, item_ids in parts.items()}, index=rows)
-        path = Path(splits_dir) / f"splits_{split.fold}.csv"
-        with write_atomically(path.with_name(f"splits_{split.fold}_descriptor.csv")) as temporary:
-            count_classes(split, slides).to_csv(temporary)
-        with write_atomically(path.with_name(f"splits_{split.fold}_bool.csv")) as temporary:
-            flags.to_csv(temporary)
-        # Last, because readers take this one first: a fold that has it is whole.
-        with write_atomically(path) as temporary:
-            listed.to_csv(temporary, index=False)
+        # The list last, because readers take it first: a fold that has it is whole.
+        for kind, table in {"_descriptor": count_classes(split, slides), "_bool": flags, "": listed}.items():
+            with write_atomically(Path(splits_dir) / f"splits_{split.fold}{kind}.csv") as temporary:
+                table.to_csv(temporary, index=bool(kind))
 
 
 def count_classes(split: FoldSplit, slides: Sequence[Item]) -> pd.DataFrame:
     """Returns the number of slides of each class (rows) in each part (columns) of a fold."""
-    label_of = {slide.item_id: slide.label or _UNLABELLED for slide in slides}
-    counts = {
-        part: pd.Series([label_of[item_id] for item_id in split.item_ids(part)], dtype=object).value_counts()
-        for part in PARTS
-    }
-    return pd.DataFrame(counts, index=pd.Index(_classes(slides))).fillna(0).astype(int)
+    labels: Any = pd.Series({slide.item_id: _class(slide) for slide in slides})
+    counts = {part: labels.loc[list(split.item_ids(part))].value_counts() for part in PARTS}
+    return pd.DataFrame(counts, index=pd.Index(sorted(labels.unique()))).fillna(0).astype(int)
 
 
 def _try_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float) -> list[FoldSplit] | None:
@@ -96,48 +86,34 @@ def _try_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float
     try:
         for fold, (rest, test) in enumerate(_group_folds(slides, n_folds, seed)):
             remaining = [slides[i] for i in rest]
-            n_groups = min(round((1 - 1 / n_folds) / val_share), _fewest_cases(remaining))
+            # No more groups than the rarest class has cases: each can hold one.
+            n_groups = min(round((1 - 1 / n_folds) / val_share), *map(len, _cases_by_class(remaining).values()))
             train, val = _group_folds(remaining, max(n_groups, 2), seed)[0]
-            train, val = rest[train], rest[val]
-            parts = {"train": train, "val": val, "test": test}
-            folds.append(FoldSplit(fold, **{part: _item_ids(slides, rows) for part, rows in parts.items()}))
+            parts = (rest[train], rest[val], test)
+            folds.append(FoldSplit(fold, *(tuple(slides[i].item_id for i in rows) for rows in parts)))
     except ValueError as error:
         if "n_splits=" not in str(error):
             raise
         return None
-    labels = {slide.item_id: slide.label or _UNLABELLED for slide in slides}
-    for split in folds:
-        for part in PARTS:
-            if {labels[item_id] for item_id in split.item_ids(part)} != set(_classes(slides)):
-                return None
-    return folds
+    has_all = all((count_classes(split, slides) > 0).all(axis=None) for split in folds)
+    return folds if has_all else None
 
 
 def _group_folds(slides: Sequence[Item], n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    labels = [slide.label or _UNLABELLED for slide in slides]
-    cases = [slide.case_id for slide in slides]
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer slides than folds: answered by `make_folds`, in terms of cases.
         warnings.filterwarnings("ignore", message="The least populated class")
-        return list(folds.split(np.zeros(len(slides)), labels, cases))
+        return list(folds.split(np.zeros(len(slides)), [*map(_class, slides)], [slide.case_id for slide in slides]))
 
 
-def _fewest_cases(slides: Sequence[Item]) -> int:
-    """Returns the number of cases of the rarest class: no more groups can hold one each."""
-    return min(
-        len({slide.case_id for slide in slides if (slide.label or _UNLABELLED) == label}) for label in _classes(slides)
-    )
+def _cases_by_class(slides: Sequence[Item]) -> dict[str, set[str]]:
+    """Returns the case ids of each class, classes sorted."""
+    cases: dict[str, set[str]] = {_class(slide): set() for slide in sorted(slides, key=_class)}
+    for slide in slides:
+        cases[_class(slide)].add(slide.case_id)
+    return cases
 
 
-def _count_cases(slides: Sequence[Item]) -> dict[str, int]:
-    pairs = {(slide.label or _UNLABELLED, slide.case_id) for slide in slides}
-    return {label: sum(other == label for other, _ in pairs) for label in _classes(slides)}
-
-
-def _item_ids(slides: Sequence[Item], rows: np.ndarray) -> tuple[str, ...]:
-    return tuple(slides[i].item_id for i in rows)
-
-
-def _classes(slides: Sequence[Item]) -> list[str]:
-    return sorted({slide.label or _UNLABELLED for slide in slides})
+def _class(slide: Item) -> str:
+    return slide.label or _UNLABELLED

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from src.records import FittedItem, FoldSplit
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SlidePatches:
+class SlidePatches(NamedTuple):
     """Where a slide and its patches are.
 
     Attributes:
@@ -39,41 +38,36 @@ class SlidePatches:
     side: int
 
 
+@dataclass(frozen=True)
 class StreamedFold:
     """One fold of a dataset of slides; neither feature files nor a packed store are read or written.
 
     Attributes:
         table: the csv and the split, as their files have them.
         split: the fold's slides by part, without those that were skipped.
-        d_in: the width of the activations.
-
-    Args:
-        table: see above.
-        split: see above.
         patches: of the train and validation slides.
         backbone: on the device it is to run on.
         batch_size: patches that are read, and go through the backbone, at once.
         spec: what the activations are of.
     """
 
-    standardizer = None
+    table: FoldTable
+    split: FoldSplit
+    patches: dict[str, SlidePatches]
+    backbone: Backbone
+    batch_size: int
+    spec: ActivationSpec
+    standardizer: None = None
 
-    def __init__(
-        self,
-        table: FoldTable,
-        split: FoldSplit,
-        patches: dict[str, SlidePatches],
-        backbone: Backbone,
-        batch_size: int,
-        spec: ActivationSpec,
-    ) -> None:
-        self.table, self.split, self.d_in, self.spec = table, split, backbone.d_in, spec
-        self._patches, self._backbone, self._batch_size = patches, backbone, batch_size
+    @property
+    def d_in(self) -> int:
+        """The width of the activations."""
+        return self.backbone.d_in
 
     def rows(self, parts: str) -> BackboneRows:
         """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
-        slides = [(item_id, self._patches[item_id].coords) for item_id in self.split.item_ids(parts)]
-        return BackboneRows(slides, self._read, self._backbone, self._batch_size)
+        slides = [(item_id, self.patches[item_id].coords) for item_id in self.split.item_ids(parts)]
+        return BackboneRows(slides, self._read, self.backbone, self.batch_size)
 
     def fitted(self, parts: str) -> list[FittedItem]:
         """Returns what the leakage rule needs to know of the slides of a part or union of parts.
@@ -81,13 +75,13 @@ class StreamedFold:
         The digest is empty: activations that are not kept have none. The rule still compares slides and cases.
         """
         return [
-            FittedItem(item_id, self.table.items[item_id].case_id, "", len(self._patches[item_id].coords))
+            FittedItem(item_id, self.table.items[item_id].case_id, "", len(self.patches[item_id].coords))
             for item_id in self.split.item_ids(parts)
         ]
 
     def _read(self, item_id: str, coords: np.ndarray) -> np.ndarray:
-        patches = self._patches[item_id]
-        return read_patches(patches.path, coords, patches.size_level0, patches.side)
+        path, _, size_level0, side = self.patches[item_id]
+        return read_patches(path, coords, size_level0, side)
 
 
 def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
@@ -107,7 +101,10 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     patches: dict[str, SlidePatches] = {}
     for item_id in track(table.split.item_ids("train+val"), "Looking at patch files"):
         try:
-            patches[item_id] = _find_patches(dataset.patches_dir, dataset.slides_dir, item_id)
+            coords, size_level0, side = read_patch_file(Path(dataset.patches_dir) / "patches" / f"{item_id}.h5")
+            # Half of CLAM's int64; the coords of all slides stay in memory.
+            coords, path = coords.astype(np.int32), find_slide(dataset.slides_dir, item_id)
+            patches[item_id] = SlidePatches(path, coords, size_level0, side)
         except (FileNotFoundError, ValueError) as error:
             if dataset.on_bad_file != "skip":
                 raise
@@ -115,9 +112,3 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     split = keep_slides(table.split, {*patches, *table.split.test})
     spec = replace(configured_spec(cfg.backbone, cfg.tile), layer=backbone.layer_name)
     return StreamedFold(table, split, patches, backbone, cfg.embed.batch_size, spec)
-
-
-def _find_patches(patches_dir: str | Path, slides_dir: str | Path, item_id: str) -> SlidePatches:
-    coords, size_level0, side = read_patch_file(Path(patches_dir) / "patches" / f"{item_id}.h5")
-    # Half of CLAM's int64; the coords of all slides stay in memory.
-    return SlidePatches(find_slide(slides_dir, item_id), coords.astype(np.int32), size_level0, side)

@@ -1,8 +1,10 @@
 """What a reader must know before believing an SAE's numbers: found in the results of runs, by one rule."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_LOGGER = logging.getLogger(__name__)
 _MOST_L0_OVER_K = 1.5
 _MOST_SD_RATIO = 100.0
 SD_RATIO_KEY = "train/largest_sd_over_median"
@@ -28,6 +30,14 @@ def describe_doubts(results: Sequence[tuple[int | str | None, Mapping[str, float
             ):
                 found.setdefault((name, part), {})[fold] = value
     return [_describe(name, part, by_fold, k) for (name, part), by_fold in sorted(found.items())]
+
+
+def warn_of_doubts(cfg: Any, results: Mapping[str, float]) -> list[str]:
+    """Logs and returns the warnings about the results of one run of train_sae, encode or evaluate_sae."""
+    doubts = describe_doubts([(None, results)], expected_l0(cfg))
+    for doubt in doubts:
+        _LOGGER.warning("%s", doubt)
+    return doubts
 
 
 def expected_l0(cfg: Any) -> float | None:

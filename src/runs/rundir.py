@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from src.fitted_on import FILE as FITTED_ON_FILE
 from src.fitted_on import read_fitted_on, write_fitted_on
 from src.inputs import RUN, Input, read_inputs, write_inputs
 from src.records import FittedItem, refuse_leakage
-from src.report.page import Page, write_page
+from src.report.page import Page, PageFigure, PageTable, write_page
 from src.runs.identity import folds_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class RunDir:
         self._command = command
         self.is_begun = is_begun
         self._inputs: dict[tuple[str, str], Input] = {}
+        self._tables: list[PageTable] = []
+        self._figures: list[PageFigure] = []
         self.left_out: Mapping[Path, str] = {}
         self.replaces = False
 
@@ -180,9 +183,25 @@ class RunDir:
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
+    def add_table(
+        self, name: str, table: Any, caption: str, max_rows: int = 20, columns: Sequence[str] | None = None
+    ) -> None:
+        """Writes a DataFrame as `analysis/<name>.csv`, and adds it to the run's page; see `PageTable`."""
+        with write_atomically(self.table(name)) as temporary:
+            table.to_csv(temporary, index=False)
+        self._tables.append(PageTable(self.table(name), caption, max_rows, columns))
+
+    def add_figure(self, name: str, figure: Any, caption: str) -> None:
+        """Writes a Figure as `plots/<name>.png`, and adds it to the run's page."""
+        from src.analysis.figure_style import save_figure  # with matplotlib
+
+        save_figure(figure, self.plot(name))
+        self._figures.append(PageFigure(self.plot(name), caption))
+
     def write_page(self, page: Page) -> None:
-        """Adds the run's page to the report."""
-        write_page(page, self.page_path)
+        """Adds the run's page to the report, with the tables and figures that were added before."""
+        figures, tables = (*page.figures, *self._figures), (*page.tables, *self._tables)
+        write_page(replace(page, figures=figures, tables=tables), self.page_path)
 
     def record(self, *inputs: Input) -> None:
         """Notes what the run reads in inputs.csv, at once: a run that is resumed compares it."""

@@ -19,7 +19,7 @@ from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.models.backbones.spec import configured_spec
 from src.progress import track
-from src.report.page import Page, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.tasks.streaming import open_backbone
 
@@ -31,11 +31,9 @@ def missing_inputs(cfg: Any) -> list[str]:
     """Returns why there is nothing to embed, or no need to."""
     if cfg.dataset.get("generator") is not None:
         return []
-    if cfg.dataset.patches_dir is None or not Path(cfg.dataset.patches_dir).is_dir():
-        return [f"no patches: dataset.patches_dir is {cfg.dataset.patches_dir}"]
-    if cfg.dataset.slides_dir is None or not Path(cfg.dataset.slides_dir).is_dir():
-        return [f"no slides: dataset.slides_dir is {cfg.dataset.slides_dir}"]
-    return []
+    folders = {"patches": cfg.dataset.patches_dir, "slides": cfg.dataset.slides_dir}
+    missing = (what for what, folder in folders.items() if folder is None or not Path(folder).is_dir())
+    return [f"no {what}: dataset.{what}_dir is {folders[what]}" for what in missing][:1]
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -61,8 +59,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
     for folder in ("h5_files", "pt_files"):
         remove_leftovers(features_dir / folder)
-    rows: list[tuple[str, int]] = []
-    with keeping(lambda: f"{len(rows)} of {len(patch_files)} slides embedded" if rows and not cfg.overwrite else ""):
+    counts: dict[str, int] = {}
+    with keeping(
+        lambda: f"{len(counts)} of {len(patch_files)} slides embedded" if counts and not cfg.overwrite else ""
+    ):
         for path in track(patch_files, "Embedding slides"):
             coords, size_level0, side = read_patch_file(path)
             h5_path = features_dir / "h5_files" / path.name
@@ -71,29 +71,20 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             if cfg.overwrite or not _is_done(h5_path, coords, spec, slide, rundir.replaces):
                 slide_path = find_slide(cfg.dataset.slides_dir, path.stem)
                 features = embedder.embed(partial(read_patches, slide_path, size_level0=size_level0, side=side), coords)
-                _write_features(features_dir, path.stem, features, coords, size_level0, spec, slide)
-            rows.append((path.stem, len(coords)))
-    table = pd.DataFrame(rows, columns=["slide_id", "n_patches"])
-    table.to_csv(rundir.table("embedded"), index=False)
-    results: dict[str, float] = {
-        "n_slides": len(table),
-        "n_patches": sum(n_patches for _, n_patches in rows),
-        "d_in": backbone.d_in,
-    }
-    rundir.write_page(
-        Page(
-            title="Backbone",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                f"{backbone.description}: {results['d_in']} activations for each of {results['n_patches']:,} patches. "
-                f"Preprocessing: {backbone.transform}.",
-                "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
-                "a timm model needs a YAML with its model_name and nothing else.",
-            ],
-            tables=[PageTable(rundir.table("embedded"), "Patches by slide.", 0)],
-        )
-    )
-    return results
+                stated = {"patch_size_level0": size_level0, "name": path.stem, "spec": spec.to_json(), "slide": slide}
+                _write_features(features_dir, features, coords, stated)
+            counts[path.stem] = len(coords)
+    table = pd.DataFrame(counts.items(), columns=["slide_id", "n_patches"])
+    rundir.add_table("embedded", table, "Patches by slide.", 0)
+    n_rows = sum(counts.values())
+    paragraphs = [
+        f"{backbone.description}: {backbone.d_in} activations for each of {n_rows:,} patches. "
+        f"Preprocessing: {backbone.transform}.",
+        "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
+        "a timm model needs a YAML with its model_name and nothing else.",
+    ]
+    rundir.write_page(Page("Backbone", _PAGE_ORDER, paragraphs))
+    return {"n_slides": len(counts), "n_patches": n_rows, "d_in": backbone.d_in}
 
 
 def _is_done(path: Path, coords: np.ndarray, spec: ActivationSpec, slide: str, may_replace: bool) -> bool:
@@ -123,18 +114,10 @@ def _is_done(path: Path, coords: np.ndarray, spec: ActivationSpec, slide: str, m
     return is_same and found == spec
 
 
-def _write_features(
-    folder: Path,
-    slide_id: str,
-    features: np.ndarray,
-    coords: np.ndarray,
-    size_level0: int,
-    spec: ActivationSpec,
-    slide: str,
-) -> None:
+def _write_features(folder: Path, features: np.ndarray, coords: np.ndarray, attributes: dict[str, Any]) -> None:
     """Writes the pt file and then the h5 file, which is the sign that the slide is done."""
     n_bytes = features.nbytes + coords.nbytes
-    pt_path, h5_path = folder / "pt_files" / f"{slide_id}.pt", folder / "h5_files" / f"{slide_id}.h5"
+    pt_path, h5_path = (folder / f"{kind}_files" / f"{attributes['name']}.{kind}" for kind in ("pt", "h5"))
     # Given a path, torch.save would note its random name inside: equal features have equal bytes.
     with write_atomically(pt_path, n_bytes) as temporary, open(temporary, "wb") as opened:
         torch.save(torch.from_numpy(features), opened)
@@ -143,4 +126,4 @@ def _write_features(
         chunk = min(_CHUNK_ROWS, n_rows)
         file.create_dataset("features", data=features, chunks=(chunk, width), maxshape=(None, width))
         file.create_dataset("coords", data=coords.astype(np.int32), chunks=(chunk, 2), maxshape=(None, 2))
-        file.attrs.update(patch_size_level0=size_level0, name=slide_id, spec=spec.to_json(), slide=slide)
+        file.attrs.update(attributes)

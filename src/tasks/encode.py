@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.analysis.figure_style import save_figure
 from src.analysis.sae_figures import plot_firing_rates
 from src.data.fold import FoldData, open_fold
 from src.files import digest_text
@@ -19,13 +18,12 @@ from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
 from src.records import PARTS
-from src.report.doubts import describe_doubts, expected_l0
-from src.report.page import Page, PageFigure, PageTable
+from src.report.doubts import warn_of_doubts
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.clam_export import export_clam
 from src.stores.latents.encoded import EncodedLatents
 from src.stores.latents.index import LatentItem
-from src.stores.latents.store import LatentStore
 from src.stores.latents.writer import LatentWriter
 from src.stores.sae import digest_export
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
@@ -72,10 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if cfg.encode.dense_formats:
         export_clam(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
     results = measures.results() | {"n_slides": len(fold.items), "n_patches": writer.n_rows}
-    doubts = describe_doubts([(None, results)], expected_l0(cfg))
-    for doubt in doubts:
-        _LOGGER.warning("%s", doubt)
-    _write_page(rundir, store, measures, results, doubts)
+    _write_page(rundir, measures.n_active, results, warn_of_doubts(cfg, results))
     return results
 
 
@@ -133,26 +128,16 @@ class _Measures:
         )
 
 
-def _write_page(
-    rundir: RunDir, store: LatentStore, measures: _Measures, results: dict[str, float], doubts: list[str]
-) -> None:
-    density = measures.n_active.numpy() / results["n_patches"]
-    table = pd.DataFrame({"neuron_id": np.arange(store.n_latents), "density": density, "n_active": measures.n_active})
-    table.to_csv(rundir.table("density"), index=False)
-    save_figure(plot_firing_rates(density, int(results["n_patches"])), rundir.plot("density"))
-    silent = int((density == 0).sum())
-    n_entries = int(measures.n_active.sum())
-    rundir.write_page(
-        Page(
-            title="Latents",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                f"{results['n_patches']:,} patches of {results['n_slides']} slides have {n_entries:,} latents that are "
-                f"not zero. {silent} of {store.n_latents} neurons are silent on all of them.",
-                *doubts,
-            ],
-            numbers={key: value for key, value in results.items() if key.startswith("test/")},
-            figures=[PageFigure(rundir.plot("density"), "Share of patches on which each neuron fires.")],
-            tables=[PageTable(rundir.table("density"), "Density by neuron.", max_rows=0)],
-        )
+def _write_page(rundir: RunDir, n_active: Tensor, results: dict[str, float], doubts: list[str]) -> None:
+    density = n_active.numpy() / results["n_patches"]
+    table = pd.DataFrame({"neuron_id": np.arange(len(density)), "density": density, "n_active": n_active})
+    rundir.add_table("density", table, "Density by neuron.", max_rows=0)
+    rundir.add_figure(
+        "density", plot_firing_rates(density, int(results["n_patches"])), "Share of patches on which each neuron fires."
     )
+    text = (
+        f"{results['n_patches']:,} patches of {results['n_slides']} slides have {int(n_active.sum()):,} latents that "
+        f"are not zero. {int((density == 0).sum())} of {len(density)} neurons are silent on all of them."
+    )
+    numbers = {key: value for key, value in results.items() if key.startswith("test/")}
+    rundir.write_page(Page("Latents", _PAGE_ORDER, [text, *doubts], numbers))

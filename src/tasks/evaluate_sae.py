@@ -1,6 +1,5 @@
 """Measures a trained SAE on a part of the fold: reconstruction, sparsity, firing rates and redundancy of atoms."""
 
-import logging
 import math
 from functools import partial
 from typing import Any
@@ -10,20 +9,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_firing_rates, plot_l0, plot_pre_latents, plot_redundancy
 from src.data.fold import open_fold
 from src.metrics.inference import InferenceMetrics, pre_latent_histograms
 from src.metrics.redundancy import NearestAtoms, nearest_atoms
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
-from src.report.doubts import describe_doubts, expected_l0
-from src.report.page import Page, PageFigure, PageTable
+from src.report.doubts import warn_of_doubts
+from src.report.page import Page
 from src.runs.rundir import RunDir
-from src.stores.activations.store import ActivationStore
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
-_LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 45
 _SHOWN_NUMBERS = (
     *("explained_variance", "raw_explained_variance", "nmse", "cosine", "relative_reconstruction_bias", "l2_ratio"),
@@ -62,17 +58,16 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     inference = open_inference(cfg, sae)
 
     metrics = InferenceMetrics(sae, evaluation.almost_dead_below, evaluation.dense_above).to(sae.W_enc.device)
-    pieces = [rows[start : start + evaluation.batch_size] for start in range(0, len(rows), evaluation.batch_size)]
-    reads = (partial(_read, fold.store, piece) for piece in pieces)
+    pieces = np.split(rows, range(evaluation.batch_size, len(rows), evaluation.batch_size))
+    reads = (lambda piece=piece: torch.from_numpy(fold.store.gather(piece)) for piece in pieces)
     for batch in inference.run(partial(_infer, sae), reads, "Evaluating the SAE", len(pieces)):
         metrics.update(sae, *batch)
     nearest = nearest_atoms(sae.atoms.detach())
 
     magnitudes = nearest.cosine.abs()
-    results = {f"{evaluation.split}/{name}": value for name, value in metrics.results().items()}
+    numbers = metrics.results() | {"n_slides": len(item_ids), "n_fitted_slides": n_fitted}
+    results = {f"{parts}/{name}": value for name, value in numbers.items()}
     results |= {
-        f"{evaluation.split}/n_slides": len(item_ids),
-        f"{evaluation.split}/n_fitted_slides": n_fitted,
         "redundancy/mean_nearest_cosine": float(magnitudes.double().mean()),
         "redundancy/redundant_fraction": float((magnitudes > evaluation.redundant_above).double().mean()),
     }
@@ -80,10 +75,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_l0(rundir, metrics)
     sample = fold.store.gather(_choose(rows, evaluation.n_pre_latent_rows, cfg.seed))
     _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_enc.device))
-    doubts = describe_doubts([(None, results)], expected_l0(cfg))
-    for doubt in doubts:
-        _LOGGER.warning("%s", doubt)
-    _write_page(rundir, results, evaluation, len(sample), doubts)
+    _write_page(rundir, results, evaluation, warn_of_doubts(cfg, results))
     return results
 
 
@@ -92,10 +84,6 @@ def _choose(rows: np.ndarray, n_rows: int | None, seed: int) -> np.ndarray:
     if n_rows is None or n_rows >= len(rows):
         return rows
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), n_rows, replace=False))]
-
-
-def _read(store: ActivationStore, rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(store.gather(rows))
 
 
 def _infer(sae: SAE, activations: Tensor) -> tuple[Tensor, SparseLatents, Tensor]:
@@ -116,36 +104,36 @@ def _write_neurons(rundir: RunDir, metrics: InferenceMetrics, nearest: NearestAt
             "nearest_cosine": nearest.cosine.cpu(),
         }
     )
-    table.to_csv(rundir.table("neuron_densities"), index=False)
+    caption = "Neurons: how often and how strongly they fire, and their nearest atom."
+    rundir.add_table("neuron_densities", table, caption, max_rows=0)
     limits = (evaluation.almost_dead_below, evaluation.dense_above)
     figure = plot_firing_rates(table["density"].to_numpy(), int(firing.n_rows), *limits)
-    save_figure(figure, rundir.plot("firing_rates"))
+    rundir.add_figure("firing_rates", figure, "How often neurons fire. Dotted: the limits of almost dead and dense.")
     cosines = table["nearest_cosine"].to_numpy()
-    save_figure(
-        plot_redundancy(cosines, evaluation.redundant_above, metrics.fvu.sums.numel()), rundir.plot("redundancy")
-    )
+    figure = plot_redundancy(cosines, evaluation.redundant_above, metrics.fvu.sums.numel())
+    rundir.add_figure("redundancy", figure, "Each atom's nearest other one, by absolute cosine.")
 
 
 def _write_l0(rundir: RunDir, metrics: InferenceMetrics) -> None:
     n_rows = np.trim_zeros(metrics.l0_histogram.compute().cpu().numpy(), "b")
-    pd.DataFrame({"l0": np.arange(len(n_rows)), "n_rows": n_rows}).to_csv(rundir.table("l0_histogram"), index=False)
-    save_figure(plot_l0(n_rows), rundir.plot("l0"))
+    table = pd.DataFrame({"l0": np.arange(len(n_rows)), "n_rows": n_rows})
+    rundir.add_table("l0_histogram", table, "Patches by number of active latents.", max_rows=0)
+    rundir.add_figure("l0", plot_l0(n_rows), "Active latents by patch.")
 
 
 def _write_pre_latents(rundir: RunDir, sae: SAE, activations: Tensor) -> None:
     counts, active = pre_latent_histograms(sae, activations)
     edges, n, n_active = counts.edges.numpy(), counts.counts.cpu().numpy(), active.counts.cpu().numpy()
     table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n_pre_latents": n, "n_active": n_active})
-    table.to_csv(rundir.table("pre_latent_histogram"), index=False)
+    rundir.add_table("pre_latent_histogram", table, "Pre-latents by size.", max_rows=0)
     # SAELens's word for SAEs in which a threshold, and not a rank or a gate, decides at inference.
     has_threshold = sae.saelens_architecture == "jumprelu"
     threshold = sae.inference_threshold.detach().cpu().reshape(-1).numpy() if has_threshold else None
-    save_figure(plot_pre_latents(edges, n, n_active, threshold), rundir.plot("pre_latents"))
+    caption = f"Pre-latents of {len(activations):,} of the patches; the end bins hold what lies beyond."
+    rundir.add_figure("pre_latents", plot_pre_latents(edges, n, n_active, threshold), caption)
 
 
-def _write_page(
-    rundir: RunDir, results: dict[str, float], evaluation: Any, n_pre_latent_rows: int, doubts: list[str]
-) -> None:
+def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, doubts: list[str]) -> None:
     split = evaluation.split
     n_tokens, n_fitted = int(results[f"{split}/n_tokens"]), results[f"{split}/n_fitted_slides"]
     paragraphs = [
@@ -158,33 +146,10 @@ def _write_page(
     if math.isnan(n_fitted):
         paragraphs.insert(0, "The SAE was imported: it is not known whether it was fitted on these slides.")
     elif n_fitted:
-        paragraphs.insert(
-            0,
-            f"The SAE was fitted on {n_fitted} of these {results[f'{split}/n_slides']} slides: the numbers say how "
-            "well it fits, not how well it does on new slides.",
-        )
+        text = f"The SAE was fitted on {n_fitted} of these {results[f'{split}/n_slides']} slides: the numbers say how "
+        paragraphs.insert(0, text + "well it fits, not how well it does on new slides.")
     if n_tokens * evaluation.almost_dead_below < 1:
         paragraphs.append("On so few patches a neuron that fires once is above that share: almost dead means dead.")
-    captions = {
-        "firing_rates": "How often neurons fire. Dotted: the limits of almost dead and dense.",
-        "l0": "Active latents by patch.",
-        "pre_latents": f"Pre-latents of {n_pre_latent_rows:,} of the patches; the end bins hold what lies beyond.",
-        "redundancy": "Each atom's nearest other one, by absolute cosine.",
-    }
-    tables = {
-        "neuron_densities": "Neurons: how often and how strongly they fire, and their nearest atom.",
-        "l0_histogram": "Patches by number of active latents.",
-        "pre_latent_histogram": "Pre-latents by size.",
-    }
     numbers = {f"{split}/{name}": results[f"{split}/{name}"] for name in _SHOWN_NUMBERS}
     numbers |= {name: value for name, value in results.items() if name.startswith("redundancy/")}
-    rundir.write_page(
-        Page(
-            title="How well the SAE does",
-            order=_PAGE_ORDER,
-            paragraphs=paragraphs,
-            numbers=numbers,
-            figures=[PageFigure(rundir.plot(name), caption) for name, caption in captions.items()],
-            tables=[PageTable(rundir.table(name), caption, max_rows=0) for name, caption in tables.items()],
-        )
-    )
+    rundir.write_page(Page("How well the SAE does", _PAGE_ORDER, paragraphs, numbers))

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.figures import plot_volcano, save_figure
+from src.analysis.figures import plot_volcano
 from src.analysis.pooling import PooledItems, pool_items
 from src.analysis.selection import SelectionRule, rank_neurons
 from src.csv_tables import some
 from src.data.fold import open_fold
 from src.data.fold_table import FoldTable, read_fold
 from src.records import PARTS, FittedItem
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 
@@ -48,20 +48,29 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rule = SelectionRule(selection.method, selection.unit, selection.p_value)
 
     neurons = _rank(table, pool_items(latents.read(item_ids), item_ids), rule)
-    neurons.to_csv(rundir.table("neurons"), index=False)
+    columns = [column for column in _SHOWN_COLUMNS if column in neurons]
+    rundir.add_table("neurons", neurons, "Neurons, best first.", 10, columns)
     if selection.channels:
         fold = open_fold(cfg)
         rundir.record(*fold.inputs(f"activations {parts}"))
         rows = (fold.store.rows(item_id) for item_id in item_ids)
         pieces = ((np.full(len(of_item), code), of_item) for code, of_item in enumerate(rows))
         channels = _rank(table, pool_items(pieces, item_ids), rule)
-        channels.to_csv(rundir.table("channels"), index=False)
+        caption = "Raw activation channels (neuron_id is the channel), ranked the same way."
+        rundir.add_table("channels", channels, caption, 5, columns)
     results = _results(neurons)
     _LOGGER.info(
         "%d of %d tested neurons have q < %g on %d %s slides; best: %d.",
         *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(item_ids), selection.split, results["neuron_id"]),
     )
-    _write_page(rundir, table.classes, neurons, results, rule, selection)
+    rundir.add_figure("volcano", plot_volcano(neurons), "Effect size (Hedges' g) and q-value of every neuron.")
+    target = table.classes[-1] if len(table.classes) == 2 else "each class against the rest"
+    text = (
+        f"Every neuron's maximum over a slide, tested for being higher in {target}: Welch's t over {rule.unit}s of the "
+        f"{parts} slides, one-sided, Benjamini-Hochberg over all tests. {results['n_found']} of "
+        f"{results['n_tested']} tested neurons have q below {_Q_THRESHOLD}."
+    )
+    rundir.write_page(Page("Neurons that tell the slide label", _PAGE_ORDER, [text], results))
     return results
 
 
@@ -93,34 +102,3 @@ def _results(neurons: pd.DataFrame) -> dict[str, Any]:
         "n_tested": int(np.count_nonzero(neurons["p_value"].notna())),
         "n_found": int(np.count_nonzero(neurons["q_value"] < _Q_THRESHOLD)),
     }
-
-
-def _write_page(
-    rundir: RunDir,
-    classes: tuple[str, ...],
-    neurons: pd.DataFrame,
-    results: dict[str, Any],
-    rule: SelectionRule,
-    selection: Any,
-) -> None:
-    save_figure(plot_volcano(neurons), rundir.plot("volcano"))
-    target = classes[-1] if len(classes) == 2 else "each class against the rest"
-    columns = tuple(column for column in _SHOWN_COLUMNS if column in neurons)
-    tables = [PageTable(rundir.table("neurons"), "Neurons, best first.", 10, columns)]
-    if selection.channels:
-        caption = "Raw activation channels (neuron_id is the channel), ranked the same way."
-        tables.append(PageTable(rundir.table("channels"), caption, 5, columns))
-    rundir.write_page(
-        Page(
-            title="Neurons that tell the slide label",
-            order=_PAGE_ORDER,
-            paragraphs=(
-                f"Every neuron's maximum over a slide, tested for being higher in {target}: Welch's t over "
-                f"{rule.unit}s of the {selection.split} slides, one-sided, Benjamini-Hochberg over all tests. "
-                f"{results['n_found']} of {results['n_tested']} tested neurons have q below {_Q_THRESHOLD}.",
-            ),
-            numbers=results,
-            figures=(PageFigure(rundir.plot("volcano"), "Effect size (Hedges' g) and q-value of every neuron."),),
-            tables=tuple(tables),
-        )
-    )

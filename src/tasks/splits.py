@@ -11,7 +11,7 @@ from src.data.fold_table import list_items
 from src.data.splits import count_classes, make_folds, write_folds
 from src.files import remove_leftovers
 from src.records import PARTS, FoldSplit, Item
-from src.report.page import Page, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 
 _PAGE_ORDER = 15
@@ -33,39 +33,23 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     slides = list_items(cfg.dataset)
     # Folds stay as they are when labels are corrected: these only balanced them.
     (cases,) = CurrentInputs(cfg).read("all cases")
-    origin = {
-        "n_folds": cfg.splits.n_folds,
-        "seed": cfg.splits.seed,
-        "val_share": cfg.splits.val_share,
-        "cases": cases.digest,
-    }
+    options = {name: cfg.splits[name] for name in ("n_folds", "seed", "val_share")}
+    origin = options | {"cases": cases.digest}
     rundir.record(cases)
-    folds = make_folds(slides, cfg.splits.n_folds, cfg.splits.seed, cfg.splits.val_share)
+    folds = make_folds(slides, **options)
     _clear_or_refuse(splits_dir, origin, cfg.overwrite or rundir.replaces)
     splits_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(splits_dir)
     rundir.write_json(splits_dir / _ORIGIN_FILE, origin)
     write_folds(folds, slides, splits_dir)
-    counts = _count(folds, slides)
-    counts.to_csv(rundir.table("splits"), index=False)
-    results: dict[str, float] = {
-        "n_folds": len(folds),
-        "n_slides": len(slides),
-        "n_cases": len({slide.case_id for slide in slides}),
-    }
-    rundir.write_page(
-        Page(
-            title="Splits",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                f"{results['n_slides']} slides of {results['n_cases']} cases in {len(folds)} folds. Every slide is a "
-                "test slide once; all slides of a case are in one part of a fold; every part holds about the same "
-                "share of each class."
-            ],
-            numbers=results,
-            tables=[PageTable(rundir.table("splits"), "Slides and cases by fold and part.", max_rows=3 * len(folds))],
-        )
+    rundir.add_table("splits", _count(folds, slides), "Slides and cases by fold and part.", 3 * len(folds))
+    n_cases = len({slide.case_id for slide in slides})
+    results: dict[str, float] = {"n_folds": len(folds), "n_slides": len(slides), "n_cases": n_cases}
+    text = (
+        f"{len(slides)} slides of {n_cases} cases in {len(folds)} folds. Every slide is a test slide once; all slides "
+        "of a case are in one part of a fold; every part holds about the same share of each class."
     )
+    rundir.write_page(Page("Splits", _PAGE_ORDER, [text], results))
     return results
 
 

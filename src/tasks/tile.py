@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pandas as pd
 from PIL import Image
 
 from src import config
-from src.analysis.figures import save_figure
 from src.analysis.tissue_figure import plot_patches
 from src.data.current_inputs import CurrentInputs
 from src.data.slides.patching import find_patches, plan_grid, read_patch_file, read_settings, write_patch_file
@@ -20,33 +19,18 @@ from src.data.slides.tissue import find_tissue
 from src.files import remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.progress import track
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.worker_processes import worker_pool
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 10
 _N_DRAWN = 6
+# The options that decide what is cut; patch files state them.
+_OPTIONS = ("patch_size", "patch_level", "step", "mpp", "min_tissue", "saturation_threshold")
 # A patch spans at least this many pixels of the image that tissue is looked for in.
 _PIXELS_PER_PATCH = 8
 _THUMBNAIL_SIDE = 600
-
-
-@dataclass(frozen=True)
-class _Tiling:
-    """The options of the task as plain values, which a worker process can be handed."""
-
-    patch_size: int
-    patch_level: int
-    step: int | None
-    mpp: float | None
-    min_tissue: float
-    saturation_threshold: float | None
-
-    @property
-    def settings(self) -> str:
-        """The options as patch files state them."""
-        return json.dumps(asdict(self))
 
 
 def missing_inputs(cfg: Any) -> list[str]:
@@ -77,12 +61,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record(*CurrentInputs(cfg).read("generator", "slides all"))
     out_dir = Path(cfg.dataset.patches_dir)
     tile = cfg.tile
-    tiling = _Tiling(tile.patch_size, tile.patch_level, tile.step, tile.mpp, tile.min_tissue, tile.saturation_threshold)
-    jobs = [(path, out_dir, tiling, cfg.overwrite) for path in slides.values()]
+    tiling = {name: tile[name] for name in _OPTIONS}  # plain values, which a worker process can be handed
+    cut = partial(_tile_slide, out_dir=out_dir, tiling=tiling, overwrite=cfg.overwrite)
     for folder in (out_dir, out_dir / "patches", out_dir / "masks"):
         remove_leftovers(folder)
     with keeping(lambda: _describe_kept(cfg, slides)), worker_pool(tile.n_workers) as pool:
-        counts = dict(zip(slides, track(pool.map(_tile_slide, jobs), "Cutting slides", len(jobs)), strict=True))
+        done = track(pool.map(cut, slides.values()), "Cutting slides", len(slides))
+        counts = dict(zip(slides, done, strict=True))
     failed = {slide_id: count for slide_id, count in counts.items() if isinstance(count, str)}
     for slide_id, reason in failed.items():
         if cfg.dataset.on_bad_file == "error":
@@ -111,50 +96,51 @@ def _patch_path(out_dir: Path, slide_id: str) -> Path:
     return out_dir / "patches" / f"{slide_id}.h5"
 
 
-def _tile_slide(job: tuple[Path, Path, _Tiling, bool]) -> int | str:
+def _tile_slide(path: Path, out_dir: Path, tiling: dict[str, Any], overwrite: bool) -> int | str:
     """Returns the number of patches of a slide, or why there are none."""
-    path, out_dir, tiling, overwrite = job
     patch_path = _patch_path(out_dir, path.stem)
     if patch_path.is_file() and not overwrite:
         return _count(patch_path, tiling)
     try:
         with open_slide(path) as slide:
-            grid = plan_grid(slide, tiling.patch_size, tiling.patch_level, tiling.step, tiling.mpp)
+            grid = plan_grid(slide, *(tiling[name] for name in _OPTIONS[:4]))
             side = int(np.ceil(max(slide.dimensions) / grid.size_level0 * _PIXELS_PER_PATCH))
             image = SlideImages(slide).thumbnail(max(side, _THUMBNAIL_SIDE))
-            tissue = find_tissue(image, tiling.saturation_threshold)
-            coords = find_patches(tissue, slide.dimensions, grid, tiling.min_tissue)
+            tissue = find_tissue(image, tiling["saturation_threshold"])
+            coords = find_patches(tissue, slide.dimensions, grid, tiling["min_tissue"])
             with write_atomically(out_dir / "masks" / f"{path.stem}.jpg") as temporary:
                 Image.fromarray(np.where(tissue[..., None], image, 255 - (255 - image) // 4)).save(temporary)
             if not len(coords):
                 return "no patch with enough tissue"
-            write_patch_file(patch_path, coords, grid, slide, tiling.settings)
+            write_patch_file(patch_path, coords, grid, slide, json.dumps(tiling))
     except ValueError as error:
         return str(error)
     return len(coords)
 
 
-def _count(patch_path: Path, tiling: _Tiling) -> int:
+def _count(patch_path: Path, tiling: dict[str, Any]) -> int:
     coords, _, patch_size = read_patch_file(patch_path)
-    made_with = read_settings(patch_path)
-    if patch_size != tiling.patch_size or made_with not in ("", tiling.settings):
+    made_with, settings = read_settings(patch_path), json.dumps(tiling)
+    if patch_size != tiling["patch_size"] or made_with not in ("", settings):
         raise ValueError(
-            f"Expected {patch_path} to be cut with {tiling.settings}, got {made_with or f'{patch_size} px'}. "
+            f"Expected {patch_path} to be cut with {settings}, got {made_with or f'{patch_size} px'}. "
             "Give another dataset.patches_dir and dataset.features_dir, or overwrite=true to cut the slides again."
         )
     return len(coords)
 
 
-def _write_process_list(out_dir: Path, slides: dict[str, Path], counts: dict[str, int | str], tiling: _Tiling) -> None:
+def _write_process_list(
+    out_dir: Path, slides: dict[str, Path], counts: dict[str, int | str], tiling: dict[str, Any]
+) -> None:
     """Writes CLAM's list of slides, with the columns that mean something here."""
     rows = [
         {
             "slide_id": path.name,
             "process": 0,
             "status": "processed" if isinstance(counts[slide_id], int) else "failed_seg",
-            "use_otsu": tiling.saturation_threshold is None,
-            "patch_level": tiling.patch_level,
-            "patch_size": tiling.patch_size,
+            "use_otsu": tiling["saturation_threshold"] is None,
+            "patch_level": tiling["patch_level"],
+            "patch_size": tiling["patch_size"],
             "n_patches": counts[slide_id] if isinstance(counts[slide_id], int) else 0,
         }
         for slide_id, path in slides.items()
@@ -167,7 +153,7 @@ def _write_page(
     rundir: RunDir, slides: dict[str, Path], counts: dict[str, int | str], out_dir: Path, results: dict[str, float]
 ) -> None:
     table = pd.DataFrame({"slide_id": list(counts), "n_patches": list(counts.values())})
-    table.to_csv(rundir.table("patches"), index=False)
+    rundir.add_table("patches", table, "Patches by slide.", 10)
     cut = [slide_id for slide_id, count in counts.items() if isinstance(count, int)]
     drawn = [cut[index] for index in np.linspace(0, len(cut) - 1, min(_N_DRAWN, len(cut))).astype(int)]
     panels = []
@@ -177,16 +163,9 @@ def _write_page(
             thumbnail = SlideImages(slide).thumbnail(_THUMBNAIL_SIDE)
             scale = thumbnail.shape[1] / slide.dimensions[0]
         panels.append((slide_id, thumbnail, coords * scale, size_level0 * scale))
-    save_figure(plot_patches(panels), rundir.plot("patches"))
-    rundir.write_page(
-        Page(
-            title="Slides and patches",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                f"{results['n_patches']:,} patches of {results['n_slides']} slides hold enough tissue, found by its "
-                f"saturation. {results['n_failed']} slides gave none."
-            ],
-            figures=[PageFigure(rundir.plot("patches"), "Slides and the patches that were kept.")],
-            tables=[PageTable(rundir.table("patches"), "Patches by slide.", 10)],
-        )
+    rundir.add_figure("patches", plot_patches(panels), "Slides and the patches that were kept.")
+    text = (
+        f"{results['n_patches']:,} patches of {results['n_slides']} slides hold enough tissue, found by its "
+        f"saturation. {results['n_failed']} slides gave none."
     )
+    rundir.write_page(Page("Slides and patches", _PAGE_ORDER, [text]))

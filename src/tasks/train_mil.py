@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src import config
 from src.analysis.cross_validation import fold_metrics
-from src.analysis.figure_style import save_figure
 from src.analysis.figures import plot_roc
 from src.analysis.methods import NEURON, Method, parse_methods, write_methods
 from src.analysis.pooling import pool_items
@@ -25,7 +24,7 @@ from src.data.fold import FoldData, open_fold
 from src.files import write_atomically
 from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import describe, save_module
@@ -71,7 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
-    metrics.to_csv(rundir.table("metrics"), index=False)
+    rundir.add_table("metrics", metrics, "Metrics on validation and test slides.", 30)
     _write_page(cfg, rundir, fold, table, methods)
     rows: list[dict[str, Any]] = metrics.to_dict("records")  # pyright: ignore[reportAssignmentType]
     return {f"{row['split']}/{row['method']}_{name}": row[name] for row in rows for name in METRICS}
@@ -252,26 +251,17 @@ def _tabulate(method: str, predictions: list[BagPrediction], fold: FoldData) -> 
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:
-    figures = []
     test_labels = {fold.items[item_id].label for item_id in fold.split.test}
     for name in fold.classes if len(fold.classes) > 2 else fold.classes[-1:]:
         if name not in test_labels or len(test_labels) < 2:
             _LOGGER.warning("No ROC curve of %s: the test slides of fold %d are of %s.", name, cfg.fold, test_labels)
             continue
-        plot = rundir.plot("roc" if len(fold.classes) == 2 else f"roc_{name}")
-        save_figure(plot_roc(table, name, methods), plot)
-        figures.append(PageFigure(plot, f"Slide-level ROC on {len(fold.split.test)} test slides, {name} positive."))
-    rundir.write_page(
-        Page(
-            title="Slide classifiers",
-            order=_PAGE_ORDER,
-            paragraphs=(
-                f"Trained on {len(fold.split.train)} slides; the weights with the lowest loss on "
-                f"{len(fold.split.val)} validation slides predict {len(fold.split.test)} test slides. Top neurons: the "
-                f"{cfg.mil.n_top_neurons} best of the ranking made on train slides; neuron: the best one alone, "
-                "logistic regression on its maximum over the slide.",
-            ),
-            figures=tuple(figures),
-            tables=(PageTable(rundir.table("metrics"), "Metrics on validation and test slides.", 30),),
-        )
+        caption = f"Slide-level ROC on {len(fold.split.test)} test slides, {name} positive."
+        rundir.add_figure("roc" if len(fold.classes) == 2 else f"roc_{name}", plot_roc(table, name, methods), caption)
+    text = (
+        f"Trained on {len(fold.split.train)} slides; the weights with the lowest loss on {len(fold.split.val)} "
+        f"validation slides predict {len(fold.split.test)} test slides. Top neurons: the {cfg.mil.n_top_neurons} best "
+        "of the ranking made on train slides; neuron: the best one alone, logistic regression on its maximum over the "
+        "slide."
     )
+    rundir.write_page(Page("Slide classifiers", _PAGE_ORDER, [text]))

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src import config
 from src.analysis.archetypes import kmeans_centres
-from src.analysis.figures import plot_training_curves, save_figure
+from src.analysis.figures import plot_training_curves
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
@@ -30,20 +30,26 @@ from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
 from src.ops.selection import ThresholdSearch
 from src.prefetch import prefetch
-from src.report.doubts import SD_RATIO_KEY, describe_doubts, expected_l0
-from src.report.page import Page, PageFigure
+from src.report.doubts import SD_RATIO_KEY, warn_of_doubts
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
 from src.tasks.upstream_sae import open_inference
-from src.training.checkpoints import StepCheckpoints, describe_checkpoint, newest_checkpoint
+from src.training.checkpoints import Position, StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
 _PAGE_ORDER = 40
+# Keys of `train` that are arguments of ActivationDataModule, and of SAEModule.
+DATA_KEYS = (*("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows"),)
+_MODULE_KEYS = (
+    *("lr", "betas", "warmup_steps", "warmup_from_zero", "warmup_every", "decay_fraction", "max_grad_norm"),
+    "compile_backend",
+)
 
 TrainFold = FoldData | StreamedFold
 
@@ -55,7 +61,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         The validation metrics of the exported SAE, and the size of what it was trained on.
     """
     fold = open_train_fold(cfg)
-    begin_training(cfg, rundir, fold)
+    record_train_inputs(cfg, rundir, fold)
+    rundir.write_fitted_on(fold.fitted("train"))
     data = open_data(cfg, fold)
     start = newest_checkpoint(rundir.checkpoints_dir)
     module = build_module(cfg, fold, data, is_resumed=start is not None)
@@ -64,12 +71,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     callbacks.append(StepCheckpoints([rundir.checkpoints_dir], data.checkpoint_steps))
     trainer = make_trainer(cfg, rundir, callbacks, **arguments)
     with keeping(lambda: describe_checkpoint(rundir.checkpoints_dir)):
-        trainer.fit(module, data, ckpt_path=start and start.path)
-    if trainer.interrupted:
-        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-    export(fold, data, [(cfg, rundir, module.sae)])
-    # The numbers are those of what was exported, not of the last epoch's threshold.
-    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+        measured = fit(trainer, module, fold, data, [(cfg, rundir, module.sae)], start)
     return finish_training(cfg, rundir, fold, data, module.sae, measured)
 
 
@@ -78,39 +80,19 @@ def open_train_fold(cfg: Any) -> TrainFold:
     return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg)
 
 
-def begin_training(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
-    """Notes what training on a fold reads, and what the SAE is fitted on."""
-    record_train_inputs(cfg, rundir, fold)
-    rundir.write_fitted_on(fold.fitted("train"))
-
-
 def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
     """Notes what training on a fold reads."""
-    of_csv = ("split train+val", "cases train+val")
-    if isinstance(fold, StreamedFold):
-        streamed = ("slides train+val", "patches train+val", "weights")
-        rundir.record(*CurrentInputs(cfg).read(*of_csv, *streamed))
-    else:
-        rundir.record(*fold.inputs(*of_csv, "activations train+val"))
+    read, rows = CurrentInputs(cfg).read, ("slides train+val", "patches train+val", "weights")
+    if isinstance(fold, FoldData):
+        read, rows = fold.inputs, ("activations train+val",)
+    rundir.record(*read("split train+val", "cases train+val", *rows))
 
 
 def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     """Returns the activations of a fold as the configuration feeds them."""
-    train = cfg.train
-    return ActivationDataModule(
-        fold.rows("train"),
-        fold.rows("val"),
-        train.batch_size,
-        train.block_size,
-        cfg.seed,
-        residency=train.residency,
-        n_workers=train.n_workers,
-        batch_unit=train.batch_unit,
-        n_tokens=train.n_tokens,
-        epochs=train.epochs,
-        total_rows=train.total_rows,
-        n_checkpoints=train.checkpoints,
-    )
+    options = {key: cfg.train[key] for key in DATA_KEYS}
+    rows = fold.rows("train"), fold.rows("val")
+    return ActivationDataModule(*rows, seed=cfg.seed, n_checkpoints=cfg.train.checkpoints, **options)
 
 
 def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
@@ -119,6 +101,26 @@ def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
     every = max(1, n_epochs // cfg.train.n_validations)
     fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return {"max_epochs": n_epochs, "check_val_every_n_epoch": every, **fixed}
+
+
+def fit(
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    fold: TrainFold,
+    data: ActivationDataModule,
+    trained: Sequence[tuple[Any, RunDir, SAE]],
+    start: Position | None,
+) -> dict[str, float]:
+    """Trains a module from a checkpoint or the start, exports its SAEs, and returns what its validation gives.
+
+    The numbers are those of what was exported, not of the last epoch's threshold.
+    """
+    trainer.fit(module, data, ckpt_path=start and start.path)
+    if trainer.interrupted:
+        raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
+    export(fold, data, trained)
+    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+    return dict(measured)
 
 
 def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[Any, RunDir, SAE]]) -> None:
@@ -165,10 +167,15 @@ def finish_training(
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
         results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
-    doubts = describe_doubts([(None, results)], expected_l0(cfg))
-    for doubt in doubts:
-        _LOGGER.warning("%s", doubt)
-    _write_page(cfg, rundir, fold, results, doubts)
+    caption = "Training. The last validation is that of the exported SAE, its threshold calibrated."
+    rundir.add_figure("curves", plot_training_curves(pd.read_csv(rundir.metrics_path)), caption)
+    text = (
+        f"{type(sae).__name__} with {sae.n_latents} latents on activations of {sae.d_in} dimensions, trained on "
+        f"{results['n_train_rows']:,} patches of {len(fold.split.train)} train slides in {results['n_steps']:,} "
+        "optimizer steps. Explained variance is about the mean, over the whole validation set."
+    )
+    numbers = {key: value for key, value in results.items() if key.startswith("val/")}
+    rundir.write_page(Page("Sparse autoencoder", _PAGE_ORDER, [*warn_of_doubts(cfg, results), text], numbers))
     return results
 
 
@@ -190,20 +197,8 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
-    train = cfg.train
-    return SAEModule(
-        sae,
-        lr=train.lr,
-        betas=tuple(train.betas),
-        warmup_steps=train.warmup_steps,
-        warmup_from_zero=train.warmup_from_zero,
-        warmup_every=train.warmup_every,
-        decay_fraction=train.decay_fraction,
-        total_steps=data.length.n_steps,
-        steps_per_epoch=data.length.steps_per_epoch,
-        max_grad_norm=train.max_grad_norm,
-        compile_backend=train.compile_backend,
-    )
+    options = {key: cfg.train[key] for key in _MODULE_KEYS}
+    return SAEModule(sae, total_steps=data.length.n_steps, steps_per_epoch=data.length.steps_per_epoch, **options)
 
 
 def best_and_last(
@@ -271,36 +266,5 @@ def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
 
 
 def _metadata(cfg: Any) -> dict[str, Any]:
-    return {
-        "name": cfg.name,
-        "fold": cfg.fold,
-        "seed": cfg.seed,
-        "dataset": cfg.dataset.name,
-        "backbone": cfg.backbone.name,
-        "sae": config.to_container(cfg.sae),
-    }
-
-
-def _write_page(cfg: Any, rundir: RunDir, fold: TrainFold, results: dict[str, float], doubts: list[str]) -> None:
-    curves = pd.read_csv(rundir.metrics_path)
-    save_figure(plot_training_curves(curves), rundir.plot("curves"))
-    rundir.write_page(
-        Page(
-            title="Sparse autoencoder",
-            order=_PAGE_ORDER,
-            paragraphs=[
-                *doubts,
-                f"{cfg.sae._target_.rpartition('.')[2]} with {results['n_latents']} latents on activations of "
-                f"{results['d_in']} dimensions, trained on {results['n_train_rows']:,} patches of "
-                f"{len(fold.split.train)} train slides in {results['n_steps']:,} optimizer steps. Explained variance "
-                "is about the mean, over the whole validation set.",
-            ],
-            numbers={key: value for key, value in results.items() if key.startswith("val/")},
-            figures=[
-                PageFigure(
-                    rundir.plot("curves"),
-                    "Training. The last validation is that of the exported SAE, its threshold calibrated.",
-                )
-            ],
-        )
-    )
+    named = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
+    return named | {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}

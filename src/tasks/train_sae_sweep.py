@@ -1,6 +1,7 @@
 """Trains many SAEs of a fold on one stream of activations, each as if it were trained alone."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,23 +9,21 @@ import lightning
 import pandas as pd
 
 from src import config
-from src.analysis.figures import save_figure
 from src.analysis.sae_figures import plot_frontier
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.feeding.activations import ActivationDataModule
-from src.files import write_atomically
 from src.interrupts import keeping
 from src.modules.sae_group import MemberError, SAEGroup, failing_as, of_member
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.execution import execute
 from src.runs.rundir import RunDir
 from src.tasks.train_sae import (
+    DATA_KEYS,
     TrainFold,
-    begin_training,
     best_and_last,
     build_module,
-    export,
     finish_training,
+    fit,
     fit_arguments,
     open_data,
     open_train_fold,
@@ -32,17 +31,14 @@ from src.tasks.train_sae import (
 )
 from src.training.checkpoints import Position, StepCheckpoints, newest_checkpoint
 from src.training.loop_state import LoopState
-from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLoggers
+from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLogger
 from src.training.trainer import make_loggers, make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _PAGE_ORDER = 45
 _OWN_KEYS = ("task", "sweep.grid")
 # What decides the stream of activations and how long it is; it must be the same for all.
-_STREAM_KEYS = (
-    *("batch_size", "block_size", "batch_unit", "n_tokens", "residency", "n_workers"),
-    *("epochs", "total_rows", "checkpoints", "n_validations", "float32_matmul_precision"),
-)
+_STREAM_KEYS = (*DATA_KEYS, "checkpoints", "n_validations", "float32_matmul_precision")
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -70,143 +66,101 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     first, *_ = [config.resolve(one) for one in composed]  # all, so that no mistake waits for the others to be trained
     fold = open_train_fold(first)
     record_train_inputs(first, rundir, fold)
-    sweep = _Sweep(rundir, fold, open_data(first, fold))
+    data = open_data(first, fold)
+    begun: dict[int, tuple[Any, RunDir]] = {}
+    outcomes: dict[int, dict[str, float] | Exception] = {}
 
     def begin(number: int) -> None:
         """Begins the runs from a number on, each inside the one before, and in the last one trains those that began."""
         if number == len(composed):
-            sweep.train()
+            outcomes.update(_train(rundir, fold, data, begun))
             return
-        is_begun = False
 
         def work(member_cfg: Any, member_dir: RunDir) -> dict[str, float]:
-            nonlocal is_begun
-            begin_training(member_cfg, member_dir, fold)
-            sweep.members[number] = (member_cfg, member_dir)
-            is_begun = True
+            record_train_inputs(member_cfg, member_dir, fold)
+            member_dir.write_fitted_on(fold.fitted("train"))
+            begun[number] = (member_cfg, member_dir)
             begin(number + 1)
-            return sweep.results(number)
+            if isinstance(outcome := outcomes[number], Exception):
+                raise outcome
+            return outcome
 
         try:
-            sweep.outcomes[number] = execute(composed[number], members[number], work)
+            outcomes[number] = execute(composed[number], members[number], work)
         except Exception as error:  # noted; the others go on
-            sweep.outcomes[number] = error
-        if not is_begun:
+            outcomes[number] = error
+        if number not in begun:
             begin(number + 1)
 
     with keeping(lambda: "what the SAEs had saved"):
         begin(0)
-    outcomes = [sweep.outcomes[number] for number in range(len(composed))]
-    _raise_failures(outcomes, combinations)
-    _write_page(rundir, combinations, outcomes)
-    return {"n_runs": len(outcomes)}
+    in_order = [outcomes[number] for number in range(len(composed))]
+    _raise_failures(in_order, combinations)
+    _write_page(rundir, combinations, in_order)
+    return {"n_runs": len(composed)}
 
 
-class _Sweep:
-    """The runs of a sweep that have begun, by their number, and what became of them.
+def _train(
+    rundir: RunDir, fold: TrainFold, data: ActivationDataModule, runs: Mapping[int, tuple[Any, RunDir]]
+) -> dict[int, dict[str, float] | Exception]:
+    """Trains the SAEs of runs to their ends, and returns the results of each run or what ended it.
 
-    Args:
-        rundir: the sweep's own directory.
-        fold: what all train on.
-        data: its activations.
+    Those that stand at one place are trained together; after a kill between their checkpoints there are two such
+    groups, and each reads what is left for it. A member that fails is left out, and the others of its group go on
+    from their last checkpoints.
     """
+    outcomes: dict[int, dict[str, float] | Exception] = {}
+    while waiting := sorted(runs.keys() - outcomes.keys()):
+        starts = {number: newest_checkpoint(runs[number][1].checkpoints_dir) for number in waiting}
+        steps = {number: start.step if start else 0 for number, start in starts.items()}
+        group = [number for number in waiting if steps[number] == min(steps.values())]
+        try:
+            results = _train_group(rundir, fold, data, [(*runs[number], starts[number]) for number in group])
+            outcomes |= zip(group, results, strict=True)
+        except MemberError as error:
+            outcomes[group[error.member]] = error.__cause__  # pyright: ignore[reportArgumentType]
+        except Exception as error:  # of what they share
+            outcomes |= dict.fromkeys(waiting, error)
+    return outcomes
 
-    def __init__(self, rundir: RunDir, fold: TrainFold, data: ActivationDataModule) -> None:
-        self.members: dict[int, tuple[Any, RunDir]] = {}
-        self.outcomes: dict[int, dict[str, float] | Exception] = {}
-        self._rundir, self._fold, self._data = rundir, fold, data
 
-    def results(self, number: int) -> dict[str, float]:
-        """Returns the results of a member.
-
-        Raises:
-            Exception: that ended it.
-        """
-        outcome = self.outcomes[number]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def train(self) -> None:
-        """Trains all members to their ends.
-
-        Those that stand at one place are trained together; after a kill between their checkpoints there are two such
-        groups, and each reads what is left for it. A member that fails is left out, and the others of its group go on
-        from their last checkpoints.
-        """
-        waiting = set(self.members)
-        while waiting:
-            starts = {number: newest_checkpoint(self.members[number][1].checkpoints_dir) for number in waiting}
-            steps = {number: start.step if start else 0 for number, start in starts.items()}
-            group = sorted(number for number in waiting if steps[number] == min(steps.values()))
-            try:
-                self._train_group(group, [starts[number] for number in group])
-                waiting -= set(group)
-            except MemberError as error:
-                self.outcomes[group[error.member]] = error.__cause__  # pyright: ignore[reportArgumentType]
-                waiting.remove(group[error.member])
-            except Exception as error:  # of what they share
-                self.outcomes |= dict.fromkeys(waiting, error)
-                return
-
-    def _train_group(self, group: list[int], starts: list[Position | None]) -> None:
-        """Trains members that stand at one place, exports and measures them."""
-        fold, data = self._fold, self._data
-        modules, runs = [], [self.members[number] for number in group]
-        for number, (cfg, _) in enumerate(runs):
-            lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # as where it is trained alone
-            with failing_as(number):
-                modules.append(build_module(cfg, fold, data, is_resumed=starts[number] is not None))
-        arguments = fit_arguments(runs[0][0], data)
-        callbacks = [LoopState(), SlideMixing()]
-        for number, (_, rundir) in enumerate(runs):
-            callbacks += best_and_last(partial(MemberCheckpoint, number), rundir, fold, arguments)
-        folders = [rundir.checkpoints_dir for _, rundir in runs]
-        resumed = [start.path for start in starts if start]
-        trainer = make_trainer(
-            runs[0][0],
-            self._rundir,
-            [*callbacks, StepCheckpoints(folders, data.checkpoint_steps)],
-            [MemberLoggers([make_loggers(*run) for run in runs])],
-            plugins=[MemberCheckpointIO(folders, resumed)],
-            **arguments,
-        )
-        _LOGGER.info("Training %d SAEs on one stream.", len(group))
-        module = SAEGroup(modules)
-        trainer.fit(module, data, ckpt_path=resumed[0] if resumed else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-        trained = [(cfg, rundir, one.sae) for (cfg, rundir), one in zip(runs, modules, strict=True)]
-        export(fold, data, trained)
-        (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
-        for number, (cfg, rundir, sae) in enumerate(trained):
-            results = finish_training(cfg, rundir, fold, data, sae, of_member(dict(measured), number))
-            self.outcomes[group[number]] = results
+def _train_group(
+    rundir: RunDir, fold: TrainFold, data: ActivationDataModule, runs: Sequence[tuple[Any, RunDir, Position | None]]
+) -> list[dict[str, float]]:
+    """Trains, exports and measures the SAEs of runs that stand at one place, and returns their results."""
+    first = runs[0][0]
+    arguments = fit_arguments(first, data)
+    modules, loggers, callbacks = [], [], [LoopState(), SlideMixing()]
+    for number, (cfg, member_dir, start) in enumerate(runs):
+        lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # as where it is trained alone
+        with failing_as(number):
+            modules.append(build_module(cfg, fold, data, is_resumed=start is not None))
+        callbacks += best_and_last(partial(MemberCheckpoint, number), member_dir, fold, arguments)
+        loggers += [MemberLogger(number, logger) for logger in make_loggers(cfg, member_dir)]
+    folders = [member_dir.checkpoints_dir for _, member_dir, _ in runs]
+    callbacks.append(StepCheckpoints(folders, data.checkpoint_steps))
+    plugin = MemberCheckpointIO(folders, [start.path for _, _, start in runs if start])
+    trainer = make_trainer(first, rundir, callbacks, loggers, plugins=[plugin], **arguments)
+    _LOGGER.info("Training %d SAEs on one stream.", len(runs))
+    trained = [(cfg, member_dir, module.sae) for (cfg, member_dir, _), module in zip(runs, modules, strict=True)]
+    measured = fit(trainer, SAEGroup(modules), fold, data, trained, runs[0][2])
+    return [
+        finish_training(cfg, member_dir, fold, data, sae, of_member(measured, number))
+        for number, (cfg, member_dir, sae) in enumerate(trained)
+    ]
 
 
 def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[Any]) -> None:
-    rows = [
-        {override.partition("=")[0]: override.partition("=")[2] for override in combination} | results
-        for combination, results in zip(combinations, outcomes, strict=True)
-    ]
+    settings = [dict(override.split("=", 1) for override in combination) for combination in combinations]
+    rows = [setting | results for setting, results in zip(settings, outcomes, strict=True)]
     table = pd.DataFrame(rows)
-    with write_atomically(rundir.table("sweep")) as temporary:
-        table.to_csv(temporary, index=False)
-    figures = []
+    rundir.add_table("sweep", table, "Settings and results of each SAE.", max_rows=50)
     if {"val/l0", "val/explained_variance"} <= set(table.columns):
         names = [", ".join(override.removeprefix("sae.") for override in combination) for combination in combinations]
-        l0, explained_variance = table["val/l0"].tolist(), table["val/explained_variance"].tolist()
-        save_figure(plot_frontier(l0, explained_variance, names), rundir.plot("frontier"))
-        figures.append(PageFigure(rundir.plot("frontier"), "What each SAE reaches on validation slides."))
-    rundir.write_page(
-        Page(
-            title="Sweep of sparse autoencoders",
-            order=_PAGE_ORDER,
-            paragraphs=[f"{len(rows)} SAEs, trained together on one stream of activations."],
-            figures=figures,
-            tables=[PageTable(rundir.table("sweep"), "Settings and results of each SAE.", max_rows=50)],
-        )
-    )
+        figure = plot_frontier(table["val/l0"].tolist(), table["val/explained_variance"].tolist(), names)
+        rundir.add_figure("frontier", figure, "What each SAE reaches on validation slides.")
+    text = f"{len(rows)} SAEs, trained together on one stream of activations."
+    rundir.write_page(Page("Sweep of sparse autoencoders", _PAGE_ORDER, [text]))
 
 
 def _check(composed: list[Any], combinations: list[list[str]]) -> None:

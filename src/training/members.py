@@ -15,49 +15,25 @@ from src.training.checkpoints import AtomicCheckpointIO
 _OPTIMIZER_STEPS = "epoch_loop.manual_optimization.optim_step_progress"
 
 
-class MemberLoggers(Logger):
-    """Hands each member's metrics to its own loggers, and those that are no member's to all.
+class MemberLogger:
+    """A logger that takes one member's metrics and those that are no member's, and is `logger` in all else.
 
     Args:
-        loggers: for each member.
+        member: its number.
+        logger: of its own run.
     """
 
-    def __init__(self, loggers: Sequence[Sequence[Logger]]) -> None:
-        super().__init__()
-        self._loggers = loggers
+    def __init__(self, member: int, logger: Logger) -> None:
+        self._member, self._logger = member, logger
 
-    @property
-    def name(self) -> str:
-        """Lightning's name for the logger."""
-        return "members"
-
-    @property
-    def version(self) -> str:
-        """There is one."""
-        return ""
+    def __getattr__(self, name: str) -> Any:
+        """Returns the logger's own."""
+        return getattr(self._logger, name)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Logs metrics of a step, of which each member has made as many."""
-        own = {key for number in range(len(self._loggers)) for key in metrics if key.startswith(f"{number}.")}
-        shared = {key: value for key, value in metrics.items() if key not in own}
-        for number, loggers in enumerate(self._loggers):
-            for logger in loggers:
-                logger.log_metrics(of_member(metrics, number) | shared, step)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run directories' config.yaml hold them."""
-
-    def save(self) -> None:
-        """Saves what each logger has."""
-        for loggers in self._loggers:
-            for logger in loggers:
-                logger.save()
-
-    def finalize(self, status: str) -> None:
-        """Ends each logger."""
-        for loggers in self._loggers:
-            for logger in loggers:
-                logger.finalize(status)
+        shared = {key: value for key, value in metrics.items() if not key.partition(".")[0].isdigit()}
+        self._logger.log_metrics(of_member(metrics, self._member) | shared, step)
 
 
 class MemberCheckpoint(ModelCheckpoint):
