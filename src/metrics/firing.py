@@ -1,6 +1,7 @@
 """How often and how strongly each neuron fires over a whole set, and how many fire too rarely or too often."""
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -32,10 +33,10 @@ class FiringCounts(Metric):
     """
 
     full_state_update = False
-    n_rows: Tensor
-    n_fired: Tensor
-    sums: Tensor
-    maxima: Tensor
+    n_rows: Int[Tensor, ""]
+    n_fired: Int[Tensor, " n_latents"]
+    sums: Float[Tensor, " n_latents"]
+    maxima: Float[Tensor, " n_latents"]
 
     def __init__(self, n_latents: int, almost_dead_below: float = 1e-5, dense_above: float = 0.1) -> None:
         super().__init__()
@@ -61,16 +62,16 @@ class FiringCounts(Metric):
         self.maxima = torch.maximum(self.maxima, latents.max_over_rows())
 
     @property
-    def density(self) -> Tensor:
+    def density(self) -> Float[Tensor, " n_latents"]:
         """The share of rows each neuron fires on, [n_latents] float64; NaN without rows."""
         return self.n_fired.double() / self.n_rows
 
     @property
-    def mean_when_active(self) -> Tensor:
+    def mean_when_active(self) -> Float[Tensor, " n_latents"]:
         """The mean of each neuron's latents above zero, [n_latents] float64; NaN for silent neurons."""
         return self.sums / self.n_fired
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Shaped[Tensor, ""]]:
         """Returns `dead_fraction`, `almost_dead_fraction`, `dense_fraction`, and `n_tokens`, the rows they are of.
 
         Without rows the shares are NaN.

@@ -1,6 +1,7 @@
 """Everything that is measured of an SAE at inference, over one stream of rows."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.metrics.firing import FiringCounts
@@ -39,7 +40,13 @@ class InferenceMetrics(nn.Module):
         self.l0_histogram = L0Histogram(sae.n_latents)
         self.firing = FiringCounts(sae.n_latents, almost_dead_below, dense_above)
 
-    def update(self, sae: SAE, activations: Tensor, latents: SparseLatents, reconstruction: Tensor) -> None:
+    def update(
+        self,
+        sae: SAE,
+        activations: Float[Tensor, "n_rows d_in"],
+        latents: SparseLatents,
+        reconstruction: Float[Tensor, "n_rows d_in"],
+    ) -> None:
         """Adds rows: raw activations and reconstructions [n_rows, d_in], and latents [n_rows, n_latents]."""
         self.raw_fvu.update(activations, reconstruction)
         activations, reconstruction = sae.standardize(activations), sae.standardize(reconstruction)
@@ -61,7 +68,7 @@ class InferenceMetrics(nn.Module):
 
 @torch.no_grad()
 def pre_latent_histograms(
-    sae: SAE, activations: Tensor, n_bins: int = 200, n_pilot_rows: int = 1024
+    sae: SAE, activations: Float[Tensor, "n_rows d_in"], n_bins: int = 200, n_pilot_rows: int = 1024
 ) -> tuple[Histogram, Histogram]:
     """Counts pre-latents, in small dense pieces.
 

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int64
 from scipy.stats import beta
 from torch import Tensor
 
@@ -16,12 +17,12 @@ _BLOCK_BYTES = 1 << 26
 class NearestAtoms(NamedTuple):
     """Each atom's nearest other one: its neuron_id and the signed cosine with it, both [n_latents]."""
 
-    neuron_id: Tensor
-    cosine: Tensor
+    neuron_id: Int64[Tensor, " n_latents"]
+    cosine: Float[Tensor, " n_latents"]
 
 
 @torch.no_grad()
-def nearest_atoms(atoms: Tensor, block_bytes: int = _BLOCK_BYTES) -> NearestAtoms:
+def nearest_atoms(atoms: Float[Tensor, "n_latents d_in"], block_bytes: int = _BLOCK_BYTES) -> NearestAtoms:
     """Finds for each atom the other one whose cosine with it is largest in absolute value.
 
     The mean over atoms of the absolute cosine is the mean max cosine similarity (Sharkey et al. 2022) of a dictionary

@@ -1,6 +1,7 @@
 """The unit-norm constraint on decoder atoms: rows on the sphere, gradients along it."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # A dot product makes the products of its elements first; in pieces they stay in cache (5 times faster at 49152 x 768).
@@ -8,14 +9,16 @@ _CPU_PIECE_ROWS = 1024
 
 
 @torch.no_grad()
-def normalize_rows_(atoms: Tensor) -> Tensor:
+def normalize_rows_(atoms: Float[Tensor, "n_latents d_in"]) -> Float[Tensor, "n_latents d_in"]:
     """Scales every atom (row of [n_latents, d_in]) to unit L2 norm, in place; a zero row stays zero."""
     norms = torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
     return atoms.div_(norms.clamp_min(torch.finfo(atoms.dtype).tiny))
 
 
 @torch.no_grad()
-def project_gradient_(gradient: Tensor, atoms: Tensor, *, is_unit_norm: bool = True) -> Tensor:
+def project_gradient_(
+    gradient: Float[Tensor, "n_latents d_in"], atoms: Float[Tensor, "n_latents d_in"], *, is_unit_norm: bool = True
+) -> Float[Tensor, "n_latents d_in"]:
     """Removes from each row of a gradient its part along the atom, in place (Bricken et al. 2023).
 
     Adam would otherwise spend its moments on a change of length that the constraint undoes.

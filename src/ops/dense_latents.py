@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -19,7 +20,7 @@ class DenseLatents:
         values: [n_rows, n_latents]; may carry a gradient.
     """
 
-    values: Tensor
+    values: Float[Tensor, "n_rows n_latents"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -36,7 +37,7 @@ class DenseLatents:
         """Number of neurons."""
         return self.values.shape[1]
 
-    def with_values(self, values: Tensor) -> "DenseLatents":
+    def with_values(self, values: Float[Tensor, "{self.n_rows} {self.n_latents}"]) -> "DenseLatents":
         """Returns latents with other values [n_rows, n_latents]."""
         return DenseLatents(values)
 
@@ -44,15 +45,15 @@ class DenseLatents:
         """Returns the same latents without a gradient."""
         return DenseLatents(self.values.detach())
 
-    def per_neuron(self, vector: Tensor) -> Tensor:
+    def per_neuron(self, vector: Float[Tensor, " {self.n_latents}"]) -> Float[Tensor, " {self.n_latents}"]:
         """Returns a value per neuron [n_latents] in a shape that meets `values`."""
         return vector
 
-    def max_over_rows(self) -> Tensor:
+    def max_over_rows(self) -> Float[Tensor, " {self.n_latents}"]:
         """Returns each neuron's largest value [n_latents], at least 0."""
         return self.values.clamp_min(0).amax(0) if self.n_rows else self.values.new_zeros(self.n_latents)
 
-    def to_dense(self) -> Tensor:
+    def to_dense(self) -> Float[Tensor, "{self.n_rows} {self.n_latents}"]:
         """Returns the values."""
         return self.values
 
@@ -61,12 +62,19 @@ Latents = SparseLatents | DenseLatents
 """Both hold the values above zero; families write their formulas once, over `values` and `per_neuron`."""
 
 
-def decode(latents: Latents, W_dec: Tensor) -> Tensor:
+def decode(
+    latents: Latents, W_dec: Float[Tensor, "{latents.n_latents} d_in"]
+) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
     return latents.values @ W_dec if isinstance(latents, DenseLatents) else decode_sparse(latents, W_dec)
 
 
-def encode_dense(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
+def encode_dense(
+    inputs: Float[Tensor, "n_rows d_in"],
+    W_enc: Float[Tensor, "n_latents d_in"],
+    b_enc: Float[Tensor, " n_latents"] | None,
+    b_dec: Float[Tensor, " d_in"] | None,
+) -> Float[Tensor, "n_rows n_latents"]:
     """Returns `inputs @ W_enc.T + b_enc` [n_rows, n_latents] for inputs `x - b_dec` that carry no gradient.
 
     b_dec receives its gradient from column sums, as in `encode_kept`: one product with a vector, where the gradient of
@@ -82,13 +90,13 @@ def encode_dense(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Ten
 
 
 def encode_columns(
-    columns: Tensor,
-    neuron_ids: Tensor,
-    inputs: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    b_dec: Tensor | None,
-) -> Tensor:
+    columns: Float[Tensor, "n_rows n_asked"],
+    neuron_ids: Int64[Tensor, " n_asked"],
+    inputs: Float[Tensor, "n_rows d_in"],
+    W_enc: Float[Tensor, "n_latents d_in"],
+    b_enc: Float[Tensor, " n_latents"] | None,
+    b_dec: Float[Tensor, " d_in"] | None,
+) -> Float[Tensor, "n_rows n_asked"]:
     """Gives some neurons' pre-latents, known already, the gradient of the encoder.
 
     W_enc's gradient holds the rows of these neurons only (a sparse tensor, which autograd adds to dense ones).

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops import triton_encode, triton_products
@@ -59,7 +60,7 @@ def keep_largest_of_all(candidates: SparseLatents, n_kept: int) -> SparseLatents
     return _entries(candidates, (candidates.values > smallest) | (ties & (ties.cumsum(0) <= n_ties)))
 
 
-def smallest_of_all(values: Tensor) -> Tensor:
+def smallest_of_all(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Returns the smallest value [n] of all processes, 0-d; infinity where no process has one."""
     return all_min(values.min() if values.numel() else values.new_full((), torch.inf))
 
@@ -76,7 +77,7 @@ def _entries(candidates: SparseLatents, kept: Tensor) -> SparseLatents:
     return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)
 
 
-def keep_largest_per_row(pieces: Iterable[Tensor], k: int) -> SparseLatents:
+def keep_largest_per_row(pieces: Iterable[Float[Tensor, "_ n_latents"]], k: int) -> SparseLatents:
     """Keeps the `k` largest positive pre-latents of each row, exactly; fewer where fewer are positive.
 
     Ties at the smallest kept value go to the lowest neuron ids.
@@ -128,15 +129,15 @@ class ThresholdSearch:
         self._largest: list[Tensor] = []
         self._bound, self._n_held, self._n_seen = 0.0, 0, 0
 
-    def update(self, pre_latents: Tensor) -> None:
+    def update(self, pre_latents: Float[Tensor, "n_rows n_latents"]) -> None:
         """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
         self.add(self.candidates(pre_latents), len(pre_latents))
 
-    def candidates(self, pre_latents: Tensor) -> Tensor:
+    def candidates(self, pre_latents: Float[Tensor, "n_rows n_latents"]) -> Float[Tensor, " n_candidates"]:
         """Returns the values of a batch [n, n_latents] that may be among the largest; changes nothing."""
         return pre_latents[pre_latents > self._bound]
 
-    def add(self, candidates: Tensor, n_rows: int) -> None:
+    def add(self, candidates: Float[Tensor, " n_candidates"], n_rows: int) -> None:
         """Adds the candidates of `n_rows` rows."""
         self._n_seen += n_rows
         self._largest.append(candidates)
@@ -145,7 +146,7 @@ class ThresholdSearch:
             self._largest = [torch.cat(self._largest).topk(self._n_wanted, sorted=False).values]
             self._bound, self._n_held = float(self._largest[0].min()), self._n_wanted
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Float[Tensor, ""]:
         """Returns a 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
 
         Raises:
@@ -161,7 +162,9 @@ class ThresholdSearch:
         return torch.where(middle < kept, middle, dropped)
 
 
-def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:
+def calibrate_threshold(
+    pre_latents: Iterable[Float[Tensor, "_ n_latents"]], k: float, n_rows: int
+) -> Float[Tensor, ""]:
     """Returns what a `ThresholdSearch` finds in batches [<= n_rows, n_latents]."""
     search = ThresholdSearch(k, n_rows)
     for batch in pre_latents:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -21,7 +22,11 @@ _PIECE_ELEMENTS = (2**21, 2**29)
 _LEAST_PIECE_ROWS = 256
 
 
-def pre_latent_pieces(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Iterator[Tensor]:
+def pre_latent_pieces(
+    inputs: Float[Tensor, "n_rows d_in"],
+    W_enc: Float[Tensor, "n_latents d_in"],
+    b_enc: Float[Tensor, " n_latents"] | None,
+) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Yields `inputs @ W_enc.T + b_enc` in pieces of consecutive rows [n_piece_rows, n_latents].
 
     On the CPU all pieces share one buffer: a piece is valid until the next one is asked for.
@@ -47,7 +52,11 @@ def pre_latent_pieces(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> It
         yield pre_latents
 
 
-def copying_columns(pieces: Iterable[Tensor], neuron_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+def copying_columns(
+    pieces: Iterable[Float[Tensor, "_ n_latents"]],
+    neuron_ids: Int64[Tensor, " n_asked"],
+    columns: Float[Tensor, "n_rows n_asked"],
+) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Passes pieces of pre-latents on and copies some neurons' into `columns` [n_rows, len(neuron_ids)]."""
     start = 0
     for piece in pieces:
@@ -56,7 +65,9 @@ def copying_columns(pieces: Iterable[Tensor], neuron_ids: Tensor, columns: Tenso
         yield piece
 
 
-def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int, int]) -> SparseLatents:
+def entries_above(
+    pieces: Iterable[Float[Tensor, "_ n_latents"]], threshold: Float[Tensor, "*_"], shape: tuple[int, int]
+) -> SparseLatents:
     """Returns the entries of pre-latents, given in pieces of rows, that are strictly above a threshold.
 
     Args:
@@ -78,14 +89,23 @@ def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int,
 
 
 @torch.no_grad()
-def pre_latents_above(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> SparseLatents:
+def pre_latents_above(
+    inputs: Float[Tensor, "n_rows d_in"],
+    W_enc: Float[Tensor, "n_latents d_in"],
+    b_enc: Float[Tensor, " n_latents"] | None,
+    threshold: Float[Tensor, ""] | Float[Tensor, " n_latents"],
+) -> SparseLatents:
     """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold; see `entries_above`."""
     pieces = pre_latent_pieces(inputs, W_enc, b_enc)
     return entries_above(pieces, threshold, (inputs.shape[0], W_enc.shape[0]))
 
 
 def encode_kept(
-    kept: SparseLatents, inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None
+    kept: SparseLatents,
+    inputs: Float[Tensor, "{kept.n_rows} d_in"],
+    W_enc: Float[Tensor, "{kept.n_latents} d_in"],
+    b_enc: Float[Tensor, " {kept.n_latents}"] | None,
+    b_dec: Float[Tensor, " d_in"] | None,
 ) -> SparseLatents:
     """Gives kept pre-latents a gradient: the dense encoder's, restricted to the kept entries.
 
@@ -103,12 +123,16 @@ def encode_kept(
     return kept.with_values(values)
 
 
-def decode_sparse(latents: SparseLatents, W_dec: Tensor) -> Tensor:
+def decode_sparse(
+    latents: SparseLatents, W_dec: Float[Tensor, "{latents.n_latents} d_in"]
+) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
     return _SparseDecoding.apply(latents.values, W_dec, latents.detach())  # pyright: ignore[reportReturnType]
 
 
-def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
+def transposed_product(
+    latents: SparseLatents, rows: Float[Tensor, "{latents.n_rows} d"]
+) -> Float[Tensor, "{latents.n_latents} d"]:
     """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d]."""
     if triton_products.is_available(rows):
         return triton_products.transposed_product(latents, rows)
@@ -116,7 +140,9 @@ def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
     return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values[order.entries])
 
 
-def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
+def kept_dot_products(
+    pattern: SparseLatents, rows: Float[Tensor, "{pattern.n_rows} d"], atoms: Float[Tensor, "{pattern.n_latents} d"]
+) -> Float[Tensor, " {pattern.n_entries}"]:
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern."""
     if triton_products.is_available(rows):
         return triton_products.kept_dot_products(pattern, rows, atoms).to(pattern.values.dtype)

@@ -1,6 +1,7 @@
 """Selection of pre-latents on CUDA, exact and the same on every run, by Triton kernels."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.sparse_latents import SparseLatents
@@ -16,7 +17,7 @@ _MOST_GROUPS = 8192
 _CANDIDATE_BLOCK = 256
 
 
-def entries_above(pre_latents: Tensor, threshold: Tensor) -> SparseLatents:
+def entries_above(pre_latents: Float[Tensor, "n_rows n_latents"], threshold: Float[Tensor, "*_"]) -> SparseLatents:
     """Returns the pre-latents strictly above a threshold, compared in float32.
 
     A first pass counts them per row, a second writes them; reading how many there are waits for the first.
@@ -40,7 +41,7 @@ def entries_above(pre_latents: Tensor, threshold: Tensor) -> SparseLatents:
     return SparseLatents(row_offsets, neuron_ids, values, (n_rows, n_latents))
 
 
-def row_top_k(pre_latents: Tensor, k: int) -> SparseLatents:
+def row_top_k(pre_latents: Float[Tensor, "n_rows n_latents"], k: int) -> SparseLatents:
     """Keeps the `k` largest positive pre-latents of each row [n_rows, n_latents]; fewer where fewer are positive.
 
     Ties at the smallest kept value go to the lowest neuron ids. The k-th largest of the maxima of disjoint groups of

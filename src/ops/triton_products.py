@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.sparse_latents import SparseLatents
@@ -29,7 +30,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         kernel[grid](*arguments, **constants, enable_fp_fusion=True)
 
 
-def decode_rows(latents: SparseLatents, atoms: Tensor) -> Tensor:
+def decode_rows(latents: SparseLatents, atoms: Float[Tensor, "..."]) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ atoms` [n_rows, d_in] for atoms [n_latents, d_in].
 
     Sums are float32; the result has the promoted type of the values and the atoms. Each of a row's blocks of columns
@@ -55,7 +56,7 @@ def decode_rows(latents: SparseLatents, atoms: Tensor) -> Tensor:
     return sums
 
 
-def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
+def transposed_product(latents: SparseLatents, rows: Float[Tensor, "..."]) -> Float[Tensor, "{latents.n_latents} d"]:
     """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d], the same bits on every run.
 
     Sums are float32; the result has the promoted type of the values and the rows. A neuron that fires in most rows
@@ -105,7 +106,9 @@ def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
     return sums.to(torch.promote_types(latents.values.dtype, rows.dtype))
 
 
-def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
+def kept_dot_products(
+    pattern: SparseLatents, rows: Float[Tensor, "..."], atoms: Float[Tensor, "..."]
+) -> Float[Tensor, " {pattern.n_entries}"]:
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern.
 
     Sums are float32; the result has the promoted type of the rows and the atoms. A program takes 8 neighbouring

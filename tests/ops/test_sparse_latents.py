@@ -133,5 +133,3 @@ def test_errors_say_what_was_expected(dense):
         SparseLatents(torch.zeros(3, dtype=torch.int64), latents.neuron_ids, latents.values, (4, 5))
     with pytest.raises(ValueError, match="one value per neuron id"):
         SparseLatents(latents.row_offsets, latents.neuron_ids, latents.values[:-1], (4, 5))
-    with pytest.raises(ValueError, match="n_rows, n_latents"):
-        SparseLatents.from_dense(torch.zeros(3))

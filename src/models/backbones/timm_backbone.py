@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from jaxtyping import Float
 from timm.models import load_checkpoint
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class TimmBackbone(Backbone):
         with torch.inference_mode():
             self.d_in = self(probe).shape[1]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
         """Returns activations [batch, d_in]."""
         if self.layer is None:
             return self.model(images)

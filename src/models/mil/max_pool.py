@@ -1,5 +1,6 @@
 """Max pooling of patch logits."""
 
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from src.models.mil.base import MILModel, MILOutput, masked_max
@@ -30,7 +31,9 @@ class MaxMIL(MILModel):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+    def forward(
+        self, bags: Float[Tensor, "n_bags n_patches {self.d_in}"], mask: Bool[Tensor, "n_bags n_patches"]
+    ) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`."""
         hidden = self.dropout(self.patch_encoder(bags).relu())  # [n_bags, n_patches, n_hidden]
         instance_logits = self.classifier(hidden)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Unpack
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from src.models.saes.core import SAECore
@@ -56,7 +57,7 @@ class SAE(SAECore, ABC):
     threshold_l0: ClassVar[str | None] = None
     """The attribute with the L0 that inference's threshold is calibrated to; None: there is no such threshold."""
 
-    silent_for: Tensor
+    silent_for: Int64[Tensor, " n_latents"]
 
     def __init__(
         self,
@@ -92,7 +93,12 @@ class SAE(SAECore, ABC):
         self.register_buffer("silent_for", torch.zeros(self.n_latents, dtype=torch.int64))
 
     @abstractmethod
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+    def code(
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,
+        columns: Int64[Tensor, " n_asked"] | None,
+    ) -> Code:
         """Codes a batch with a graph, as training does, or in evaluation mode as inference does.
 
         Args:
@@ -105,17 +111,17 @@ class SAE(SAECore, ABC):
     def penalties(
         self,
         code: Code,  # noqa: ARG002
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
+        inputs: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
+        reconstruction: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
         progress: TrainingProgress,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns the named, weighted terms of the loss besides the error and AuxK.
 
         Inputs and reconstruction are [n_rows, d_in], in the space the SAE works in.
         """
         return {}
 
-    def asked_columns(self, n_rows: int) -> Tensor | None:
+    def asked_columns(self, n_rows: int) -> Int64[Tensor, " n_asked"] | None:
         """Returns the neurons whose pre-latents a batch of `n_rows` needs whatever they are: AuxK's.
 
         They are those that are dead after the batch unless they fire in it.
@@ -125,15 +131,21 @@ class SAE(SAECore, ABC):
         nearly_dead = (self.silent_for + self._silence_of(n_rows) >= self.dead_after).nonzero().squeeze(1)
         return nearly_dead if nearly_dead.numel() else None
 
-    def reconstructions(self, latents: Latents) -> list[Tensor]:
+    def reconstructions(self, latents: Latents) -> list[Float[Tensor, "{latents.n_rows} {self.d_in}"]]:
         """Returns the reconstructions [n_rows, d_in] that the error is taken of; the last one is the SAE's."""
         return [decode(latents, self.atoms) + self.b_dec]
 
-    def mean_error(self, reconstructions: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def mean_error(
+        self, reconstructions: Sequence[Float[Tensor, "n_rows {self.d_in}"]], inputs: Float[Tensor, "*rows {self.d_in}"]
+    ) -> Float[Tensor, ""]:
         """Returns the error of `reconstructions` [n_rows, d_in] of inputs [..., d_in]."""
         return self.error(reconstructions[-1].view(inputs.shape), inputs)
 
-    def step(self, activations: Tensor, progress: TrainingProgress = TrainingProgress()) -> SAEStep:  # noqa: B008
+    def step(
+        self,
+        activations: Float[Tensor, "*rows d_in"],
+        progress: TrainingProgress = TrainingProgress(),  # noqa: B008
+    ) -> SAEStep:
         """Runs a batch: losses with a graph, and in training mode the running statistics.
 
         In evaluation mode latents are those of inference, and no state moves unless `observe_validation`.
@@ -171,14 +183,21 @@ class SAE(SAECore, ABC):
             self.silent_for.masked_fill_((latents.values > 0).any(0), 0)
         self.silent_for.copy_(all_min(self.silent_for))  # 0 where a neuron fired in any process
 
-    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+    def finish_step_(
+        self,
+        activations: Float[Tensor, "*rows {self.d_in}"],
+        progress: TrainingProgress,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         """Does what follows an optimizer step, e.g. resampling; `progress` is that of before the step."""
 
     def sparsity_scale(self, progress: TrainingProgress) -> float:
         """Returns what sparsity penalties are multiplied by at a step."""
         return min(progress.step / self.sparsity_warmup_steps, 1.0) if self.sparsity_warmup_steps else 1.0
 
-    def error(self, reconstruction: Tensor, inputs: Tensor) -> Tensor:
+    def error(
+        self, reconstruction: Float[Tensor, "*rows {self.d_in}"], inputs: Float[Tensor, "*rows {self.d_in}"]
+    ) -> Float[Tensor, ""]:
         """Returns the error of a reconstruction under `error_scale`, both [..., d_in]."""
         if self.error_scale == "input_norm":
             weight = self.class_token_weight if self.training and inputs.ndim > 2 else 1.0

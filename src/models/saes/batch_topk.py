@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.models.saes.k_sparse import KSparse
@@ -30,9 +31,11 @@ class BatchTopK(KSparse):
     """
 
     # Not a buffer: it decides how fast the selection is found, never what it is.
-    _candidate_threshold: Tensor | None = None
+    _candidate_threshold: Float[Tensor, ""] | None = None
 
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
+    def select(
+        self, pieces: Iterable[Float[Tensor, "_ {self.n_latents}"]], k: int, shape: tuple[int, int]
+    ) -> SparseLatents | None:
         """Keeps the `k * n_rows` largest of the batch of all processes; see `KSparse.select`."""
         guess = self._candidate_threshold
         candidates = entries_above(pieces, torch.zeros_like(self.threshold) if guess is None else guess, shape)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from src.models.saes.options import at_least
@@ -63,11 +64,16 @@ class Gated(Penalized):
         b_mag = self.b_mag + self.r_mag.exp() * shift
         return weights | {"b_gate": b_gate, "b_mag": b_mag, "r_mag": self.r_mag}
 
-    def pre_latents(self, activations: Tensor) -> Tensor:
+    def pre_latents(self, activations: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.n_latents}"]:
         """Returns all gates before their step, dense [n_rows, n_latents]: a neuron may fire where its is positive."""
         return super().pre_latents(activations) + self.b_enc
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,  # noqa: ARG002
+        columns: Int64[Tensor, " n_asked"] | None,
+    ) -> Code:
         """Lists positive gates, in training as at inference; see `SAE.code`."""
         products, asked = self.pre_latents_above(centred, -self.b_enc.detach(), columns, mask_dense=False)
         gates = products.with_values(F.relu(products.values + products.per_neuron(self.b_enc)))
@@ -75,7 +81,7 @@ class Gated(Penalized):
             asked = asked + self.b_enc[columns]
         return Code(gates, gates.with_values(self._magnitudes(products) * (gates.values > 0)), asked)
 
-    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+    def encode_inputs(self, centred: Float[Tensor, "n_rows {self.d_in}"]) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         products = pre_latents_above(centred, self.W_enc, None, -self.b_enc)
         magnitudes = self._magnitudes(products)
@@ -86,10 +92,10 @@ class Gated(Penalized):
     def penalties(
         self,
         code: Code,
-        inputs: Tensor,
-        reconstruction: Tensor,  # noqa: ARG002
+        inputs: Float[Tensor, "n_rows {self.d_in}"],
+        reconstruction: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
         progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns the L1 term of the gates and the error of what they reconstruct; see `SAE.penalties`."""
         from_gates = decode(code.pre_latents, self.atoms.detach()) + self.b_dec.detach()
         return {

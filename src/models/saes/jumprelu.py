@@ -4,6 +4,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from src.models.saes.options import at_least, one_of
@@ -57,7 +58,7 @@ class JumpReLU(Penalized):
         ValueError: when an option is unknown or out of its range.
     """
 
-    log_threshold: Tensor
+    log_threshold: Float[Tensor, " n_latents"]
 
     def __init__(
         self,
@@ -101,18 +102,23 @@ class JumpReLU(Penalized):
             self.log_threshold = nn.Parameter(start.log())
 
     @property
-    def trained_threshold(self) -> Tensor:
+    def trained_threshold(self) -> Float[Tensor, " {self.n_latents}"]:
         """The thresholds [n_latents] with the gradient of training."""
         if self.threshold_form == "raw":
             return self.threshold
         return self.log_threshold.exp() if self.threshold_form == "log" else exp_with_unit_gradient(self.log_threshold)
 
     @property
-    def inference_threshold(self) -> Tensor:
+    def inference_threshold(self) -> Float[Tensor, " {self.n_latents}"]:
         """The thresholds [n_latents], not negative and without a gradient."""
         return self.trained_threshold.detach().clamp_min(0)
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,  # noqa: ARG002
+        columns: Int64[Tensor, " n_asked"] | None,
+    ) -> Code:
         """Lists what is above its threshold or trains it; see `SAE.code`."""
         threshold = self._threshold
         floor = window_floor(threshold.detach(), self.bandwidth)
@@ -125,10 +131,10 @@ class JumpReLU(Penalized):
     def penalties(
         self,
         code: Code,
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
+        inputs: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
+        reconstruction: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
         progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns the penalty on the L0; see `SAE.penalties`."""
         l0 = self._l0(code.latents if self.step_on_gated else code.pre_latents)
         penalty = l0 if self.penalty == "l0" else (l0 / self.target_l0 - 1).square()
@@ -147,7 +153,7 @@ class JumpReLU(Penalized):
             self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Tensor) -> None:
+    def initialize_from_(self, activations: Float[Tensor, "*rows {self.d_in}"]) -> None:
         """Sets b_dec and, where they have no stated start, the thresholds; see `SAECore.initialize_from_`."""
         super().initialize_from_(activations)
         if self.threshold_init is None:

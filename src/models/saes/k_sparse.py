@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal, Unpack
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from src.models.saes.base import SAE
@@ -79,7 +80,9 @@ class KSparse(SAE):
         self.threshold_statistic = one_of("threshold_statistic", threshold_statistic, ThresholdStatistic)
 
     @abstractmethod
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
+    def select(
+        self, pieces: Iterable[Float[Tensor, "_ {self.n_latents}"]], k: int, shape: tuple[int, int]
+    ) -> SparseLatents | None:
         """Chooses what training keeps.
 
         Args:
@@ -91,7 +94,12 @@ class KSparse(SAE):
             The kept entries, positive; None when a guess failed and the pieces must be made again.
         """
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+    def code(
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,
+        columns: Int64[Tensor, " n_asked"] | None,
+    ) -> Code:
         """Keeps k latents per row in training, and those of inference in evaluation mode; see `SAE.code`."""
         dense_columns = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
         with torch.no_grad():
@@ -102,12 +110,14 @@ class KSparse(SAE):
             dense_columns = encode_columns(dense_columns, columns, centred, *weights)
         return Code(latents, latents, dense_columns)
 
-    def select_inference(self, pieces: Iterable[Tensor], shape: tuple[int, int]) -> SparseLatents:
+    def select_inference(
+        self, pieces: Iterable[Float[Tensor, "_ {self.n_latents}"]], shape: tuple[int, int]
+    ) -> SparseLatents:
         """Chooses what inference keeps: what exceeds the threshold."""
         return entries_above(pieces, self.inference_threshold, shape)
 
     @torch.no_grad()
-    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+    def encode_inputs(self, centred: Float[Tensor, "n_rows {self.d_in}"]) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
         return self.select_inference(pieces, (centred.shape[0], self.n_latents))
@@ -115,10 +125,10 @@ class KSparse(SAE):
     def penalties(
         self,
         code: Code,
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
+        inputs: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
+        reconstruction: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
         progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns the L1 term where it has a weight; see `SAE.penalties`."""
         weight = self.l1_coefficient * self.sparsity_scale(progress)
         return {"l1": weight * mean_l1(code.latents)} if weight else {}

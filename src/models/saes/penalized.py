@@ -1,6 +1,7 @@
 """What the families share that push for sparsity with a penalty: products as dense or as sparse as the latents are."""
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from src.models.saes.base import SAE
@@ -24,15 +25,20 @@ class Penalized(SAE):
         **options: of `SAE`.
     """
 
-    density: Tensor
+    density: Float[Tensor, ""]
 
     def register_density(self) -> None:
         """Registers the state; called by a subclass's constructor."""
         self.register_buffer("density", torch.ones(()))
 
     def pre_latents_above(
-        self, centred: Tensor, floor: Tensor, columns: Tensor | None, *, mask_dense: bool = True
-    ) -> tuple[Latents, Tensor | None]:
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        floor: Float[Tensor, ""] | Float[Tensor, " {self.n_latents}"],
+        columns: Int64[Tensor, " n_asked"] | None,
+        *,
+        mask_dense: bool = True,
+    ) -> tuple[Latents, Float[Tensor, "n_rows n_asked"] | None]:
         """Encodes a batch with a graph.
 
         Args:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from src.models.saes.options import at_least, one_of
@@ -91,12 +92,17 @@ class ReLUL1(Penalized):
         """Returns the weights as they are; see `SAECore.saelens_parameters`."""
         return weights
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(
+        self,
+        centred: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,  # noqa: ARG002
+        columns: Int64[Tensor, " n_asked"] | None,
+    ) -> Code:
         """Keeps what is above zero, in training as at inference; see `SAE.code`."""
         latents, asked = self.pre_latents_above(centred, torch.zeros_like(self.threshold), columns)
         return Code(latents, latents, asked)
 
-    def asked_columns(self, n_rows: int) -> Tensor | None:
+    def asked_columns(self, n_rows: int) -> Int64[Tensor, " n_asked"] | None:
         """Returns the neurons that ghost gradients train, dead before the batch; see `SAE.asked_columns`."""
         if not self.ghost_gradients:
             return super().asked_columns(n_rows)
@@ -104,8 +110,12 @@ class ReLUL1(Penalized):
         return dead if self.training and dead.numel() else None
 
     def penalties(
-        self, code: Code, inputs: Tensor, reconstruction: Tensor, progress: TrainingProgress
-    ) -> dict[str, Tensor]:
+        self,
+        code: Code,
+        inputs: Float[Tensor, "n_rows {self.d_in}"],
+        reconstruction: Float[Tensor, "n_rows {self.d_in}"],
+        progress: TrainingProgress,
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns what makes latents sparse, and the term of ghost gradients where it applies; see `SAE.penalties`."""
         norms = torch.linalg.vector_norm(self.W_dec, dim=1) if self.l1_by_atom_norm else None
         losses = self.sparsity_losses(code.latents, norms, progress)
@@ -117,12 +127,19 @@ class ReLUL1(Penalized):
             losses["ghost"] = ghost_loss(code.columns, self.W_dec[dead], inputs - reconstruction, errors)
         return losses
 
-    def sparsity_losses(self, latents: Latents, norms: Tensor | None, progress: TrainingProgress) -> dict[str, Tensor]:
+    def sparsity_losses(
+        self, latents: Latents, norms: Float[Tensor, " {self.n_latents}"] | None, progress: TrainingProgress
+    ) -> dict[str, Float[Tensor, ""]]:
         """Returns the L1 term of latents that count times `norms` [n_latents] where those are given."""
         return {"l1": self.l1_coefficient * self.sparsity_scale(progress) * mean_l1(latents, norms)}
 
     @torch.no_grad()
-    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+    def finish_step_(
+        self,
+        activations: Float[Tensor, "*rows {self.d_in}"],
+        progress: TrainingProgress,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         """Resamples dead neurons when it is time; see `SAE.finish_step_`.
 
         Raises:

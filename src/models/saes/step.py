@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.dense_latents import Latents
@@ -36,7 +37,7 @@ class Code:
 
     pre_latents: Latents
     latents: Latents
-    columns: Tensor | None = None
+    columns: Float[Tensor, "n_rows n_asked"] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class SAEStep:
     """
 
     latents: Latents
-    reconstruction: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
+    reconstruction: Float[Tensor, "n_rows d_in"]
+    losses: dict[str, Float[Tensor, ""]]
+    metrics: dict[str, Float[Tensor, ""]]
 
     @property
-    def loss(self) -> Tensor:
+    def loss(self) -> Float[Tensor, ""]:
         """The sum of the named losses."""
         return torch.stack(list(self.losses.values())).sum()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from src.models.saes.k_sparse import KSparse
@@ -55,11 +56,18 @@ class TopK(KSparse):
         """Returns the weights, without a threshold for "topk"; see `SAECore.saelens_parameters`."""
         return weights if self.inference == "topk" else super().saelens_parameters(weights)
 
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents:  # noqa: ARG002
+    def select(
+        self,
+        pieces: Iterable[Float[Tensor, "_ {self.n_latents}"]],
+        k: int,
+        shape: tuple[int, int],  # noqa: ARG002
+    ) -> SparseLatents:
         """Keeps the k largest of each row; see `KSparse.select`."""
         return keep_largest_per_row(pieces, k)
 
-    def select_inference(self, pieces: Iterable[Tensor], shape: tuple[int, int]) -> SparseLatents:
+    def select_inference(
+        self, pieces: Iterable[Float[Tensor, "_ {self.n_latents}"]], shape: tuple[int, int]
+    ) -> SparseLatents:
         """Chooses what inference keeps, by `inference`."""
         if self.inference == "topk":
             return keep_largest_per_row(pieces, self.k)
