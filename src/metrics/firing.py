@@ -1,10 +1,11 @@
 """How often and how strongly each neuron fires over a whole set, and how many fire too rarely or too often."""
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
+from src.ops.shapes import PerNeuron
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -35,8 +36,8 @@ class FiringCounts(Metric):
     full_state_update = False
     n_rows: Int[Tensor, ""]
     n_fired: Int[Tensor, " n_latents"]
-    sums: Float[Tensor, " n_latents"]
-    maxima: Float[Tensor, " n_latents"]
+    sums: PerNeuron
+    maxima: PerNeuron
 
     def __init__(self, n_latents: int, almost_dead_below: float = 1e-5, dense_above: float = 0.1) -> None:
         super().__init__()
@@ -55,19 +56,19 @@ class FiringCounts(Metric):
         """Adds rows of latents [n_rows, n_latents]."""
         active = latents.values > 0
         neuron_ids = latents.neuron_ids[active]
-        n_latents = self.n_fired.numel()
         self.n_rows += latents.n_rows
-        self.n_fired += torch.bincount(neuron_ids, minlength=n_latents)
-        self.sums += torch.bincount(neuron_ids, weights=latents.values[active].double(), minlength=n_latents)
+        self.n_fired += torch.bincount(neuron_ids, minlength=self.n_fired.numel())
+        # Not a weighted bincount, which CUDA refuses with trainer.deterministic=true.
+        self.sums += torch.zeros_like(self.sums).index_add_(0, neuron_ids, latents.values[active].double())
         self.maxima = torch.maximum(self.maxima, latents.max_over_rows())
 
     @property
-    def density(self) -> Float[Tensor, " n_latents"]:
+    def density(self) -> PerNeuron:
         """The share of rows each neuron fires on, [n_latents] float64; NaN without rows."""
         return self.n_fired.double() / self.n_rows
 
     @property
-    def mean_when_active(self) -> Float[Tensor, " n_latents"]:
+    def mean_when_active(self) -> PerNeuron:
         """The mean of each neuron's latents above zero, [n_latents] float64; NaN for silent neurons."""
         return self.sums / self.n_fired
 

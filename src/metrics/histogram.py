@@ -18,9 +18,6 @@ class Histogram(Metric):
         low: start of the first bin.
         high: end of the last bin.
         n_bins: number of bins.
-
-    Raises:
-        ValueError: when there is no room between low and high.
     """
 
     full_state_update = False
@@ -28,8 +25,6 @@ class Histogram(Metric):
 
     def __init__(self, low: float, high: float, n_bins: int) -> None:
         super().__init__()
-        if not low < high:
-            raise ValueError(f"Expected a histogram's low below its high, got {low} and {high}.")
         self.low, self.high, self.n_bins = low, high, n_bins
         self.add_state("counts", torch.zeros(n_bins, dtype=torch.int64), dist_reduce_fx="sum")
 

@@ -1,7 +1,7 @@
 """What is counted over the latents of a whole set: L0, L1 and neurons that never fire."""
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -54,31 +54,3 @@ class L0Histogram(Metric):
     def compute(self) -> Int[Tensor, " n_counts"]:
         """Returns the counts [n_latents + 1], by L0."""
         return self.n_rows
-
-
-class DeadFraction(Metric):
-    """The share of neurons that are silent on every row of the set.
-
-    The window is the set itself: on a small set this counts rare neurons too. `FiringCounts` says more, and of how many
-    rows.
-
-    Args:
-        n_latents: number of neurons.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    n_fired: Int[Tensor, " n_latents"]
-
-    def __init__(self, n_latents: int) -> None:
-        super().__init__()
-        self.add_state("n_fired", torch.zeros(n_latents, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, latents: SparseLatents) -> None:
-        """Adds rows of latents [n_rows, n_latents]."""
-        active = latents.neuron_ids[latents.values > 0]
-        self.n_fired += torch.bincount(active, minlength=self.n_fired.numel())
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Returns the share."""
-        return (self.n_fired == 0).double().mean()

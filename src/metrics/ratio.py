@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 from torchmetrics import Metric
+
+from src.ops.shapes import Scalar
 
 
 class RatioOfSums(Metric, ABC):
@@ -17,8 +19,8 @@ class RatioOfSums(Metric, ABC):
     """
 
     full_state_update = False
-    numerator: Float[Tensor, ""]
-    denominator: Float[Tensor, ""]
+    numerator: Scalar
+    denominator: Scalar
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +37,6 @@ class RatioOfSums(Metric, ABC):
         self.numerator += numerator
         self.denominator += denominator
 
-    def compute(self) -> Float[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Returns the ratio, float64; NaN where it is undefined: without rows, or when the denominator is 0."""
         return self.numerator / self.denominator if self.denominator else torch.full_like(self.numerator, torch.nan)

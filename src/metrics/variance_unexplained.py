@@ -1,9 +1,11 @@
 """Fraction of variance unexplained, from sums over the whole set."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torchmetrics import Metric
+
+from src.ops.shapes import PerInput, Rows, Scalar
 
 
 class FractionOfVarianceUnexplained(Metric):
@@ -21,9 +23,9 @@ class FractionOfVarianceUnexplained(Metric):
     full_state_update = False
     higher_is_better = False
     n_rows: Int[Tensor, ""]
-    sums: Float[Tensor, " d_in"]
-    squares: Float[Tensor, " d_in"]
-    errors: Float[Tensor, ""]
+    sums: PerInput
+    squares: PerInput
+    errors: Scalar
 
     def __init__(self, d_in: int) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ class FractionOfVarianceUnexplained(Metric):
         self.add_state("squares", torch.zeros(d_in, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("errors", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, activations: Float[Tensor, "n_rows d_in"], reconstruction: Float[Tensor, "n_rows d_in"]) -> None:
+    def update(self, activations: Rows, reconstruction: Rows) -> None:
         """Adds rows: activations and their reconstruction, both [n_rows, d_in]."""
         exact = activations.double()
         self.n_rows += activations.shape[0]
@@ -41,7 +43,7 @@ class FractionOfVarianceUnexplained(Metric):
         self.squares += exact.square().sum(0)
         self.errors += (exact - reconstruction).square().sum()
 
-    def compute(self) -> Float[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Returns FVU, float64; NaN without rows or when all rows are equal: then it is undefined.
 
         Raises:

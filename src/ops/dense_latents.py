@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, PreLatents, Rows
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import decode_sparse
 
@@ -20,7 +21,7 @@ class DenseLatents:
         values: [n_rows, n_latents]; may carry a gradient.
     """
 
-    values: Float[Tensor, "n_rows n_latents"]
+    values: PreLatents
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,10 +50,6 @@ class DenseLatents:
         """Returns a value per neuron [n_latents] in a shape that meets `values`."""
         return vector
 
-    def max_over_rows(self) -> Float[Tensor, " {self.n_latents}"]:
-        """Returns each neuron's largest value [n_latents], at least 0."""
-        return self.values.clamp_min(0).amax(0) if self.n_rows else self.values.new_zeros(self.n_latents)
-
     def to_dense(self) -> Float[Tensor, "{self.n_rows} {self.n_latents}"]:
         """Returns the values."""
         return self.values
@@ -69,12 +66,7 @@ def decode(
     return latents.values @ W_dec if isinstance(latents, DenseLatents) else decode_sparse(latents, W_dec)
 
 
-def encode_dense(
-    inputs: Float[Tensor, "n_rows d_in"],
-    W_enc: Float[Tensor, "n_latents d_in"],
-    b_enc: Float[Tensor, " n_latents"] | None,
-    b_dec: Float[Tensor, " d_in"] | None,
-) -> Float[Tensor, "n_rows n_latents"]:
+def encode_dense(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None) -> PreLatents:
     """Returns `inputs @ W_enc.T + b_enc` [n_rows, n_latents] for inputs `x - b_dec` that carry no gradient.
 
     b_dec receives its gradient from column sums, as in `encode_kept`: one product with a vector, where the gradient of
@@ -90,13 +82,8 @@ def encode_dense(
 
 
 def encode_columns(
-    columns: Float[Tensor, "n_rows n_asked"],
-    neuron_ids: Int64[Tensor, " n_asked"],
-    inputs: Float[Tensor, "n_rows d_in"],
-    W_enc: Float[Tensor, "n_latents d_in"],
-    b_enc: Float[Tensor, " n_latents"] | None,
-    b_dec: Float[Tensor, " d_in"] | None,
-) -> Float[Tensor, "n_rows n_asked"]:
+    columns: Columns, neuron_ids: NeuronIds, inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None
+) -> Columns:
     """Gives some neurons' pre-latents, known already, the gradient of the encoder.
 
     W_enc's gradient holds the rows of these neurons only (a sparse tensor, which autograd adds to dense ones).

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops.shapes import PerNeuron
 
-def jump(
-    pre_latents: Float[Tensor, "*shape"],
-    threshold: Float[Tensor, "*#shape"],
-    bandwidth: float,
-    *,
-    rectify: bool = False,
-) -> Float[Tensor, "*shape"]:
+Values = Float[Tensor, "*shape"]
+Thresholds = Float[Tensor, "*#shape"]
+"""Of a shape that broadcasts to that of the values."""
+
+
+def jump(pre_latents: Values, threshold: Thresholds, bandwidth: float, *, rectify: bool = False) -> Values:
     """Returns the pre-latents z that are strictly above a threshold, and 0 elsewhere.
 
     With g the gradient of a result, z receives g where it is kept, and the threshold the sum of
@@ -33,9 +33,7 @@ def jump(
     return _Jump.apply(pre_latents, threshold, bandwidth, rectify)  # pyright: ignore[reportReturnType]
 
 
-def step(
-    values: Float[Tensor, "*shape"], threshold: Float[Tensor, "*#shape"], bandwidth: float
-) -> Float[Tensor, "*shape"]:
+def step(values: Values, threshold: Thresholds, bandwidth: float) -> Values:
     """Returns 1 where values are strictly above a threshold, else 0.
 
     With g the gradient of a result, the threshold receives the sum of `-g / bandwidth` over the values in its window;
@@ -49,12 +47,12 @@ def step(
     return _Step.apply(values, threshold, bandwidth)  # pyright: ignore[reportReturnType]
 
 
-def exp_with_unit_gradient(logarithm: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def exp_with_unit_gradient(logarithm: Values) -> Values:
     """Returns `exp(logarithm)`, and passes gradients on without the chain factor, as sae-1n and BatchTopK do."""
     return _ExpWithUnitGradient.apply(logarithm)  # pyright: ignore[reportReturnType]
 
 
-def window_floor(threshold: Float[Tensor, " n_latents"], bandwidth: float) -> Float[Tensor, " n_latents"]:
+def window_floor(threshold: PerNeuron, bandwidth: float) -> PerNeuron:
     """Returns a floor [n_latents] that all pre-latents within a threshold's window are above, rounding included."""
     margin = 4 * torch.finfo(threshold.dtype).eps * (threshold.abs() + bandwidth)
     return threshold - bandwidth / 2 - margin

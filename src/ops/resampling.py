@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from src.ops.shapes import Atoms, PerNeuron
+
 # The new encoder row's length, as a share of the living rows' mean length (Bricken et al. 2023).
 _ENCODER_SHARE = 0.2
 
@@ -30,9 +32,9 @@ def draw_rows(errors: Float[Tensor, " n_rows"], n_wanted: int, seed: int) -> Int
 
 @torch.no_grad()
 def resample_(
-    W_enc: Float[Tensor, "n_latents d_in"],
-    b_enc: Float[Tensor, " n_latents"],
-    W_dec: Float[Tensor, "n_latents d_in"],
+    W_enc: Atoms,
+    b_enc: PerNeuron,
+    W_dec: Atoms,
     dead: Int64[Tensor, " n_resampled"],
     inputs: Float[Tensor, "n_resampled d_in"],
     *,

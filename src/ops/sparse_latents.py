@@ -1,13 +1,12 @@
 """Sparse latents: the one value that SAEs produce, training differentiates through, stores write and analyses read."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
 
@@ -132,6 +131,12 @@ class SparseLatents:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
+    def where(self, kept: Bool[Tensor, " {self.n_entries}"]) -> "SparseLatents":
+        """Returns the entries of a mask."""
+        entries = kept.nonzero().squeeze(1)
+        flat_ids = self.row_ids[entries] * self.n_latents + self.neuron_ids[entries]
+        return SparseLatents.from_flat_ids(flat_ids, self.values[entries], self.shape)
+
     def detach(self) -> "SparseLatents":
         """Returns the same latents without a gradient."""
         return self.with_values(self.values.detach())
@@ -146,18 +151,6 @@ class SparseLatents:
         flat_ids = self.row_ids * self.n_latents + self.neuron_ids
         dense = self.values.new_zeros(self.n_rows * self.n_latents)
         return dense.index_put((flat_ids,), self.values).view(self.shape)
-
-    def to_csr(self) -> Shaped[Tensor, "{self.n_rows} {self.n_latents}"]:
-        """Returns a torch sparse CSR tensor that shares the memory."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-            return torch.sparse_csr_tensor(
-                self.row_offsets,
-                self.neuron_ids.to(self.row_offsets.dtype),
-                self.values,
-                self.shape,
-                check_invariants=True,
-            )
 
     def rows(self, start: int, stop: int) -> "SparseLatents":
         """Returns the rows `start:stop` (views of the entries).
@@ -193,10 +186,6 @@ class SparseLatents:
         """Returns each neuron's largest value [n_latents], 0 where it is silent (latents are not negative)."""
         silent = self.values.new_zeros(self.n_latents)
         return silent.scatter_reduce(0, self.neuron_ids.long(), self.values, "amax", include_self=True)
-
-    def column(self, neuron_id: int) -> Shaped[Tensor, " {self.n_rows}"]:
-        """Returns one neuron's values over the rows [n_rows], dense."""
-        return self.columns([neuron_id]).squeeze(1)
 
     def columns(
         self, neuron_ids: Sequence[int] | Int[Tensor, " n_asked"]

@@ -4,16 +4,17 @@ On CUDA they are Triton kernels. Elsewhere all sums are `embedding_bag` sums: to
 faster here than its MKL sparse-CSR product, and takes one thread per output row, so the order of a sum is fixed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.ops import triton_encode, triton_products
+from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, Pieces, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
 
 # Pre-latents are made in pieces of about this many elements. On the CPU (8 MiB) they stay in cache while they are
@@ -22,11 +23,7 @@ _PIECE_ELEMENTS = (2**21, 2**29)
 _LEAST_PIECE_ROWS = 256
 
 
-def pre_latent_pieces(
-    inputs: Float[Tensor, "n_rows d_in"],
-    W_enc: Float[Tensor, "n_latents d_in"],
-    b_enc: Float[Tensor, " n_latents"] | None,
-) -> Iterator[Float[Tensor, "_ n_latents"]]:
+def pre_latent_pieces(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Yields `inputs @ W_enc.T + b_enc` in pieces of consecutive rows [n_piece_rows, n_latents].
 
     On the CPU all pieces share one buffer: a piece is valid until the next one is asked for.
@@ -52,11 +49,7 @@ def pre_latent_pieces(
         yield pre_latents
 
 
-def copying_columns(
-    pieces: Iterable[Float[Tensor, "_ n_latents"]],
-    neuron_ids: Int64[Tensor, " n_asked"],
-    columns: Float[Tensor, "n_rows n_asked"],
-) -> Iterator[Float[Tensor, "_ n_latents"]]:
+def copying_columns(pieces: Pieces, neuron_ids: NeuronIds, columns: Columns) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Passes pieces of pre-latents on and copies some neurons' into `columns` [n_rows, len(neuron_ids)]."""
     start = 0
     for piece in pieces:
@@ -65,9 +58,7 @@ def copying_columns(
         yield piece
 
 
-def entries_above(
-    pieces: Iterable[Float[Tensor, "_ n_latents"]], threshold: Float[Tensor, "*_"], shape: tuple[int, int]
-) -> SparseLatents:
+def entries_above(pieces: Pieces, threshold: Float[Tensor, "*_"], shape: tuple[int, int]) -> SparseLatents:
     """Returns the entries of pre-latents, given in pieces of rows, that are strictly above a threshold.
 
     Args:
@@ -90,10 +81,7 @@ def entries_above(
 
 @torch.no_grad()
 def pre_latents_above(
-    inputs: Float[Tensor, "n_rows d_in"],
-    W_enc: Float[Tensor, "n_latents d_in"],
-    b_enc: Float[Tensor, " n_latents"] | None,
-    threshold: Float[Tensor, ""] | Float[Tensor, " n_latents"],
+    inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshold: Scalar | PerNeuron
 ) -> SparseLatents:
     """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold; see `entries_above`."""
     pieces = pre_latent_pieces(inputs, W_enc, b_enc)
@@ -101,11 +89,7 @@ def pre_latents_above(
 
 
 def encode_kept(
-    kept: SparseLatents,
-    inputs: Float[Tensor, "{kept.n_rows} d_in"],
-    W_enc: Float[Tensor, "{kept.n_latents} d_in"],
-    b_enc: Float[Tensor, " {kept.n_latents}"] | None,
-    b_dec: Float[Tensor, " d_in"] | None,
+    kept: SparseLatents, inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None
 ) -> SparseLatents:
     """Gives kept pre-latents a gradient: the dense encoder's, restricted to the kept entries.
 

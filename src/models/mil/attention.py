@@ -1,10 +1,9 @@
 """Attention pooling of patches."""
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from src.models.mil.base import MILModel, MILOutput, masked_softmax
+from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_softmax
 
 
 class AttentionMIL(MILModel):
@@ -41,9 +40,7 @@ class AttentionMIL(MILModel):
         self.attention_score = nn.Linear(n_attention, 1)
         self.classifier = nn.Linear(n_hidden, n_classes)
 
-    def forward(
-        self, bags: Float[Tensor, "n_bags n_patches {self.d_in}"], mask: Bool[Tensor, "n_bags n_patches"]
-    ) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`.
 
         `instance_logits` is the classifier applied to each patch by itself; the mean weighted by attention is `logits`.

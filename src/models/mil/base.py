@@ -7,6 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+Bags = Float[Tensor, "n_bags n_patches {self.d_in}"]
+Mask = Bool[Tensor, "n_bags n_patches"]
+"""True on patches and false on padding."""
+
 
 @dataclass(frozen=True)
 class MILOutput:
@@ -38,9 +42,7 @@ class MILModel(nn.Module, ABC):
         self.n_classes = n_classes
 
     @abstractmethod
-    def forward(
-        self, bags: Float[Tensor, "n_bags n_patches {self.d_in}"], mask: Bool[Tensor, "n_bags n_patches"]
-    ) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags.
 
         Args:
@@ -60,9 +62,7 @@ def masked_softmax(scores: Float[Tensor, "*bags n"], mask: Bool[Tensor, "*bags n
     return scores.masked_fill(~mask, lowest).softmax(dim=-1) * mask
 
 
-def masked_max(
-    values: Float[Tensor, "n_bags n_patches n_classes"], mask: Bool[Tensor, "n_bags n_patches"]
-) -> Float[Tensor, "n_bags n_classes"]:
+def masked_max(values: Float[Tensor, "n_bags n_patches n_classes"], mask: Mask) -> Float[Tensor, "n_bags n_classes"]:
     """Returns the maximum over dimension 1 among the entries of `mask`; 0 where the mask is empty.
 
     Args:

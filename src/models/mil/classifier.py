@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.mil.base import MILModel, MILOutput, masked_max
+from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_max
 
 
 class BagClassifier(nn.Module):
@@ -71,9 +71,7 @@ class MaximaRegression(MILModel):
         for name, shape in (("mean", d_in), ("scale", d_in), ("weight", (n_rows, d_in)), ("bias", n_rows)):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def forward(
-        self, bags: Float[Tensor, "n_bags n_patches {self.d_in}"], mask: Bool[Tensor, "n_bags n_patches"]
-    ) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`."""
         logits = self._logits(masked_max(bags, mask))
         return MILOutput(logits, None, self._logits(bags))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.models.saes.batch_topk import BatchTopK
 from src.models.saes.options import at_least
+from src.models.saes.shapes import Atoms, Batch
 from src.models.saes.step import SAEStep, TrainingProgress
 from src.ops.dense_latents import decode
 from src.ops.selection import keep_largest
@@ -73,7 +74,7 @@ class Archetypal(BatchTopK):
         self._atoms_of_step: Tensor | None = None
 
     @property
-    def atoms(self) -> Float[Tensor, "{self.n_latents} {self.d_in}"]:
+    def atoms(self) -> Atoms:
         """The decoder's rows [n_latents, d_in], made from points; once per training step."""
         return self._mix() if self._atoms_of_step is None else self._atoms_of_step
 
@@ -99,7 +100,7 @@ class Archetypal(BatchTopK):
         self.W_enc.copy_(atoms / atoms.square().sum(1, keepdim=True).clamp_min(_EPS))
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Float[Tensor, "*rows {self.d_in}"]) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Scales the encoder so that its first reconstructions of a batch are the best that a common factor gives.
 
         The k atoms that an input keeps overlap: each as long as its own projection, their sum would be several times
@@ -135,12 +136,6 @@ class Archetypal(BatchTopK):
             return super().step(activations, progress)
         finally:
             self._atoms_of_step = None
-
-    def constrain_gradient_(self) -> None:
-        """Leaves gradients as they are: the constraint is a projection after the step."""
-
-    def constrain_before_step_(self) -> None:
-        """Does nothing, as `constrain_gradient_`."""
 
     @torch.no_grad()
     def constrain_after_step_(self) -> None:

@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.saes.options import BDecInit, EncoderInit, InputNorm, at_least, one_of
+from src.models.saes.shapes import Atoms, Batch, PerNeuron, PreLatents, Rows
 from src.ops.decoder import normalize_rows_
 from src.ops.dense_latents import Latents, decode
 from src.ops.geometric_median import geometric_median
 from src.ops.row_norm import RowStatistics, layer_norm_rows, z_score_rows
+from src.ops.shapes import PerInput, Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latents_above
 
@@ -49,8 +51,8 @@ class SAECore(nn.Module):
     """
 
     threshold: Float[Tensor, "*_"]
-    input_mean: Float[Tensor, " d_in"]
-    input_scale: Float[Tensor, " d_in"]
+    input_mean: PerInput
+    input_scale: PerInput
 
     def __init__(
         self,
@@ -110,17 +112,17 @@ class SAECore(nn.Module):
         return {name: getattr(self, name) for name in self.argument_names()}
 
     @property
-    def atoms(self) -> Float[Tensor, "{self.n_latents} {self.d_in}"]:
+    def atoms(self) -> Atoms:
         """The decoder's rows [n_latents, d_in]."""
         return self.W_dec
 
     @property
-    def inference_threshold(self) -> Float[Tensor, ""] | Float[Tensor, " {self.n_latents}"]:
+    def inference_threshold(self) -> Scalar | PerNeuron:
         """What pre-latents must exceed at inference, 0-d or [n_latents]; never negative."""
         return self.threshold.clamp_min(0)
 
     @property
-    def encoder_bias(self) -> Float[Tensor, " {self.n_latents}"] | None:
+    def encoder_bias(self) -> PerNeuron | None:
         """The encoder bias, or None when the SAE has none."""
         return self.b_enc if self.use_b_enc else None
 
@@ -194,7 +196,7 @@ class SAECore(nn.Module):
             return (z_score_rows if self.input_norm == "z_score" else layer_norm_rows)(activations)
         return self.standardize(activations), None
 
-    def standardize(self, activations: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.d_in}"]:
+    def standardize(self, activations: Rows) -> Rows:
         """Returns `(activations - input_mean) / input_scale`: the units that errors are measured in.
 
         In raw units a few wide features would decide, and the constant ones, whose scale is 1 by convention.
@@ -202,11 +204,11 @@ class SAECore(nn.Module):
         factor = self.input_scale.reciprocal()
         return torch.addcmul(-self.input_mean * factor, activations, factor)
 
-    def centre(self, inputs: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.d_in}"]:
+    def centre(self, inputs: Rows) -> Rows:
         """Returns normalised inputs [n_rows, d_in] as the encoder takes them, without a gradient."""
         return inputs - self.b_dec.detach() if self.apply_b_dec_to_input else inputs
 
-    def pre_latents(self, activations: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.n_latents}"]:
+    def pre_latents(self, activations: Rows) -> PreLatents:
         """Returns all pre-latents, dense [n_rows, n_latents]."""
         inputs = self.normalize(activations)[0]
         centred = inputs - self.b_dec if self.apply_b_dec_to_input else inputs
@@ -218,7 +220,7 @@ class SAECore(nn.Module):
         pieces = [self.encode_inputs(self.centre(self.normalize(rows)[0])) for rows in activations.split(_ENCODE_ROWS)]
         return SparseLatents.cat(pieces)
 
-    def encode_inputs(self, centred: Float[Tensor, "n_rows {self.d_in}"]) -> SparseLatents:
+    def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         return pre_latents_above(centred, self.W_enc, self.encoder_bias, self.inference_threshold)
 
@@ -244,17 +246,15 @@ class SAECore(nn.Module):
             return reconstruction * row_statistics.scale + row_statistics.mean
         return torch.addcmul(self.input_mean, reconstruction, self.input_scale)
 
-    def reconstruct(self, activations: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.d_in}"]:
+    def reconstruct(self, activations: Rows) -> Rows:
         """Returns what inference makes of raw activations [n_rows, d_in]."""
         row_statistics = self.normalize(activations)[1] if self.normalizes_rows else None
         return self.decode(self.encode(activations), row_statistics)
 
-    def forward(self, activations: Float[Tensor, "n_rows {self.d_in}"]) -> Float[Tensor, "n_rows {self.d_in}"]:
-        """Returns `reconstruct(activations)`."""
-        return self.reconstruct(activations)
+    forward = reconstruct
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Float[Tensor, "*rows {self.d_in}"]) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Sets what starts from data, from the first training batch [n_rows, d_in] or [n_images, n_tokens, d_in]."""
         if self.b_dec_init == "zero":
             return

@@ -4,16 +4,18 @@ import math
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.saes.options import at_least, one_of
 from src.models.saes.penalized import Penalized
-from src.models.saes.step import Code, TrainingProgress
+from src.models.saes.shapes import Batch, PerNeuron, Rows
+from src.models.saes.step import Code, Losses, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.jumprelu import exp_with_unit_gradient, jump, step, window_floor
 from src.ops.processes import mean_over_rows
 from src.ops.selection import calibrate_threshold
+from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latent_pieces
 
@@ -79,7 +81,6 @@ class JumpReLU(Penalized):
         **options: Any,
     ) -> None:
         super().__init__(d_in, n_latents, expansion, **options)
-        self.register_density()
         self.penalty = one_of("penalty", penalty, L0Penalty)
         self.l0_coefficient = at_least("l0_coefficient", l0_coefficient, 0)
         self.threshold_form = one_of("threshold_form", threshold_form, ThresholdForm)
@@ -102,23 +103,18 @@ class JumpReLU(Penalized):
             self.log_threshold = nn.Parameter(start.log())
 
     @property
-    def trained_threshold(self) -> Float[Tensor, " {self.n_latents}"]:
+    def trained_threshold(self) -> PerNeuron:
         """The thresholds [n_latents] with the gradient of training."""
         if self.threshold_form == "raw":
             return self.threshold
         return self.log_threshold.exp() if self.threshold_form == "log" else exp_with_unit_gradient(self.log_threshold)
 
     @property
-    def inference_threshold(self) -> Float[Tensor, " {self.n_latents}"]:
+    def inference_threshold(self) -> PerNeuron:
         """The thresholds [n_latents], not negative and without a gradient."""
         return self.trained_threshold.detach().clamp_min(0)
 
-    def code(
-        self,
-        centred: Float[Tensor, "n_rows {self.d_in}"],
-        progress: TrainingProgress,  # noqa: ARG002
-        columns: Int64[Tensor, " n_asked"] | None,
-    ) -> Code:
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Lists what is above its threshold or trains it; see `SAE.code`."""
         threshold = self._threshold
         floor = window_floor(threshold.detach(), self.bandwidth)
@@ -128,13 +124,7 @@ class JumpReLU(Penalized):
         values = jump(listed.values, listed.per_neuron(threshold), self.bandwidth, rectify=self.relu_before_threshold)
         return Code(listed, listed.with_values(values), asked)
 
-    def penalties(
-        self,
-        code: Code,
-        inputs: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
-        reconstruction: Float[Tensor, "n_rows {self.d_in}"],  # noqa: ARG002
-        progress: TrainingProgress,
-    ) -> dict[str, Float[Tensor, ""]]:
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the penalty on the L0; see `SAE.penalties`."""
         l0 = self._l0(code.latents if self.step_on_gated else code.pre_latents)
         penalty = l0 if self.penalty == "l0" else (l0 / self.target_l0 - 1).square()
@@ -153,7 +143,7 @@ class JumpReLU(Penalized):
             self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Float[Tensor, "*rows {self.d_in}"]) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Sets b_dec and, where they have no stated start, the thresholds; see `SAECore.initialize_from_`."""
         super().initialize_from_(activations)
         if self.threshold_init is None:

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from src.models.saes.batch_topk import BatchTopK
+from src.models.saes.shapes import Batch, Rows
 from src.ops.dense_latents import Latents
+from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import decode_sparse
 
@@ -70,9 +72,7 @@ class MatryoshkaBatchTopK(BatchTopK):
         parts = decode_sparse(latents.by_groups(starts), self.atoms).view(latents.n_rows, len(starts), self.d_in)
         return list((parts.cumsum(1) + self.b_dec).unbind(1))
 
-    def mean_error(
-        self, reconstructions: Sequence[Float[Tensor, "n_rows {self.d_in}"]], inputs: Float[Tensor, "*rows {self.d_in}"]
-    ) -> Float[Tensor, ""]:
+    def mean_error(self, reconstructions: Sequence[Rows], inputs: Batch) -> Scalar:
         """Returns the weighted mean of the prefixes' errors."""
         errors = [self.error(one.view(inputs.shape), inputs) for one in reconstructions]
         weights = errors[0].new_tensor(self.group_weights)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from src.ops.dense_latents import Latents
+from src.ops.shapes import Columns, Rows, Scalar
+
+Losses = dict[str, Scalar]
+"""Named, weighted terms of a loss."""
 
 
 class TrainingProgress(NamedTuple):
@@ -37,7 +39,7 @@ class Code:
 
     pre_latents: Latents
     latents: Latents
-    columns: Float[Tensor, "n_rows n_asked"] | None = None
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class SAEStep:
     """
 
     latents: Latents
-    reconstruction: Float[Tensor, "n_rows d_in"]
-    losses: dict[str, Float[Tensor, ""]]
-    metrics: dict[str, Float[Tensor, ""]]
+    reconstruction: Rows
+    losses: Losses
+    metrics: dict[str, Scalar]
 
     @property
-    def loss(self) -> Float[Tensor, ""]:
+    def loss(self) -> Scalar:
         """The sum of the named losses."""
         return torch.stack(list(self.losses.values())).sum()
