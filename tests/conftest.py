@@ -6,7 +6,11 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from tests.shapes import install_hook
+
 mpl.use("Agg")
+
+install_hook()
 
 
 def _folder(variable: str, default: str) -> Path:

@@ -1,9 +1,11 @@
 """How often and how strongly each neuron fires over a whole set, and how many fire too rarely or too often."""
 
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
+from src.ops.shapes import PerNeuron
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -32,10 +34,10 @@ class FiringCounts(Metric):
     """
 
     full_state_update = False
-    n_rows: Tensor
-    n_fired: Tensor
-    sums: Tensor
-    maxima: Tensor
+    n_rows: Int[Tensor, ""]
+    n_fired: Int[Tensor, " n_latents"]
+    sums: PerNeuron
+    maxima: PerNeuron
 
     def __init__(self, n_latents: int, almost_dead_below: float = 1e-5, dense_above: float = 0.1) -> None:
         super().__init__()
@@ -54,23 +56,23 @@ class FiringCounts(Metric):
         """Adds rows of latents [n_rows, n_latents]."""
         active = latents.values > 0
         neuron_ids = latents.neuron_ids[active]
-        n_latents = self.n_fired.numel()
         self.n_rows += latents.n_rows
-        self.n_fired += torch.bincount(neuron_ids, minlength=n_latents)
-        self.sums += torch.bincount(neuron_ids, weights=latents.values[active].double(), minlength=n_latents)
+        self.n_fired += torch.bincount(neuron_ids, minlength=self.n_fired.numel())
+        # Not a weighted bincount, which CUDA refuses with trainer.deterministic=true.
+        self.sums += torch.zeros_like(self.sums).index_add_(0, neuron_ids, latents.values[active].double())
         self.maxima = torch.maximum(self.maxima, latents.max_over_rows())
 
     @property
-    def density(self) -> Tensor:
+    def density(self) -> PerNeuron:
         """The share of rows each neuron fires on, [n_latents] float64; NaN without rows."""
         return self.n_fired.double() / self.n_rows
 
     @property
-    def mean_when_active(self) -> Tensor:
+    def mean_when_active(self) -> PerNeuron:
         """The mean of each neuron's latents above zero, [n_latents] float64; NaN for silent neurons."""
         return self.sums / self.n_fired
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Shaped[Tensor, ""]]:
         """Returns `dead_fraction`, `almost_dead_fraction`, `dense_fraction`, and `n_tokens`, the rows they are of.
 
         Without rows the shares are NaN.

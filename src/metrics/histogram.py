@@ -1,6 +1,7 @@
 """A histogram that is filled batch by batch."""
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -17,32 +18,27 @@ class Histogram(Metric):
         low: start of the first bin.
         high: end of the last bin.
         n_bins: number of bins.
-
-    Raises:
-        ValueError: when there is no room between low and high.
     """
 
     full_state_update = False
-    counts: Tensor
+    counts: Int[Tensor, " n_bins"]
 
     def __init__(self, low: float, high: float, n_bins: int) -> None:
         super().__init__()
-        if not low < high:
-            raise ValueError(f"Expected a histogram's low below its high, got {low} and {high}.")
         self.low, self.high, self.n_bins = low, high, n_bins
         self.add_state("counts", torch.zeros(n_bins, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
-    def edges(self) -> Tensor:
+    def edges(self) -> Float[Tensor, " {self.n_bins+1}"]:
         """The bins' ends, [n_bins + 1] float64."""
         return torch.linspace(self.low, self.high, self.n_bins + 1, dtype=torch.float64)
 
-    def update(self, values: Tensor) -> None:
+    def update(self, values: Float[Tensor, "..."]) -> None:
         """Adds values of any shape."""
         for piece in values.float().reshape(-1).split(_PIECE):
             inside = piece.clamp(self.low, self.high)
             self.counts += torch.histc(inside, self.n_bins, self.low, self.high).long()
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Int[Tensor, " {self.n_bins}"]:
         """Returns the counts [n_bins]."""
         return self.counts

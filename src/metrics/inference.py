@@ -1,7 +1,7 @@
 """Everything that is measured of an SAE at inference, over one stream of rows."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from src.metrics.firing import FiringCounts
 from src.metrics.histogram import Histogram
@@ -9,6 +9,7 @@ from src.metrics.latent_counts import L0, L1, L0Histogram
 from src.metrics.reconstruction import CosineSimilarity, L2Ratio, NormalizedMSE, RelativeReconstructionBias
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
+from src.ops.shapes import Rows
 from src.ops.sparse_latents import SparseLatents
 
 # Of a dense piece of pre-latents: 16 MiB.
@@ -39,7 +40,7 @@ class InferenceMetrics(nn.Module):
         self.l0_histogram = L0Histogram(sae.n_latents)
         self.firing = FiringCounts(sae.n_latents, almost_dead_below, dense_above)
 
-    def update(self, sae: SAE, activations: Tensor, latents: SparseLatents, reconstruction: Tensor) -> None:
+    def update(self, sae: SAE, activations: Rows, latents: SparseLatents, reconstruction: Rows) -> None:
         """Adds rows: raw activations and reconstructions [n_rows, d_in], and latents [n_rows, n_latents]."""
         self.raw_fvu.update(activations, reconstruction)
         activations, reconstruction = sae.standardize(activations), sae.standardize(reconstruction)
@@ -61,7 +62,7 @@ class InferenceMetrics(nn.Module):
 
 @torch.no_grad()
 def pre_latent_histograms(
-    sae: SAE, activations: Tensor, n_bins: int = 200, n_pilot_rows: int = 1024
+    sae: SAE, activations: Rows, n_bins: int = 200, n_pilot_rows: int = 1024
 ) -> tuple[Histogram, Histogram]:
     """Counts pre-latents, in small dense pieces.
 

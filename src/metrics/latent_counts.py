@@ -1,6 +1,7 @@
 """What is counted over the latents of a whole set: L0, L1 and neurons that never fire."""
 
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -14,7 +15,7 @@ class L0(RatioOfSums):
     A listed entry of 0 does not count. openai/sparse_autoencoder counts from 1e-3 on, CytoSAE's class counts from 0.2.
     """
 
-    def terms(self, latents: SparseLatents) -> tuple[Tensor, int]:
+    def terms(self, latents: SparseLatents) -> tuple[Shaped[Tensor, ""], int]:
         """Returns the numbers of latents above zero and of rows."""
         return (latents.values > 0).sum(), latents.n_rows
 
@@ -26,7 +27,7 @@ class L1(RatioOfSums):
     with its atom's norm first.
     """
 
-    def terms(self, latents: SparseLatents) -> tuple[Tensor, int]:
+    def terms(self, latents: SparseLatents) -> tuple[Shaped[Tensor, ""], int]:
         """Returns the sum of absolute values and the number of rows."""
         return latents.values.double().abs().sum(), latents.n_rows
 
@@ -39,7 +40,7 @@ class L0Histogram(Metric):
     """
 
     full_state_update = False
-    n_rows: Tensor
+    n_rows: Int[Tensor, " n_latents+1"]
 
     def __init__(self, n_latents: int) -> None:
         super().__init__()
@@ -50,34 +51,6 @@ class L0Histogram(Metric):
         l0 = torch.bincount(latents.row_ids[latents.values > 0], minlength=latents.n_rows)
         self.n_rows += torch.bincount(l0, minlength=self.n_rows.numel())
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Int[Tensor, " n_counts"]:
         """Returns the counts [n_latents + 1], by L0."""
         return self.n_rows
-
-
-class DeadFraction(Metric):
-    """The share of neurons that are silent on every row of the set.
-
-    The window is the set itself: on a small set this counts rare neurons too. `FiringCounts` says more, and of how many
-    rows.
-
-    Args:
-        n_latents: number of neurons.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    n_fired: Tensor
-
-    def __init__(self, n_latents: int) -> None:
-        super().__init__()
-        self.add_state("n_fired", torch.zeros(n_latents, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, latents: SparseLatents) -> None:
-        """Adds rows of latents [n_rows, n_latents]."""
-        active = latents.neuron_ids[latents.values > 0]
-        self.n_fired += torch.bincount(active, minlength=self.n_fired.numel())
-
-    def compute(self) -> Tensor:
-        """Returns the share."""
-        return (self.n_fired == 0).double().mean()

@@ -4,8 +4,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torchmetrics import Metric
+
+from src.ops.shapes import Scalar
 
 
 class RatioOfSums(Metric, ABC):
@@ -16,8 +19,8 @@ class RatioOfSums(Metric, ABC):
     """
 
     full_state_update = False
-    numerator: Tensor
-    denominator: Tensor
+    numerator: Scalar
+    denominator: Scalar
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class RatioOfSums(Metric, ABC):
         self.add_state("denominator", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     @abstractmethod
-    def terms(self, *batch: Any) -> tuple[Tensor | int, Tensor | int]:
+    def terms(self, *batch: Any) -> tuple[Shaped[Tensor, ""] | int, Shaped[Tensor, ""] | int]:
         """Returns what a batch adds to the numerator and to the denominator."""
 
     def update(self, *batch: Any) -> None:
@@ -34,6 +37,6 @@ class RatioOfSums(Metric, ABC):
         self.numerator += numerator
         self.denominator += denominator
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Scalar:
         """Returns the ratio, float64; NaN where it is undefined: without rows, or when the denominator is 0."""
         return self.numerator / self.denominator if self.denominator else torch.full_like(self.numerator, torch.nan)

@@ -1,9 +1,11 @@
 """How near reconstructions are to activations besides their explained variance, from sums over the whole set."""
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from src.metrics.ratio import RatioOfSums
+from src.ops.shapes import Rows, Scalar
 
 
 class NormalizedMSE(RatioOfSums):
@@ -17,7 +19,7 @@ class NormalizedMSE(RatioOfSums):
 
     higher_is_better = False
 
-    def terms(self, activations: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, activations: Rows, reconstruction: Rows) -> tuple[Scalar, Shaped[Tensor, ""]]:
         """Returns both sums of a batch of activations and reconstructions, both [n_rows, d_in]."""
         x, y = _float64(activations, reconstruction)
         return (x - y).square().sum(), x.square().sum()
@@ -32,7 +34,7 @@ class CosineSimilarity(RatioOfSums):
 
     higher_is_better = True
 
-    def terms(self, activations: Tensor, reconstruction: Tensor) -> tuple[Tensor, int]:
+    def terms(self, activations: Rows, reconstruction: Rows) -> tuple[Scalar, int]:
         """Returns the sum of the rows' cosines and the number of rows, of both [n_rows, d_in]."""
         x, y = _float64(activations, reconstruction)
         lengths = x.norm(dim=1) * y.norm(dim=1)
@@ -47,7 +49,7 @@ class RelativeReconstructionBias(RatioOfSums):
     3.1). dictionary_learning's metric of this name, which averages it over batches.
     """
 
-    def terms(self, activations: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, activations: Rows, reconstruction: Rows) -> tuple[Scalar, Shaped[Tensor, ""]]:
         """Returns both sums of a batch of activations and reconstructions, both [n_rows, d_in]."""
         x, y = _float64(activations, reconstruction)
         return y.square().sum(), (x * y).sum()
@@ -60,7 +62,7 @@ class L2Ratio(RatioOfSums):
     a common factor could mend is in `RelativeReconstructionBias`.
     """
 
-    def terms(self, activations: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, activations: Rows, reconstruction: Rows) -> tuple[Scalar, Shaped[Tensor, ""]]:
         """Returns the sum of the rows' ratios and the number of rows with one, of both [n_rows, d_in]."""
         x, y = _float64(activations, reconstruction)
         lengths = x.norm(dim=1)
@@ -69,9 +71,4 @@ class L2Ratio(RatioOfSums):
 
 
 def _float64(activations: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-    if activations.shape != reconstruction.shape or activations.ndim != 2:
-        raise ValueError(
-            f"Expected activations [n_rows, d_in] and a reconstruction of that shape, got {tuple(activations.shape)} "
-            f"and {tuple(reconstruction.shape)}."
-        )
     return activations.double(), reconstruction.double()

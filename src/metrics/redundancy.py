@@ -4,9 +4,11 @@ import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int64
 from scipy.stats import beta
 from torch import Tensor
 
+from src.ops.shapes import Atoms, PerNeuron
 from src.progress import track
 
 # Of the block of cosines: 341 rows of 49,152.
@@ -16,12 +18,12 @@ _BLOCK_BYTES = 1 << 26
 class NearestAtoms(NamedTuple):
     """Each atom's nearest other one: its neuron_id and the signed cosine with it, both [n_latents]."""
 
-    neuron_id: Tensor
-    cosine: Tensor
+    neuron_id: Int64[Tensor, " n_latents"]
+    cosine: PerNeuron
 
 
 @torch.no_grad()
-def nearest_atoms(atoms: Tensor, block_bytes: int = _BLOCK_BYTES) -> NearestAtoms:
+def nearest_atoms(atoms: Atoms, block_bytes: int = _BLOCK_BYTES) -> NearestAtoms:
     """Finds for each atom the other one whose cosine with it is largest in absolute value.
 
     The mean over atoms of the absolute cosine is the mean max cosine similarity (Sharkey et al. 2022) of a dictionary

@@ -1,8 +1,11 @@
 """Fraction of variance unexplained, from sums over the whole set."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torchmetrics import Metric
+
+from src.ops.shapes import PerInput, Rows, Scalar
 
 
 class FractionOfVarianceUnexplained(Metric):
@@ -19,10 +22,10 @@ class FractionOfVarianceUnexplained(Metric):
 
     full_state_update = False
     higher_is_better = False
-    n_rows: Tensor
-    sums: Tensor
-    squares: Tensor
-    errors: Tensor
+    n_rows: Int[Tensor, ""]
+    sums: PerInput
+    squares: PerInput
+    errors: Scalar
 
     def __init__(self, d_in: int) -> None:
         super().__init__()
@@ -32,19 +35,15 @@ class FractionOfVarianceUnexplained(Metric):
         self.add_state("squares", torch.zeros(d_in, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("errors", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, activations: Tensor, reconstruction: Tensor) -> None:
+    def update(self, activations: Rows, reconstruction: Rows) -> None:
         """Adds rows: activations and their reconstruction, both [n_rows, d_in]."""
-        if activations.shape != reconstruction.shape:
-            raise ValueError(
-                f"Expected a reconstruction of shape {tuple(activations.shape)}, got {tuple(reconstruction.shape)}."
-            )
         exact = activations.double()
         self.n_rows += activations.shape[0]
         self.sums += exact.sum(0)
         self.squares += exact.square().sum(0)
         self.errors += (exact - reconstruction).square().sum()
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Scalar:
         """Returns FVU, float64; NaN without rows or when all rows are equal: then it is undefined.
 
         Raises:

@@ -35,7 +35,7 @@ def require_finite_state(checkpoint: Mapping[str, Any], where: str, remedy: str 
     Raises:
         ValueError: naming the tensors.
     """
-    spoilt = [name for name, value in _tensors(checkpoint) if value.is_floating_point() and not _is_finite(value)]
+    spoilt = [name for name, value in _tensors(checkpoint) if value.is_floating_point() and not value.isfinite().all()]
     if spoilt:
         more = f" and {len(spoilt) - 3} more" if len(spoilt) > 3 else ""
         raise ValueError(
@@ -50,10 +50,6 @@ def describe_extreme(batch: Tensor) -> str:
     largest = all_max(rows.amax(0) if len(rows) else rows.new_zeros(rows.shape[1]))
     feature = int(largest.argmax())
     return f"The activations of that step reach {float(largest[feature]):.3g}, in feature {feature} of {len(largest)}."
-
-
-def _is_finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())
 
 
 def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

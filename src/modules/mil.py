@@ -59,11 +59,16 @@ class MILModule(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         """Refuses to go on where the epoch's training diverged, before what it left is chosen by validation."""
-        self._refuse_divergence()
+        position = first_not_finite(self._train_losses)
+        if position is not None:
+            step = self.global_step - len(self._train_losses) + position + 1
+            raise ValueError(
+                f"Expected finite losses of {self.name}, got {float(self._train_losses[position])} in epoch "
+                f"{self.current_epoch + 1} at step {step}: training diverged. {MIL_REMEDY}"
+            )
+        self._train_losses.clear()
 
-    def on_train_epoch_end(self) -> None:
-        """Refuses to go on where the epoch's training diverged, also without validation slides."""
-        self._refuse_divergence()
+    on_train_epoch_end = on_validation_start  # also without validation slides
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to save what is not finite.
@@ -97,16 +102,6 @@ class MILModule(lightning.LightningModule):
         if output.attention is not None:
             attention = [row[mask].cpu() for row, mask in zip(output.attention, batch.mask, strict=True)]
         return [BagPrediction(*one) for one in zip(batch.item_ids, probabilities, attention, strict=True)]
-
-    def _refuse_divergence(self) -> None:
-        position = first_not_finite(self._train_losses)
-        if position is not None:
-            step = self.global_step - len(self._train_losses) + position + 1
-            raise ValueError(
-                f"Expected finite losses of {self.name}, got {float(self._train_losses[position])} in epoch "
-                f"{self.current_epoch + 1} at step {step}: training diverged. {MIL_REMEDY}"
-            )
-        self._train_losses.clear()
 
     def _loss(self, batch: BagBatch) -> Tensor:
         return F.cross_entropy(self.model(batch.bags, batch.mask).logits, batch.labels)

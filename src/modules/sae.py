@@ -8,7 +8,8 @@ import lightning
 import torch
 from torch import Tensor
 
-from src.metrics.latent_counts import L0, DeadFraction
+from src.metrics.firing import FiringCounts
+from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.models.saes.step import SAEStep, TrainingProgress
@@ -87,7 +88,7 @@ class SAEModule(lightning.LightningModule):
         )
         self.fvu = FractionOfVarianceUnexplained(sae.d_in)
         self.l0 = L0()
-        self.dead_fraction = DeadFraction(sae.n_latents)
+        self.firing = FiringCounts(sae.n_latents)
 
     @property
     def n_steps(self) -> int:
@@ -167,7 +168,7 @@ class SAEModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics anew, in memory that no other process holds: what a process is started with is shared."""
-        for metric in (self.fvu, self.l0, self.dead_fraction):
+        for metric in (self.fvu, self.l0, self.firing):
             metric.reset()
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
@@ -177,7 +178,7 @@ class SAEModule(lightning.LightningModule):
         reconstruction = self.sae.decode(latents, row_statistics)
         self.fvu.update(self.sae.standardize(batch), self.sae.standardize(reconstruction))
         self.l0.update(latents)
-        self.dead_fraction.update(latents)
+        self.firing.update(latents)
         if self.sae.observe_validation and not self.trainer.sanity_checking:
             self.sae.step(batch)
 
@@ -190,9 +191,13 @@ class SAEModule(lightning.LightningModule):
     def validation_metrics(self) -> dict[str, Tensor]:
         """Returns the metrics of the validation batches so far, by key of the log."""
         fvu = self.fvu.compute()
-        metrics = {"fvu": fvu, "explained_variance": 1 - fvu, "l0": self.l0.compute()}
-        metrics["dead_fraction"] = self.dead_fraction.compute()
-        return {f"val/{name}": value for name, value in metrics.items()}
+        dead_fraction = self.firing.compute()["dead_fraction"]
+        return {
+            "val/fvu": fvu,
+            "val/explained_variance": 1 - fvu,
+            "val/l0": self.l0.compute(),
+            "val/dead_fraction": dead_fraction,
+        }
 
     def _optimize(self, batch: Tensor, optimizer: Any, n_steps_before: int) -> dict[str, Tensor]:
         progress = TrainingProgress(n_steps_before, self.total_steps, self.steps_per_epoch)

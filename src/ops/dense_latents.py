@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, PreLatents, Rows
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import decode_sparse
 
@@ -19,7 +21,7 @@ class DenseLatents:
         values: [n_rows, n_latents]; may carry a gradient.
     """
 
-    values: Tensor
+    values: PreLatents
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -36,7 +38,7 @@ class DenseLatents:
         """Number of neurons."""
         return self.values.shape[1]
 
-    def with_values(self, values: Tensor) -> "DenseLatents":
+    def with_values(self, values: Float[Tensor, "{self.n_rows} {self.n_latents}"]) -> "DenseLatents":
         """Returns latents with other values [n_rows, n_latents]."""
         return DenseLatents(values)
 
@@ -44,15 +46,11 @@ class DenseLatents:
         """Returns the same latents without a gradient."""
         return DenseLatents(self.values.detach())
 
-    def per_neuron(self, vector: Tensor) -> Tensor:
+    def per_neuron(self, vector: Float[Tensor, " {self.n_latents}"]) -> Float[Tensor, " {self.n_latents}"]:
         """Returns a value per neuron [n_latents] in a shape that meets `values`."""
         return vector
 
-    def max_over_rows(self) -> Tensor:
-        """Returns each neuron's largest value [n_latents], at least 0."""
-        return self.values.clamp_min(0).amax(0) if self.n_rows else self.values.new_zeros(self.n_latents)
-
-    def to_dense(self) -> Tensor:
+    def to_dense(self) -> Float[Tensor, "{self.n_rows} {self.n_latents}"]:
         """Returns the values."""
         return self.values
 
@@ -61,12 +59,14 @@ Latents = SparseLatents | DenseLatents
 """Both hold the values above zero; families write their formulas once, over `values` and `per_neuron`."""
 
 
-def decode(latents: Latents, W_dec: Tensor) -> Tensor:
+def decode(
+    latents: Latents, W_dec: Float[Tensor, "{latents.n_latents} d_in"]
+) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
     return latents.values @ W_dec if isinstance(latents, DenseLatents) else decode_sparse(latents, W_dec)
 
 
-def encode_dense(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
+def encode_dense(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None) -> PreLatents:
     """Returns `inputs @ W_enc.T + b_enc` [n_rows, n_latents] for inputs `x - b_dec` that carry no gradient.
 
     b_dec receives its gradient from column sums, as in `encode_kept`: one product with a vector, where the gradient of
@@ -82,13 +82,8 @@ def encode_dense(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Ten
 
 
 def encode_columns(
-    columns: Tensor,
-    neuron_ids: Tensor,
-    inputs: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    b_dec: Tensor | None,
-) -> Tensor:
+    columns: Columns, neuron_ids: NeuronIds, inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None
+) -> Columns:
     """Gives some neurons' pre-latents, known already, the gradient of the encoder.
 
     W_enc's gradient holds the rows of these neurons only (a sparse tensor, which autograd adds to dense ones).

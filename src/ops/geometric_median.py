@@ -1,6 +1,7 @@
 """The point with the least sum of distances to given points."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # Of the reference systems: their largest number of passes; the relative change below which nothing moves any more.
@@ -9,7 +10,7 @@ _LEAST_DISTANCE = 1e-6
 
 
 @torch.no_grad()
-def geometric_median(points: Tensor) -> Tensor:
+def geometric_median(points: Float[Tensor, " n_points *point"]) -> Float[Tensor, " *point"]:
     """Finds the geometric median by Weiszfeld's iteration from the mean (Weiszfeld 1937), in float64.
 
     At most 100 iterations (dictionary_learning, PatchSAE), fewer when the median has stopped moving by more than a

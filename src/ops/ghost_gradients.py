@@ -1,16 +1,23 @@
 """Ghost gradients: dead neurons learn from the residual through an exponential."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.losses import mean_of_elements
+from src.ops.shapes import Rows, Scalar
 
 # Exponents above it would overflow; of the PatchSAE copy, CytoSAE has no bound.
 _LARGEST_EXPONENT = 20.0
 _EPS = 1e-6
 
 
-def ghost_loss(dead_pre_latents: Tensor, dead_atoms: Tensor, residual: Tensor, errors: Tensor) -> Tensor:
+def ghost_loss(
+    dead_pre_latents: Float[Tensor, "n_rows n_dead"],
+    dead_atoms: Float[Tensor, "n_dead d_in"],
+    residual: Rows,
+    errors: Rows,
+) -> Scalar:
     """Returns PatchSAE's ghost-gradient term (after Jermyn and Templeton 2024).
 
     Dead neurons' `exp(pre-latents)` are decoded, scaled to half the residual's norm, and compared with the residual;

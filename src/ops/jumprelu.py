@@ -7,11 +7,18 @@ the threshold when it lies within half a bandwidth of it, strictly.
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops.shapes import PerNeuron
 
-def jump(pre_latents: Tensor, threshold: Tensor, bandwidth: float, *, rectify: bool = False) -> Tensor:
+Values = Float[Tensor, "*shape"]
+Thresholds = Float[Tensor, "*#shape"]
+"""Of a shape that broadcasts to that of the values."""
+
+
+def jump(pre_latents: Values, threshold: Thresholds, bandwidth: float, *, rectify: bool = False) -> Values:
     """Returns the pre-latents z that are strictly above a threshold, and 0 elsewhere.
 
     With g the gradient of a result, z receives g where it is kept, and the threshold the sum of
@@ -26,7 +33,7 @@ def jump(pre_latents: Tensor, threshold: Tensor, bandwidth: float, *, rectify: b
     return _Jump.apply(pre_latents, threshold, bandwidth, rectify)  # pyright: ignore[reportReturnType]
 
 
-def step(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+def step(values: Values, threshold: Thresholds, bandwidth: float) -> Values:
     """Returns 1 where values are strictly above a threshold, else 0.
 
     With g the gradient of a result, the threshold receives the sum of `-g / bandwidth` over the values in its window;
@@ -40,12 +47,12 @@ def step(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     return _Step.apply(values, threshold, bandwidth)  # pyright: ignore[reportReturnType]
 
 
-def exp_with_unit_gradient(logarithm: Tensor) -> Tensor:
+def exp_with_unit_gradient(logarithm: Values) -> Values:
     """Returns `exp(logarithm)`, and passes gradients on without the chain factor, as sae-1n and BatchTopK do."""
     return _ExpWithUnitGradient.apply(logarithm)  # pyright: ignore[reportReturnType]
 
 
-def window_floor(threshold: Tensor, bandwidth: float) -> Tensor:
+def window_floor(threshold: PerNeuron, bandwidth: float) -> PerNeuron:
     """Returns a floor [n_latents] that all pre-latents within a threshold's window are above, rounding included."""
     margin = 4 * torch.finfo(threshold.dtype).eps * (threshold.abs() + bandwidth)
     return threshold - bandwidth / 2 - margin

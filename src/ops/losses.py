@@ -2,17 +2,19 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.dense_latents import Latents, decode
 from src.ops.processes import all_sum, mean_over_rows
+from src.ops.shapes import Batch, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
 
 # Below this share of non-zero latents AuxK decodes sparse: on two CPU cores the products cost the same there.
 _SPARSE_AUXK_SHARE = 0.12
 
 
-def mean_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
+def mean_squared_error(reconstruction: Batch, inputs: Batch) -> Scalar:
     """Returns the squared error averaged over rows and dimensions, both [..., d_in].
 
     BatchTopK (Bussmann et al. 2024), sae-1n, DN-CBM and saev average over both.
@@ -20,7 +22,7 @@ def mean_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
     return summed_squared_error(reconstruction, inputs) / inputs.shape[-1]
 
 
-def summed_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
+def summed_squared_error(reconstruction: Batch, inputs: Batch) -> Scalar:
     """Returns the squared error summed over d_in and averaged over rows (dictionary_learning, SAELens).
 
     Both are [..., d_in]; of image blocks [n_images, n_tokens, d_in] every token is a row.
@@ -28,19 +30,17 @@ def summed_squared_error(reconstruction: Tensor, inputs: Tensor) -> Tensor:
     return mean_over_rows(F.mse_loss(reconstruction, inputs, reduction="sum"), inputs.shape[:-1].numel())
 
 
-def norm_scaled_squared_error(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
-    """Returns PatchSAE's error: each squared element over the L2 norm of its input row (not squared), averaged.
+def norm_scaled_errors(reconstruction: Batch, inputs: Batch, class_token_weight: float = 1.0) -> Batch:
+    """Returns the elements of PatchSAE's error: each squared error over the L2 norm of its input row (not squared).
 
     Args:
         reconstruction: [..., d_in].
         inputs: [..., d_in]; of [n_images, n_tokens, d_in], token 0 is the class token.
         class_token_weight: what the class token's elements are multiplied by.
+
+    Returns:
+        [..., d_in]; the error is their mean.
     """
-    return mean_of_elements(norm_scaled_errors(reconstruction, inputs, class_token_weight))
-
-
-def norm_scaled_errors(reconstruction: Tensor, inputs: Tensor, class_token_weight: float = 1.0) -> Tensor:
-    """Returns the elements that `norm_scaled_squared_error` averages, [..., d_in]."""
     norms = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True).clamp_min(1e-6)
     errors = (reconstruction - inputs).square() / norms
     if class_token_weight == 1:
@@ -50,19 +50,21 @@ def norm_scaled_errors(reconstruction: Tensor, inputs: Tensor, class_token_weigh
     return errors * weights
 
 
-def mean_of_elements(elements: Tensor) -> Tensor:
+def mean_of_elements(elements: Float[Tensor, "*rows d"]) -> Scalar:
     """Returns the mean over rows and dimensions of elements [..., d]."""
     n_rows = elements.shape[:-1].numel()
     return mean_over_rows(elements.sum(), n_rows) / elements.shape[-1]
 
 
-def mean_l1(latents: Latents, weights: Tensor | None = None) -> Tensor:
+def mean_l1(latents: Latents, weights: Float[Tensor, " {latents.n_latents}"] | None = None) -> Scalar:
     """Returns the mean over rows of the sum of (non-negative) latents, each times its neuron's weight [n_latents]."""
     values = latents.values if weights is None else latents.values * latents.per_neuron(weights)
     return mean_over_rows(values.sum(), latents.n_rows)
 
 
-def auxk_reconstruction(dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int) -> Tensor:
+def auxk_reconstruction(
+    dead_pre_latents: Float[Tensor, "n_rows n_dead"], dead_atoms: Float[Tensor, "n_dead d_in"], k_aux: int
+) -> Rows:
     """AuxK: what dead neurons make of the input (Gao et al. 2024, arXiv 2406.04093, section A.2).
 
     Per row the `k_aux` largest of their ReLU'd pre-latents are decoded, without a bias.
@@ -87,7 +89,7 @@ def auxk_reconstruction(dead_pre_latents: Tensor, dead_atoms: Tensor, k_aux: int
     return largest.new_zeros(n_rows, n_dead).scatter(1, neuron_ids, largest) @ dead_atoms
 
 
-def unexplained_share(target: Tensor, reconstruction: Tensor) -> Tensor:
+def unexplained_share(target: Float[Tensor, "n_rows d"], reconstruction: Float[Tensor, "n_rows d"]) -> Scalar:
     """Returns the squared error of a target [n_rows, d] over the target's variance about its mean, both of the batch.
 
     0 where the target does not vary (dictionary_learning's AuxK, after Gao et al. 2024).

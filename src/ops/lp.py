@@ -1,14 +1,18 @@
 """Lp penalties of sparse latents."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.dense_latents import Latents
 from src.ops.processes import mean_over_rows
+from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
 
 
-def mean_power_sum(latents: Latents, p: float, weights: Tensor | None = None, *, rooted: bool = False) -> Tensor:
+def mean_power_sum(
+    latents: Latents, p: float, weights: Float[Tensor, " {latents.n_latents}"] | None = None, *, rooted: bool = False
+) -> Scalar:
     """Returns the mean over rows of the sum of positive latents to the power p, or of its p-th root.
 
     Latents of 0 take no part, so that p below 1 gives them no gradient, and p = 0 counts the positive ones.

@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from src.ops.shapes import AnyShape
 
 
 def n_processes() -> int:
@@ -26,7 +29,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def all_sum(tensor: Tensor) -> Tensor:
+def all_sum(tensor: AnyShape) -> AnyShape:
     """Returns the sum of all processes' tensors of one shape.
 
     A gradient is passed on as it is, to this process's term. That is right where the loss is a function of such sums;
@@ -36,13 +39,13 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def all_max(tensor: Tensor) -> Tensor:
+def all_max(tensor: AnyShape) -> AnyShape:
     """Returns the elementwise maximum of all processes' tensors of one shape, without a gradient."""
     return tensor if n_processes() == 1 else _reduced(tensor, dist.ReduceOp.MAX)
 
 
 @torch.no_grad()
-def all_min(tensor: Tensor) -> Tensor:
+def all_min(tensor: AnyShape) -> AnyShape:
     """Returns the elementwise minimum of all processes' tensors of one shape, without a gradient."""
     return tensor if n_processes() == 1 else _reduced(tensor, dist.ReduceOp.MIN)
 
@@ -59,7 +62,7 @@ def all_counts(*counts: int, like: Tensor) -> tuple[int, ...]:
     return tuple(_reduced(torch.tensor(counts, device=like.device), dist.ReduceOp.SUM).tolist())
 
 
-def mean_over_rows(total: Tensor, n_rows: int) -> Tensor:
+def mean_over_rows(total: AnyShape, n_rows: int) -> Float[Tensor, "*shape"]:
     """Returns the mean over the rows of all processes of what each has summed over its own `n_rows`; 0 without rows.
 
     The gradient is that of `all_sum`.
@@ -77,7 +80,7 @@ def mean_over_rows(total: Tensor, n_rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def gather_rows(rows: Tensor) -> Tensor:
+def gather_rows(rows: Shaped[Tensor, " n_rows *row"]) -> Shaped[Tensor, " n_all_rows *row"]:
     """Returns all processes' rows [n_all_rows, ...] in rank order, without a gradient.
 
     Args:

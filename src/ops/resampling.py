@@ -1,14 +1,17 @@
 """Resampling: dead neurons are given the direction of inputs that the SAE reconstructs badly."""
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from src.ops.shapes import Atoms, PerNeuron
 
 # The new encoder row's length, as a share of the living rows' mean length (Bricken et al. 2023).
 _ENCODER_SHARE = 0.2
 
 
 @torch.no_grad()
-def draw_rows(errors: Tensor, n_wanted: int, seed: int) -> Tensor:
+def draw_rows(errors: Float[Tensor, " n_rows"], n_wanted: int, seed: int) -> Int64[Tensor, " n_drawn"]:
     """Draws rows without replacement, with probability proportional to their errors.
 
     Args:
@@ -29,7 +32,13 @@ def draw_rows(errors: Tensor, n_wanted: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def resample_(
-    W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, dead: Tensor, inputs: Tensor, *, unit_encoder_rows: bool
+    W_enc: Atoms,
+    b_enc: PerNeuron,
+    W_dec: Atoms,
+    dead: Int64[Tensor, " n_resampled"],
+    inputs: Float[Tensor, "n_resampled d_in"],
+    *,
+    unit_encoder_rows: bool,
 ) -> None:
     """Points neurons at inputs, in place.
 
@@ -56,7 +65,9 @@ def resample_(
 
 
 @torch.no_grad()
-def forget_moments_(optimizer: torch.optim.Optimizer, parameter: Tensor, rows: Tensor) -> None:
+def forget_moments_(
+    optimizer: torch.optim.Optimizer, parameter: Float[Tensor, " n_latents ..."], rows: Int64[Tensor, " n_resampled"]
+) -> None:
     """Sets Adam's moments of some rows of a parameter to 0, in place."""
     state = optimizer.state[parameter]
     for name in ("exp_avg", "exp_avg_sq"):

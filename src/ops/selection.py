@@ -1,12 +1,12 @@
 """Exact selection of the largest pre-latents, and the threshold that keeps a stated number of them."""
 
-from collections.abc import Iterable
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops import triton_encode, triton_products
 from src.ops.processes import all_min, gather_rows, n_processes, rank
+from src.ops.shapes import Pieces, PreLatents, Scalar
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -28,7 +28,7 @@ def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
     smallest = _smallest_of_largest(candidates.values, n_kept)
     above = candidates.values > smallest
     ties = candidates.values == smallest
-    return _entries(candidates, above | (ties & (ties.cumsum(0) <= n_kept - above.sum())))
+    return candidates.where(above | (ties & (ties.cumsum(0) <= n_kept - above.sum())))
 
 
 def keep_largest_of_all(candidates: SparseLatents, n_kept: int) -> SparseLatents:
@@ -56,10 +56,10 @@ def keep_largest_of_all(candidates: SparseLatents, n_kept: int) -> SparseLatents
     ties = candidates.values == smallest
     n_ties_before = gather_rows(ties.sum().unsqueeze(0))[: rank()].sum()
     n_ties = n_kept - (values > smallest).sum() - n_ties_before
-    return _entries(candidates, (candidates.values > smallest) | (ties & (ties.cumsum(0) <= n_ties)))
+    return candidates.where((candidates.values > smallest) | (ties & (ties.cumsum(0) <= n_ties)))
 
 
-def smallest_of_all(values: Tensor) -> Tensor:
+def smallest_of_all(values: Float[Tensor, " n"]) -> Scalar:
     """Returns the smallest value [n] of all processes, 0-d; infinity where no process has one."""
     return all_min(values.min() if values.numel() else values.new_full((), torch.inf))
 
@@ -70,13 +70,7 @@ def _smallest_of_largest(values: Tensor, n_largest: int) -> Tensor:
     return values.kthvalue(values.numel() - n_largest + 1).values
 
 
-def _entries(candidates: SparseLatents, kept: Tensor) -> SparseLatents:
-    entries = kept.nonzero().squeeze(1)
-    flat_ids = candidates.row_ids[entries] * candidates.n_latents + candidates.neuron_ids[entries]
-    return SparseLatents.from_flat_ids(flat_ids, candidates.values[entries], candidates.shape)
-
-
-def keep_largest_per_row(pieces: Iterable[Tensor], k: int) -> SparseLatents:
+def keep_largest_per_row(pieces: Pieces, k: int) -> SparseLatents:
     """Keeps the `k` largest positive pre-latents of each row, exactly; fewer where fewer are positive.
 
     Ties at the smallest kept value go to the lowest neuron ids.
@@ -128,15 +122,15 @@ class ThresholdSearch:
         self._largest: list[Tensor] = []
         self._bound, self._n_held, self._n_seen = 0.0, 0, 0
 
-    def update(self, pre_latents: Tensor) -> None:
+    def update(self, pre_latents: PreLatents) -> None:
         """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
         self.add(self.candidates(pre_latents), len(pre_latents))
 
-    def candidates(self, pre_latents: Tensor) -> Tensor:
+    def candidates(self, pre_latents: PreLatents) -> Float[Tensor, " n_candidates"]:
         """Returns the values of a batch [n, n_latents] that may be among the largest; changes nothing."""
         return pre_latents[pre_latents > self._bound]
 
-    def add(self, candidates: Tensor, n_rows: int) -> None:
+    def add(self, candidates: Float[Tensor, " n_candidates"], n_rows: int) -> None:
         """Adds the candidates of `n_rows` rows."""
         self._n_seen += n_rows
         self._largest.append(candidates)
@@ -145,7 +139,7 @@ class ThresholdSearch:
             self._largest = [torch.cat(self._largest).topk(self._n_wanted, sorted=False).values]
             self._bound, self._n_held = float(self._largest[0].min()), self._n_wanted
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Scalar:
         """Returns a 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
 
         Raises:
@@ -161,7 +155,7 @@ class ThresholdSearch:
         return torch.where(middle < kept, middle, dropped)
 
 
-def calibrate_threshold(pre_latents: Iterable[Tensor], k: float, n_rows: int) -> Tensor:
+def calibrate_threshold(pre_latents: Pieces, k: float, n_rows: int) -> Scalar:
     """Returns what a `ThresholdSearch` finds in batches [<= n_rows, n_latents]."""
     search = ThresholdSearch(k, n_rows)
     for batch in pre_latents:

@@ -1,12 +1,12 @@
 """Sparse latents: the one value that SAEs produce, training differentiates through, stores write and analyses read."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
 
@@ -17,9 +17,9 @@ class NeuronOrder(NamedTuple):
     `entries` (where those entries stand in `SparseLatents.values`).
     """
 
-    neuron_offsets: Tensor
-    row_ids: Tensor
-    entries: Tensor
+    neuron_offsets: Int[Tensor, " n_latents+1"]
+    row_ids: Int64[Tensor, " n_entries"]
+    entries: Int64[Tensor, " n_entries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class SparseLatents:
         shape: (n_rows, n_latents).
     """
 
-    row_offsets: Tensor
-    neuron_ids: Tensor
-    values: Tensor
+    row_offsets: Int64[Tensor, "..."]
+    neuron_ids: Int[Tensor, "..."]
+    values: Shaped[Tensor, "..."]
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -52,15 +52,15 @@ class SparseLatents:
             )
 
     @classmethod
-    def from_dense(cls, latents: Tensor) -> "SparseLatents":
+    def from_dense(cls, latents: Shaped[Tensor, "n_rows n_latents"]) -> "SparseLatents":
         """Returns the non-zero entries of dense latents [n_rows, n_latents]; differentiable in the values."""
-        if latents.ndim != 2:
-            raise ValueError(f"Expected latents [n_rows, n_latents], got shape {tuple(latents.shape)}.")
         flat_ids = latents.detach().reshape(-1).nonzero().squeeze(1)
         return cls.from_flat_ids(flat_ids, latents.reshape(-1)[flat_ids], (latents.shape[0], latents.shape[1]))
 
     @classmethod
-    def from_flat_ids(cls, flat_ids: Tensor, values: Tensor, shape: tuple[int, int]) -> "SparseLatents":
+    def from_flat_ids(
+        cls, flat_ids: Int64[Tensor, " n_entries"], values: Shaped[Tensor, " n_entries"], shape: tuple[int, int]
+    ) -> "SparseLatents":
         """Returns latents from ascending positions `row * n_latents + neuron_id` [n_entries] and their values."""
         n_rows, n_latents = shape
         row_starts = torch.arange(n_rows + 1, device=flat_ids.device) * n_latents
@@ -102,7 +102,7 @@ class SparseLatents:
         return self.neuron_ids.numel()
 
     @cached_property
-    def row_ids(self) -> Tensor:
+    def row_ids(self) -> Int64[Tensor, " {self.n_entries}"]:
         """[n_entries] int64, the row of each entry."""
         counts = self.row_offsets.diff()
         rows = torch.arange(self.n_rows, device=counts.device)
@@ -119,17 +119,23 @@ class SparseLatents:
         offsets = torch.searchsorted(sorted_ids.to(torch.int32), neurons)
         return NeuronOrder(offsets, self.row_ids[entries], entries)
 
-    def per_neuron(self, vector: Tensor) -> Tensor:
+    def per_neuron(self, vector: Shaped[Tensor, " {self.n_latents}"]) -> Shaped[Tensor, " {self.n_entries}"]:
         """Returns a value per neuron [n_latents] at every entry [n_entries], differentiable in the vector."""
         return vector.index_select(0, self.neuron_ids)
 
-    def with_values(self, values: Tensor) -> "SparseLatents":
+    def with_values(self, values: Shaped[Tensor, " {self.n_entries}"]) -> "SparseLatents":
         """Returns the same pattern with other values [n_entries]; what was derived from the pattern is kept."""
         other = SparseLatents(self.row_offsets, self.neuron_ids, values, self.shape)
         for name in ("row_ids", "neuron_order"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
+
+    def where(self, kept: Bool[Tensor, " {self.n_entries}"]) -> "SparseLatents":
+        """Returns the entries of a mask."""
+        entries = kept.nonzero().squeeze(1)
+        flat_ids = self.row_ids[entries] * self.n_latents + self.neuron_ids[entries]
+        return SparseLatents.from_flat_ids(flat_ids, self.values[entries], self.shape)
 
     def detach(self) -> "SparseLatents":
         """Returns the same latents without a gradient."""
@@ -140,23 +146,11 @@ class SparseLatents:
         row_offsets, neuron_ids, values = (t.to(device) for t in (self.row_offsets, self.neuron_ids, self.values))
         return SparseLatents(row_offsets, neuron_ids, values, self.shape)
 
-    def to_dense(self) -> Tensor:
+    def to_dense(self) -> Shaped[Tensor, "{self.n_rows} {self.n_latents}"]:
         """Returns dense latents [n_rows, n_latents]; differentiable in the values."""
         flat_ids = self.row_ids * self.n_latents + self.neuron_ids
         dense = self.values.new_zeros(self.n_rows * self.n_latents)
         return dense.index_put((flat_ids,), self.values).view(self.shape)
-
-    def to_csr(self) -> Tensor:
-        """Returns a torch sparse CSR tensor that shares the memory."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-            return torch.sparse_csr_tensor(
-                self.row_offsets,
-                self.neuron_ids.to(self.row_offsets.dtype),
-                self.values,
-                self.shape,
-                check_invariants=True,
-            )
 
     def rows(self, start: int, stop: int) -> "SparseLatents":
         """Returns the rows `start:stop` (views of the entries).
@@ -188,16 +182,14 @@ class SparseLatents:
         shape = (self.n_rows * len(starts), self.n_latents)
         return SparseLatents(torch.cat([offsets, self.row_offsets[-1:]]), self.neuron_ids, self.values, shape)
 
-    def max_over_rows(self) -> Tensor:
+    def max_over_rows(self) -> Shaped[Tensor, " {self.n_latents}"]:
         """Returns each neuron's largest value [n_latents], 0 where it is silent (latents are not negative)."""
         silent = self.values.new_zeros(self.n_latents)
         return silent.scatter_reduce(0, self.neuron_ids.long(), self.values, "amax", include_self=True)
 
-    def column(self, neuron_id: int) -> Tensor:
-        """Returns one neuron's values over the rows [n_rows], dense."""
-        return self.columns([neuron_id]).squeeze(1)
-
-    def columns(self, neuron_ids: Sequence[int] | Tensor) -> Tensor:
+    def columns(
+        self, neuron_ids: Sequence[int] | Int[Tensor, " n_asked"]
+    ) -> Shaped[Tensor, "{self.n_rows} {len(neuron_ids)}"]:
         """Returns the values of some neurons, dense [n_rows, len(neuron_ids)], in the order asked for.
 
         Raises:

@@ -4,15 +4,17 @@ On CUDA they are Triton kernels. Elsewhere all sums are `embedding_bag` sums: to
 faster here than its MKL sparse-CSR product, and takes one thread per output row, so the order of a sum is fixed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.ops import triton_encode, triton_products
+from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, Pieces, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
 
 # Pre-latents are made in pieces of about this many elements. On the CPU (8 MiB) they stay in cache while they are
@@ -21,7 +23,7 @@ _PIECE_ELEMENTS = (2**21, 2**29)
 _LEAST_PIECE_ROWS = 256
 
 
-def pre_latent_pieces(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Iterator[Tensor]:
+def pre_latent_pieces(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Yields `inputs @ W_enc.T + b_enc` in pieces of consecutive rows [n_piece_rows, n_latents].
 
     On the CPU all pieces share one buffer: a piece is valid until the next one is asked for.
@@ -47,7 +49,7 @@ def pre_latent_pieces(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> It
         yield pre_latents
 
 
-def copying_columns(pieces: Iterable[Tensor], neuron_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+def copying_columns(pieces: Pieces, neuron_ids: NeuronIds, columns: Columns) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Passes pieces of pre-latents on and copies some neurons' into `columns` [n_rows, len(neuron_ids)]."""
     start = 0
     for piece in pieces:
@@ -56,7 +58,7 @@ def copying_columns(pieces: Iterable[Tensor], neuron_ids: Tensor, columns: Tenso
         yield piece
 
 
-def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int, int]) -> SparseLatents:
+def entries_above(pieces: Pieces, threshold: Float[Tensor, "*_"], shape: tuple[int, int]) -> SparseLatents:
     """Returns the entries of pre-latents, given in pieces of rows, that are strictly above a threshold.
 
     Args:
@@ -78,14 +80,16 @@ def entries_above(pieces: Iterable[Tensor], threshold: Tensor, shape: tuple[int,
 
 
 @torch.no_grad()
-def pre_latents_above(inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> SparseLatents:
+def pre_latents_above(
+    inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshold: Scalar | PerNeuron
+) -> SparseLatents:
     """Returns the entries of `inputs @ W_enc.T + b_enc` that are strictly above a threshold; see `entries_above`."""
     pieces = pre_latent_pieces(inputs, W_enc, b_enc)
     return entries_above(pieces, threshold, (inputs.shape[0], W_enc.shape[0]))
 
 
 def encode_kept(
-    kept: SparseLatents, inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None
+    kept: SparseLatents, inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None
 ) -> SparseLatents:
     """Gives kept pre-latents a gradient: the dense encoder's, restricted to the kept entries.
 
@@ -103,12 +107,16 @@ def encode_kept(
     return kept.with_values(values)
 
 
-def decode_sparse(latents: SparseLatents, W_dec: Tensor) -> Tensor:
+def decode_sparse(
+    latents: SparseLatents, W_dec: Float[Tensor, "{latents.n_latents} d_in"]
+) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
     return _SparseDecoding.apply(latents.values, W_dec, latents.detach())  # pyright: ignore[reportReturnType]
 
 
-def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
+def transposed_product(
+    latents: SparseLatents, rows: Float[Tensor, "{latents.n_rows} d"]
+) -> Float[Tensor, "{latents.n_latents} d"]:
     """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d]."""
     if triton_products.is_available(rows):
         return triton_products.transposed_product(latents, rows)
@@ -116,7 +124,9 @@ def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
     return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values[order.entries])
 
 
-def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
+def kept_dot_products(
+    pattern: SparseLatents, rows: Float[Tensor, "{pattern.n_rows} d"], atoms: Float[Tensor, "{pattern.n_latents} d"]
+) -> Float[Tensor, " {pattern.n_entries}"]:
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern."""
     if triton_products.is_available(rows):
         return triton_products.kept_dot_products(pattern, rows, atoms).to(pattern.values.dtype)

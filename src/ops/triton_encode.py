@@ -1,8 +1,10 @@
 """Selection of pre-latents on CUDA, exact and the same on every run, by Triton kernels."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from src.ops.shapes import PreLatents
 from src.ops.sparse_latents import SparseLatents
 from src.ops.triton_products import launch
 
@@ -16,7 +18,7 @@ _MOST_GROUPS = 8192
 _CANDIDATE_BLOCK = 256
 
 
-def entries_above(pre_latents: Tensor, threshold: Tensor) -> SparseLatents:
+def entries_above(pre_latents: PreLatents, threshold: Float[Tensor, "*_"]) -> SparseLatents:
     """Returns the pre-latents strictly above a threshold, compared in float32.
 
     A first pass counts them per row, a second writes them; reading how many there are waits for the first.
@@ -40,49 +42,26 @@ def entries_above(pre_latents: Tensor, threshold: Tensor) -> SparseLatents:
     return SparseLatents(row_offsets, neuron_ids, values, (n_rows, n_latents))
 
 
-def row_top_k(pre_latents: Tensor, k: int) -> SparseLatents:
+def row_top_k(pre_latents: PreLatents, k: int) -> SparseLatents:
     """Keeps the `k` largest positive pre-latents of each row [n_rows, n_latents]; fewer where fewer are positive.
 
     Ties at the smallest kept value go to the lowest neuron ids. The k-th largest of the maxima of disjoint groups of
     neurons bounds the k-th largest value from below; the exact choice is made among what reaches that bound.
-
-    Raises:
-        ValueError: when k is not positive.
     """
     from src.ops import triton_encode_kernels as kernels
 
-    if k < 1:
-        raise ValueError(f"Expected k of at least 1, got {k}.")
     n_rows, n_latents = pre_latents.shape
     bounds = torch.empty(n_rows, 1, dtype=torch.float32, device=pre_latents.device)
     n_groups = min(max(_BLOCK, _GROUPS_PER_KEPT * k), _MOST_GROUPS, n_latents)
-    launch(
-        kernels.row_bound_kernel,
-        (n_rows,),
-        bounds,
-        pre_latents,
-        n_latents,
-        k,
-        *pre_latents.stride(),
-        BLOCK=_power_of_2(n_groups),
-        num_warps=_WARPS,
-    )
+    constants = {"BLOCK": _power_of_2(n_groups), "num_warps": _WARPS}
+    arguments = (bounds, pre_latents, n_latents, k, *pre_latents.stride())
+    launch(kernels.row_bound_kernel, (n_rows,), *arguments, **constants)
     candidates = entries_above(pre_latents, bounds)
     counts = candidates.row_offsets.diff().clamp_max(k)
     row_offsets, neuron_ids, values = _empty_entries(counts, pre_latents)
-    launch(
-        kernels.keep_largest_kernel,
-        (n_rows,),
-        neuron_ids,
-        values,
-        row_offsets,
-        candidates.neuron_ids,
-        candidates.values,
-        candidates.row_offsets,
-        k,
-        BLOCK=_CANDIDATE_BLOCK,
-        num_warps=1,
-    )
+    kept = (neuron_ids, values, row_offsets)
+    entries = (candidates.neuron_ids, candidates.values, candidates.row_offsets)
+    launch(kernels.keep_largest_kernel, (n_rows,), *kept, *entries, k, BLOCK=_CANDIDATE_BLOCK, num_warps=1)
     return SparseLatents(row_offsets, neuron_ids, values, (n_rows, n_latents))
 
 

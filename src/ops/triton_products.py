@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.ops.sparse_latents import SparseLatents
@@ -29,7 +30,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         kernel[grid](*arguments, **constants, enable_fp_fusion=True)
 
 
-def decode_rows(latents: SparseLatents, atoms: Tensor) -> Tensor:
+def decode_rows(latents: SparseLatents, atoms: Float[Tensor, "..."]) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ atoms` [n_rows, d_in] for atoms [n_latents, d_in].
 
     Sums are float32; the result has the promoted type of the values and the atoms. Each of a row's blocks of columns
@@ -40,22 +41,13 @@ def decode_rows(latents: SparseLatents, atoms: Tensor) -> Tensor:
     _check_table(atoms, latents.n_latents, "atoms")
     dtype = torch.promote_types(latents.values.dtype, atoms.dtype)
     sums = atoms.new_empty(latents.n_rows, atoms.shape[1], dtype=dtype)
-    launch(
-        kernels.decode_kernel,
-        (latents.n_rows, _n_column_blocks(atoms)),
-        sums,
-        atoms,
-        latents.neuron_ids.contiguous(),
-        latents.values.contiguous(),
-        latents.row_offsets.contiguous(),
-        atoms.shape[1],
-        *atoms.stride(),
-        **_tile(atoms),
-    )
+    entries = (latents.neuron_ids.contiguous(), latents.values.contiguous(), latents.row_offsets.contiguous())
+    grid = (latents.n_rows, _n_column_blocks(atoms))
+    launch(kernels.decode_kernel, grid, sums, atoms, *entries, atoms.shape[1], *atoms.stride(), **_tile(atoms))
     return sums
 
 
-def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
+def transposed_product(latents: SparseLatents, rows: Float[Tensor, "..."]) -> Float[Tensor, "{latents.n_latents} d"]:
     """Returns `latents.T @ rows` [n_latents, d] for rows [n_rows, d], the same bits on every run.
 
     Sums are float32; the result has the promoted type of the values and the rows. A neuron that fires in most rows
@@ -70,42 +62,21 @@ def transposed_product(latents: SparseLatents, rows: Tensor) -> Tensor:
     sums = rows.new_empty(latents.n_latents, width, dtype=torch.float32)
     n_spans = latents.n_entries // _SPAN
     span_sums = sums.new_empty(n_spans, width)
-    neuron_ids = latents.neuron_ids.contiguous()
-    launch(
-        kernels.transposed_kernel,
-        (n_spans + latents.n_latents, _n_column_blocks(rows)),
-        sums,
-        span_sums,
-        rows,
-        order.row_ids,
-        latents.values.contiguous(),
-        order.entries,
-        neuron_ids,
-        order.neuron_offsets,
-        n_spans,
-        width,
-        *rows.stride(),
-        SPAN=_SPAN,
-        **_tile(rows),
-    )
+    n_blocks = _n_column_blocks(rows)
+    ordered = (order.entries, latents.neuron_ids.contiguous(), order.neuron_offsets)
+    entries = (order.row_ids, latents.values.contiguous(), *ordered)
+    sizes = (n_spans, width, *rows.stride())
+    grid = (n_spans + latents.n_latents, n_blocks)
+    launch(kernels.transposed_kernel, grid, sums, span_sums, rows, *entries, *sizes, SPAN=_SPAN, **_tile(rows))
     if n_spans:
-        launch(
-            kernels.add_spans_kernel,
-            (n_spans, _n_column_blocks(rows)),
-            sums,
-            span_sums,
-            order.entries,
-            neuron_ids,
-            order.neuron_offsets,
-            width,
-            SPAN=_SPAN,
-            BLOCK_COLUMNS=_block_columns(rows),
-            num_warps=_WARPS,
-        )
+        constants = {"SPAN": _SPAN, "BLOCK_COLUMNS": _block_columns(rows), "num_warps": _WARPS}
+        launch(kernels.add_spans_kernel, (n_spans, n_blocks), sums, span_sums, *ordered, width, **constants)
     return sums.to(torch.promote_types(latents.values.dtype, rows.dtype))
 
 
-def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Tensor:
+def kept_dot_products(
+    pattern: SparseLatents, rows: Float[Tensor, "..."], atoms: Float[Tensor, "..."]
+) -> Float[Tensor, " {pattern.n_entries}"]:
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern.
 
     Sums are float32; the result has the promoted type of the rows and the atoms. A program takes 8 neighbouring
@@ -118,20 +89,10 @@ def kept_dot_products(pattern: SparseLatents, rows: Tensor, atoms: Tensor) -> Te
     if rows.shape[1] != atoms.shape[1]:
         raise ValueError(f"Expected rows and atoms of one width, got {rows.shape[1]} and {atoms.shape[1]}.")
     products = rows.new_empty(pattern.n_entries, dtype=torch.promote_types(rows.dtype, atoms.dtype))
-    launch(
-        kernels.dot_products_kernel,
-        (-(-pattern.n_entries // _BLOCK_ENTRIES),),
-        products,
-        rows,
-        atoms,
-        pattern.row_ids,
-        pattern.neuron_ids.contiguous(),
-        pattern.n_entries,
-        rows.shape[1],
-        *rows.stride(),
-        *atoms.stride(),
-        **_tile(rows),
-    )
+    grid = (-(-pattern.n_entries // _BLOCK_ENTRIES),)
+    entries = (pattern.row_ids, pattern.neuron_ids.contiguous(), pattern.n_entries)
+    sizes = (rows.shape[1], *rows.stride(), *atoms.stride())
+    launch(kernels.dot_products_kernel, grid, products, rows, atoms, *entries, *sizes, **_tile(rows))
     return products
 
 

@@ -49,19 +49,6 @@ class SharedBatches(DDPStrategy):
             )
         super().__init__(cluster_environment=LightningEnvironment(), start_method="spawn")
 
-    @DDPStrategy.num_nodes.setter
-    def num_nodes(self, num_nodes: int) -> None:
-        """Takes one node.
-
-        Raises:
-            ValueError: when there are more.
-        """
-        if num_nodes != 1:
-            raise ValueError(
-                f"Expected trainer.num_nodes=1, got {num_nodes}: the processes of a training run on one machine."
-            )
-        self._num_nodes = num_nodes
-
     def configure_ddp(self) -> None:
         """Gives all processes rank 0's parameters and buffers, where Lightning's would wrap the module."""
         if self.model is None:

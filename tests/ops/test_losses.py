@@ -7,9 +7,9 @@ from src.ops.dense_latents import DenseLatents
 from src.ops.losses import (
     auxk_reconstruction,
     mean_l1,
+    mean_of_elements,
     mean_squared_error,
     norm_scaled_errors,
-    norm_scaled_squared_error,
     summed_squared_error,
     unexplained_share,
 )
@@ -67,7 +67,7 @@ def test_norm_scaled_errors_divide_by_the_rows_norms():
     inputs, reconstruction = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[3.0, 2.0], [1.0, 2.0]])
     # 2^2 / 5 and 1 / 2.
     torch.testing.assert_close(norm_scaled_errors(reconstruction, inputs), torch.tensor([[0.0, 0.8], [0.5, 0.0]]))
-    assert norm_scaled_squared_error(reconstruction, inputs).item() == pytest.approx(1.3 / 4)
+    assert mean_of_elements(norm_scaled_errors(reconstruction, inputs)).item() == pytest.approx(1.3 / 4)
     assert norm_scaled_errors(torch.ones(1, 2), torch.zeros(1, 2)).isfinite().all()
 
 
@@ -78,7 +78,7 @@ def test_the_class_token_has_its_own_weight():
     torch.testing.assert_close(weighted[:, 0], 3 * plain[:, 0])
     assert torch.equal(weighted[:, 1:], plain[:, 1:])
     # The rows' errors are 1/5, 1/2 and 1; (3 * 0.2 + 0.5 + 1) / 3 = 0.7.
-    assert norm_scaled_squared_error(reconstruction, blocks, 3.0).item() == pytest.approx(0.7)
+    assert mean_of_elements(weighted).item() == pytest.approx(0.7)
 
 
 def test_mean_l1_weighs_neurons_alike_in_both_kinds_of_latents():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -57,10 +58,12 @@ class Backbone(nn.Module, ABC):
         self.normalize_each = normalize_each
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
         """Returns activations [batch, d_in] of preprocessed images [batch, 3, image_size, image_size]."""
 
-    def preprocess(self, patches: Tensor) -> Tensor:
+    def preprocess(
+        self, patches: UInt8[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 {self.image_size} {self.image_size}"]:
         """Returns uint8 patches [batch, 3, H, W] resized (antialiased) and normalised."""
         if patches.shape[-2:] != (self.image_size, self.image_size):
             mode = InterpolationMode(self.interpolation)
@@ -72,7 +75,7 @@ class Backbone(nn.Module, ABC):
         return (images - mean) / (std + _LEAST_STD)
 
     @torch.inference_mode()
-    def embed(self, patches: Tensor) -> Tensor:
+    def embed(self, patches: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch {self.d_in}"]:
         """Returns float32 activations [batch, d_in] of uint8 patches [batch, 3, H, W], on the model's device."""
         device = next(self.parameters()).device
         return self(self.preprocess(patches.to(device))).float()

@@ -5,6 +5,7 @@ from typing import Any
 
 import open_clip
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.models.backbones.base import Backbone
@@ -54,6 +55,6 @@ class OpenClipBackbone(Backbone):
         with torch.inference_mode():
             self.d_in = self(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
         """Returns activations [batch, d_in]."""
         return self.model(images)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from jaxtyping import Float
 from timm.models import load_checkpoint
 from torch import Tensor
 
@@ -69,15 +70,13 @@ class TimmBackbone(Backbone):
         self.description = _describe(model_name, checkpoint, pretrained, seed)
         if layer is not None:
             self.description += f", layer {layer}, pooled by {pooling}"
-        if layer is not None:
             self.layer_name = str(layer if layer >= 0 else len(self.model.feature_info) + layer)
         self.layer, self.pooling = layer, pooling
         self.eval().requires_grad_(False)
-        probe = torch.zeros(1, 3, self.image_size, self.image_size)
         with torch.inference_mode():
-            self.d_in = self(probe).shape[1]
+            self.d_in = self(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
         """Returns activations [batch, d_in]."""
         if self.layer is None:
             return self.model(images)

@@ -1,9 +1,9 @@
 """Attention pooling of patches."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from src.models.mil.base import MILModel, MILOutput, masked_softmax
+from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_softmax
 
 
 class AttentionMIL(MILModel):
@@ -40,7 +40,7 @@ class AttentionMIL(MILModel):
         self.attention_score = nn.Linear(n_attention, 1)
         self.classifier = nn.Linear(n_hidden, n_classes)
 
-    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`.
 
         `instance_logits` is the classifier applied to each patch by itself; the mean weighted by attention is `logits`.

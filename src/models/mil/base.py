@@ -4,7 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+Bags = Float[Tensor, "n_bags n_patches {self.d_in}"]
+Mask = Bool[Tensor, "n_bags n_patches"]
+"""True on patches and false on padding."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +23,9 @@ class MILOutput:
         instance_logits: [n_bags, n_patches, n_classes], what each patch alone speaks for; undefined on padding.
     """
 
-    logits: Tensor
-    attention: Tensor | None
-    instance_logits: Tensor
+    logits: Float[Tensor, "n_bags n_classes"]
+    attention: Float[Tensor, "n_bags n_patches"] | None
+    instance_logits: Float[Tensor, "n_bags n_patches n_classes"]
 
 
 class MILModel(nn.Module, ABC):
@@ -37,7 +42,7 @@ class MILModel(nn.Module, ABC):
         self.n_classes = n_classes
 
     @abstractmethod
-    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags.
 
         Args:
@@ -46,7 +51,7 @@ class MILModel(nn.Module, ABC):
         """
 
 
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+def masked_softmax(scores: Float[Tensor, "*bags n"], mask: Bool[Tensor, "*bags n"]) -> Float[Tensor, "*bags n"]:
     """Returns the softmax over the last dimension among the entries of `mask`; all 0 where the mask is empty.
 
     Args:
@@ -57,7 +62,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, lowest).softmax(dim=-1) * mask
 
 
-def masked_max(values: Tensor, mask: Tensor) -> Tensor:
+def masked_max(values: Float[Tensor, "n_bags n_patches n_classes"], mask: Mask) -> Float[Tensor, "n_bags n_classes"]:
     """Returns the maximum over dimension 1 among the entries of `mask`; 0 where the mask is empty.
 
     Args:

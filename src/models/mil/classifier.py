@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.mil.base import MILModel, MILOutput, masked_max
+from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_max
 
 
 class BagClassifier(nn.Module):
@@ -18,9 +19,9 @@ class BagClassifier(nn.Module):
         neuron_ids: the neurons that bags hold, in order; None for activations and for all neurons.
     """
 
-    input_mean: Tensor
-    input_scale: Tensor
-    input_factor: Tensor
+    input_mean: Float[Tensor, " d_in"]
+    input_scale: Float[Tensor, " d_in"]
+    input_factor: Float[Tensor, " d_in"]
 
     def __init__(
         self, model: MILModel, classes: Sequence[str], input_name: str, neuron_ids: Sequence[int] | None = None
@@ -34,11 +35,13 @@ class BagClassifier(nn.Module):
         self.register_buffer("input_scale", torch.ones(model.d_in))
         self.register_buffer("input_factor", torch.ones(model.d_in))
 
-    def prepare(self, bag: Tensor) -> Tensor:
+    def prepare(self, bag: Float[Tensor, "n_rows d_in"]) -> Float[Tensor, "n_rows d_in"]:
         """Returns a bag [n_rows, d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
         return (bag - self.input_mean) / self.input_scale * self.input_factor
 
-    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, bag: Float[Tensor, "n_rows d_in"]
+    ) -> tuple[Float[Tensor, " n_classes"], Float[Tensor, " n_rows"] | None]:
         """Classifies one bag [n_rows, d_in].
 
         Returns:
@@ -68,7 +71,7 @@ class MaximaRegression(MILModel):
         for name, shape in (("mean", d_in), ("scale", d_in), ("weight", (n_rows, d_in)), ("bias", n_rows)):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`."""
         logits = self._logits(masked_max(bags, mask))
         return MILOutput(logits, None, self._logits(bags))

@@ -1,8 +1,8 @@
 """Max pooling of patch logits."""
 
-from torch import Tensor, nn
+from torch import nn
 
-from src.models.mil.base import MILModel, MILOutput, masked_max
+from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_max
 
 
 class MaxMIL(MILModel):
@@ -30,7 +30,7 @@ class MaxMIL(MILModel):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, bags: Tensor, mask: Tensor) -> MILOutput:
+    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
         """Classifies padded bags; see `MILModel.forward`."""
         hidden = self.dropout(self.patch_encoder(bags).relu())  # [n_bags, n_patches, n_hidden]
         instance_logits = self.classifier(hidden)

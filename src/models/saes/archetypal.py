@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.saes.batch_topk import BatchTopK
 from src.models.saes.options import at_least
+from src.models.saes.shapes import Atoms, Batch
 from src.models.saes.step import SAEStep, TrainingProgress
 from src.ops.dense_latents import decode
 from src.ops.selection import keep_largest
@@ -42,7 +44,7 @@ class Archetypal(BatchTopK):
         ValueError: when an option is out of its range or another option asks for a norm or a bias.
     """
 
-    points: Tensor
+    points: Float[Tensor, "n_points d_in"]
 
     def __init__(
         self,
@@ -72,12 +74,12 @@ class Archetypal(BatchTopK):
         self._atoms_of_step: Tensor | None = None
 
     @property
-    def atoms(self) -> Tensor:
+    def atoms(self) -> Atoms:
         """The decoder's rows [n_latents, d_in], made from points; once per training step."""
         return self._mix() if self._atoms_of_step is None else self._atoms_of_step
 
     @torch.no_grad()
-    def set_points(self, points: Tensor) -> None:
+    def set_points(self, points: Float[Tensor, "n_points d_in"]) -> None:
         """Sets the points from raw activations [n_points, d_in] and starts the encoder from the atoms they give.
 
         An encoder row is the atom over its squared length: an input equal to the atom gives 1. `initialize_from_`
@@ -98,7 +100,7 @@ class Archetypal(BatchTopK):
         self.W_enc.copy_(atoms / atoms.square().sum(1, keepdim=True).clamp_min(_EPS))
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Tensor) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Scales the encoder so that its first reconstructions of a batch are the best that a common factor gives.
 
         The k atoms that an input keeps overlap: each as long as its own projection, their sum would be several times
@@ -123,19 +125,17 @@ class Archetypal(BatchTopK):
         if factor > 0:
             self.W_enc.mul_(factor)
 
-    def step(self, activations: Tensor, progress: TrainingProgress = TrainingProgress()) -> SAEStep:  # noqa: B008
+    def step(
+        self,
+        activations: Float[Tensor, "*rows d_in"],
+        progress: TrainingProgress = TrainingProgress(),  # noqa: B008
+    ) -> SAEStep:
         """Runs a batch with atoms that are mixed once; see `SAE.step`."""
         self._atoms_of_step = self._mix()
         try:
             return super().step(activations, progress)
         finally:
             self._atoms_of_step = None
-
-    def constrain_gradient_(self) -> None:
-        """Leaves gradients as they are: the constraint is a projection after the step."""
-
-    def constrain_before_step_(self) -> None:
-        """Does nothing, as `constrain_gradient_`."""
 
     @torch.no_grad()
     def constrain_after_step_(self) -> None:

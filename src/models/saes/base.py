@@ -1,26 +1,31 @@
 """The contract of every sparse autoencoder in training: one batch in, named losses and moved statistics out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from src.models.saes.core import SAECore
-from src.models.saes.options import CoreOptions, DeadUnit, DecoderConstraint, ErrorScale, at_least, one_of
-from src.models.saes.step import Code, SAEStep, TrainingProgress
+from src.models.saes.options import DeadUnit, DecoderConstraint, ErrorScale, at_least, one_of
+from src.models.saes.shapes import Batch, Pieces, Rows
+from src.models.saes.step import Code, Losses, SAEStep, TrainingProgress
 from src.ops.decoder import normalize_rows_, project_gradient_
-from src.ops.dense_latents import Latents, decode
+from src.ops.dense_latents import Latents, decode, encode_columns
 from src.ops.losses import (
     auxk_reconstruction,
+    mean_of_elements,
     mean_squared_error,
-    norm_scaled_squared_error,
+    norm_scaled_errors,
     summed_squared_error,
     unexplained_share,
 )
 from src.ops.processes import all_counts, all_min, mean_over_rows
+from src.ops.shapes import Columns, NeuronIds, Scalar
 from src.ops.sparse_latents import SparseLatents
+from src.ops.sparse_products import copying_columns, encode_kept, pre_latent_pieces
 
 
 class SAE(SAECore, ABC):
@@ -56,7 +61,7 @@ class SAE(SAECore, ABC):
     threshold_l0: ClassVar[str | None] = None
     """The attribute with the L0 that inference's threshold is calibrated to; None: there is no such threshold."""
 
-    silent_for: Tensor
+    silent_for: Int64[Tensor, " n_latents"]
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class SAE(SAECore, ABC):
         detach_residual: bool = True,
         aux_over_variance: bool = False,
         observe_validation: bool = False,
-        **options: Unpack[CoreOptions],
+        **options: Any,
     ) -> None:
         super().__init__(d_in, n_latents, expansion, **options)
         self.decoder_constraint = one_of("decoder_constraint", decoder_constraint, DecoderConstraint)
@@ -92,7 +97,7 @@ class SAE(SAECore, ABC):
         self.register_buffer("silent_for", torch.zeros(self.n_latents, dtype=torch.int64))
 
     @abstractmethod
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Codes a batch with a graph, as training does, or in evaluation mode as inference does.
 
         Args:
@@ -102,20 +107,40 @@ class SAE(SAECore, ABC):
             columns: neurons whose pre-latents AuxK will ask for; in `Code.columns` when not None.
         """
 
-    def penalties(
-        self,
-        code: Code,  # noqa: ARG002
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
-        progress: TrainingProgress,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
+    def encode_selected(
+        self, centred: Rows, columns: NeuronIds | None, select: Callable[[Callable[[], Pieces]], SparseLatents]
+    ) -> tuple[SparseLatents, Columns | None]:
+        """Encodes a batch with the gradient of the pre-latents that are selected.
+
+        Args:
+            centred: as `code` receives them.
+            columns: neurons whose pre-latents are asked for, whatever they are.
+            select: chooses among pre-latents; its argument gives them in pieces of rows.
+
+        Returns:
+            The selected pre-latents, and those of `columns`.
+        """
+        asked = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
+
+        def pieces() -> Pieces:
+            made = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
+            return made if columns is None or asked is None else copying_columns(made, columns, asked)
+
+        with torch.no_grad():
+            kept = select(pieces)
+        weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
+        if columns is not None and asked is not None:
+            asked = encode_columns(asked, columns, centred, *weights)
+        return encode_kept(kept, centred, *weights), asked
+
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the named, weighted terms of the loss besides the error and AuxK.
 
         Inputs and reconstruction are [n_rows, d_in], in the space the SAE works in.
         """
         return {}
 
-    def asked_columns(self, n_rows: int) -> Tensor | None:
+    def asked_columns(self, n_rows: int) -> NeuronIds | None:
         """Returns the neurons whose pre-latents a batch of `n_rows` needs whatever they are: AuxK's.
 
         They are those that are dead after the batch unless they fire in it.
@@ -125,15 +150,19 @@ class SAE(SAECore, ABC):
         nearly_dead = (self.silent_for + self._silence_of(n_rows) >= self.dead_after).nonzero().squeeze(1)
         return nearly_dead if nearly_dead.numel() else None
 
-    def reconstructions(self, latents: Latents) -> list[Tensor]:
+    def reconstructions(self, latents: Latents) -> list[Float[Tensor, "{latents.n_rows} {self.d_in}"]]:
         """Returns the reconstructions [n_rows, d_in] that the error is taken of; the last one is the SAE's."""
         return [decode(latents, self.atoms) + self.b_dec]
 
-    def mean_error(self, reconstructions: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def mean_error(self, reconstructions: Sequence[Rows], inputs: Batch) -> Scalar:
         """Returns the error of `reconstructions` [n_rows, d_in] of inputs [..., d_in]."""
         return self.error(reconstructions[-1].view(inputs.shape), inputs)
 
-    def step(self, activations: Tensor, progress: TrainingProgress = TrainingProgress()) -> SAEStep:  # noqa: B008
+    def step(
+        self,
+        activations: Float[Tensor, "*rows d_in"],
+        progress: TrainingProgress = TrainingProgress(),  # noqa: B008
+    ) -> SAEStep:
         """Runs a batch: losses with a graph, and in training mode the running statistics.
 
         In evaluation mode latents are those of inference, and no state moves unless `observe_validation`.
@@ -162,7 +191,7 @@ class SAE(SAECore, ABC):
         return SAEStep(code.latents, reconstructions[-1], losses, self._metrics(code.latents, dead))
 
     @torch.no_grad()
-    def observe_(self, latents: Latents, progress: TrainingProgress) -> None:  # noqa: ARG002
+    def observe_(self, latents: Latents, progress: TrainingProgress) -> None:
         """Moves the counters of silent neurons by one batch of latents."""
         self.silent_for.add_(self._silence_of(latents.n_rows))
         if isinstance(latents, SparseLatents):
@@ -171,18 +200,18 @@ class SAE(SAECore, ABC):
             self.silent_for.masked_fill_((latents.values > 0).any(0), 0)
         self.silent_for.copy_(all_min(self.silent_for))  # 0 where a neuron fired in any process
 
-    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+    def finish_step_(self, activations: Batch, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
         """Does what follows an optimizer step, e.g. resampling; `progress` is that of before the step."""
 
     def sparsity_scale(self, progress: TrainingProgress) -> float:
         """Returns what sparsity penalties are multiplied by at a step."""
         return min(progress.step / self.sparsity_warmup_steps, 1.0) if self.sparsity_warmup_steps else 1.0
 
-    def error(self, reconstruction: Tensor, inputs: Tensor) -> Tensor:
+    def error(self, reconstruction: Batch, inputs: Batch) -> Scalar:
         """Returns the error of a reconstruction under `error_scale`, both [..., d_in]."""
         if self.error_scale == "input_norm":
             weight = self.class_token_weight if self.training and inputs.ndim > 2 else 1.0
-            return norm_scaled_squared_error(reconstruction, inputs, weight)
+            return mean_of_elements(norm_scaled_errors(reconstruction, inputs, weight))
         return (mean_squared_error if self.error_scale == "mean" else summed_squared_error)(reconstruction, inputs)
 
     def constrain_before_forward_(self) -> None:

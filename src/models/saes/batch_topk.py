@@ -1,13 +1,14 @@
 """BatchTopK: keeps the largest k pre-latents per row on average, chosen over the whole batch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from src.models.saes.k_sparse import KSparse
+from src.models.saes.shapes import Pieces
 from src.ops.processes import all_counts
 from src.ops.selection import keep_largest_of_all, smallest_of_all
+from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import entries_above
 
@@ -30,17 +31,18 @@ class BatchTopK(KSparse):
     """
 
     # Not a buffer: it decides how fast the selection is found, never what it is.
-    _candidate_threshold: Tensor | None = None
+    _candidate_threshold: Scalar | None = None
 
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
+    def select(self, pieces: Callable[[], Pieces], k: int, shape: tuple[int, int]) -> SparseLatents:
         """Keeps the `k * n_rows` largest of the batch of all processes; see `KSparse.select`."""
-        guess = self._candidate_threshold
-        candidates = entries_above(pieces, torch.zeros_like(self.threshold) if guess is None else guess, shape)
+        guess, zero = self._candidate_threshold, torch.zeros_like(self.threshold)
+        candidates = entries_above(pieces(), zero if guess is None else guess, shape)
         n_rows, n_candidates = all_counts(shape[0], candidates.n_entries, like=self.threshold)
         n_kept = k * n_rows
-        self._candidate_threshold = None
         if n_candidates < n_kept and guess is not None:
-            return None
+            candidates = entries_above(pieces(), zero, shape)
+            (n_candidates,) = all_counts(candidates.n_entries, like=self.threshold)
+        self._candidate_threshold = None
         kept = keep_largest_of_all(candidates, n_kept)
         if n_candidates >= n_kept:
             self._candidate_threshold = _CANDIDATE_SHARE * smallest_of_all(kept.values)

@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.saes.options import BDecInit, EncoderInit, InputNorm, at_least, one_of
+from src.models.saes.shapes import Atoms, Batch, PerNeuron, PreLatents, Rows
 from src.ops.decoder import normalize_rows_
 from src.ops.dense_latents import Latents, decode
 from src.ops.geometric_median import geometric_median
 from src.ops.row_norm import RowStatistics, layer_norm_rows, z_score_rows
+from src.ops.shapes import PerInput, Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latents_above
 
@@ -47,9 +50,9 @@ class SAECore(nn.Module):
         ValueError: when a size is not positive or an option is unknown or out of its range.
     """
 
-    threshold: Tensor
-    input_mean: Tensor
-    input_scale: Tensor
+    threshold: Float[Tensor, "*_"]
+    input_mean: PerInput
+    input_scale: PerInput
 
     def __init__(
         self,
@@ -109,22 +112,22 @@ class SAECore(nn.Module):
         return {name: getattr(self, name) for name in self.argument_names()}
 
     @property
-    def atoms(self) -> Tensor:
+    def atoms(self) -> Atoms:
         """The decoder's rows [n_latents, d_in]."""
         return self.W_dec
 
     @property
-    def inference_threshold(self) -> Tensor:
+    def inference_threshold(self) -> Scalar | PerNeuron:
         """What pre-latents must exceed at inference, 0-d or [n_latents]; never negative."""
         return self.threshold.clamp_min(0)
 
     @property
-    def encoder_bias(self) -> Tensor | None:
+    def encoder_bias(self) -> PerNeuron | None:
         """The encoder bias, or None when the SAE has none."""
         return self.b_enc if self.use_b_enc else None
 
     @property
-    def bias_through_input(self) -> Tensor | None:
+    def bias_through_input(self) -> Float[Tensor, " {self.d_in}"] | None:
         """b_dec where the encoder subtracts it, and so hands it a gradient."""
         return self.b_dec if self.apply_b_dec_to_input else None
 
@@ -141,7 +144,7 @@ class SAECore(nn.Module):
         """Returns the folded weights under SAELens's names with what this architecture adds: thresholds here."""
         return weights | {"threshold": self.inference_threshold.expand(self.n_latents)}
 
-    def set_input_statistics(self, mean: Tensor, scale: Tensor) -> None:
+    def set_input_statistics(self, mean: Float[Tensor, " _"], scale: Float[Tensor, " _"]) -> None:
         """Fixes the standardisation `(x - mean) / scale` that encode applies and decode undoes, both [d_in].
 
         Raises:
@@ -161,7 +164,7 @@ class SAECore(nn.Module):
         self.input_scale.copy_(scale)
 
     @torch.no_grad()
-    def fit_input_norm_(self, batches: Iterable[Tensor]) -> None:
+    def fit_input_norm_(self, batches: Iterable[Float[Tensor, "_ {self.d_in}"]]) -> None:
         """Fixes what "centre" and "global_scale" take from the activations, in one pass over batches [n, d_in].
 
         Raises:
@@ -183,7 +186,9 @@ class SAECore(nn.Module):
         """Whether each row is normalised by its own statistics, which decode then needs."""
         return self.input_norm in ("z_score", "layer_norm")
 
-    def normalize(self, activations: Tensor) -> tuple[Tensor, RowStatistics | None]:
+    def normalize(
+        self, activations: Float[Tensor, "*rows d_in"]
+    ) -> tuple[Float[Tensor, "n_rows d_in"], RowStatistics | None]:
         """Returns raw activations [n_rows, d_in] in the SAE's space, and what was taken from each row."""
         if activations.ndim != 2 or activations.shape[1] != self.d_in:
             raise ValueError(f"Expected activations [n_rows, {self.d_in}], got {tuple(activations.shape)}.")
@@ -191,7 +196,7 @@ class SAECore(nn.Module):
             return (z_score_rows if self.input_norm == "z_score" else layer_norm_rows)(activations)
         return self.standardize(activations), None
 
-    def standardize(self, activations: Tensor) -> Tensor:
+    def standardize(self, activations: Rows) -> Rows:
         """Returns `(activations - input_mean) / input_scale`: the units that errors are measured in.
 
         In raw units a few wide features would decide, and the constant ones, whose scale is 1 by convention.
@@ -199,27 +204,29 @@ class SAECore(nn.Module):
         factor = self.input_scale.reciprocal()
         return torch.addcmul(-self.input_mean * factor, activations, factor)
 
-    def centre(self, inputs: Tensor) -> Tensor:
+    def centre(self, inputs: Rows) -> Rows:
         """Returns normalised inputs [n_rows, d_in] as the encoder takes them, without a gradient."""
         return inputs - self.b_dec.detach() if self.apply_b_dec_to_input else inputs
 
-    def pre_latents(self, activations: Tensor) -> Tensor:
+    def pre_latents(self, activations: Rows) -> PreLatents:
         """Returns all pre-latents, dense [n_rows, n_latents]."""
         inputs = self.normalize(activations)[0]
         centred = inputs - self.b_dec if self.apply_b_dec_to_input else inputs
         return nn.functional.linear(centred, self.W_enc, self.encoder_bias)
 
     @torch.no_grad()
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Float[Tensor, "n_rows d_in"]) -> SparseLatents:
         """Returns the latents of inference for [n_rows, d_in], made in pieces of rows."""
         pieces = [self.encode_inputs(self.centre(self.normalize(rows)[0])) for rows in activations.split(_ENCODE_ROWS)]
         return SparseLatents.cat(pieces)
 
-    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+    def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         return pre_latents_above(centred, self.W_enc, self.encoder_bias, self.inference_threshold)
 
-    def decode(self, latents: Latents, row_statistics: RowStatistics | None = None) -> Tensor:
+    def decode(
+        self, latents: Latents, row_statistics: RowStatistics | None = None
+    ) -> Float[Tensor, "{latents.n_rows} {self.d_in}"]:
         """Returns reconstructions of raw activations [n_rows, d_in].
 
         Args:
@@ -239,17 +246,15 @@ class SAECore(nn.Module):
             return reconstruction * row_statistics.scale + row_statistics.mean
         return torch.addcmul(self.input_mean, reconstruction, self.input_scale)
 
-    def reconstruct(self, activations: Tensor) -> Tensor:
+    def reconstruct(self, activations: Rows) -> Rows:
         """Returns what inference makes of raw activations [n_rows, d_in]."""
         row_statistics = self.normalize(activations)[1] if self.normalizes_rows else None
         return self.decode(self.encode(activations), row_statistics)
 
-    def forward(self, activations: Tensor) -> Tensor:
-        """Returns `reconstruct(activations)`."""
-        return self.reconstruct(activations)
+    forward = reconstruct
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Tensor) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Sets what starts from data, from the first training batch [n_rows, d_in] or [n_images, n_tokens, d_in]."""
         if self.b_dec_init == "zero":
             return

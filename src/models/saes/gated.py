@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from src.models.saes.options import at_least
 from src.models.saes.penalized import Penalized
-from src.models.saes.step import Code, TrainingProgress
+from src.models.saes.shapes import PreLatents, Rows
+from src.models.saes.step import Code, Losses, TrainingProgress
 from src.ops.dense_latents import Latents, decode
 from src.ops.losses import mean_l1
+from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latents_above
 
@@ -40,7 +42,6 @@ class Gated(Penalized):
         **options: Any,
     ) -> None:
         super().__init__(d_in, n_latents, expansion, **options)
-        self.register_density()
         self.l1_coefficient = at_least("l1_coefficient", l1_coefficient, 0)
         self.r_mag = nn.Parameter(torch.zeros(self.n_latents))
         self.b_mag = nn.Parameter(torch.zeros(self.n_latents))
@@ -63,11 +64,11 @@ class Gated(Penalized):
         b_mag = self.b_mag + self.r_mag.exp() * shift
         return weights | {"b_gate": b_gate, "b_mag": b_mag, "r_mag": self.r_mag}
 
-    def pre_latents(self, activations: Tensor) -> Tensor:
+    def pre_latents(self, activations: Rows) -> PreLatents:
         """Returns all gates before their step, dense [n_rows, n_latents]: a neuron may fire where its is positive."""
         return super().pre_latents(activations) + self.b_enc
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Lists positive gates, in training as at inference; see `SAE.code`."""
         products, asked = self.pre_latents_above(centred, -self.b_enc.detach(), columns, mask_dense=False)
         gates = products.with_values(F.relu(products.values + products.per_neuron(self.b_enc)))
@@ -75,21 +76,13 @@ class Gated(Penalized):
             asked = asked + self.b_enc[columns]
         return Code(gates, gates.with_values(self._magnitudes(products) * (gates.values > 0)), asked)
 
-    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+    def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         products = pre_latents_above(centred, self.W_enc, None, -self.b_enc)
         magnitudes = self._magnitudes(products)
-        entries = (magnitudes > 0).nonzero().squeeze(1)
-        flat_ids = products.row_ids[entries] * self.n_latents + products.neuron_ids[entries]
-        return SparseLatents.from_flat_ids(flat_ids, magnitudes[entries], products.shape)
+        return products.with_values(magnitudes).where(magnitudes > 0)
 
-    def penalties(
-        self,
-        code: Code,
-        inputs: Tensor,
-        reconstruction: Tensor,  # noqa: ARG002
-        progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the L1 term of the gates and the error of what they reconstruct; see `SAE.penalties`."""
         from_gates = decode(code.pre_latents, self.atoms.detach()) + self.b_dec.detach()
         return {

@@ -4,15 +4,18 @@ import math
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.saes.options import at_least, one_of
 from src.models.saes.penalized import Penalized
-from src.models.saes.step import Code, TrainingProgress
+from src.models.saes.shapes import Batch, PerNeuron, Rows
+from src.models.saes.step import Code, Losses, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.jumprelu import exp_with_unit_gradient, jump, step, window_floor
 from src.ops.processes import mean_over_rows
 from src.ops.selection import calibrate_threshold
+from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import pre_latent_pieces
 
@@ -57,7 +60,7 @@ class JumpReLU(Penalized):
         ValueError: when an option is unknown or out of its range.
     """
 
-    log_threshold: Tensor
+    log_threshold: Float[Tensor, " n_latents"]
 
     def __init__(
         self,
@@ -78,7 +81,6 @@ class JumpReLU(Penalized):
         **options: Any,
     ) -> None:
         super().__init__(d_in, n_latents, expansion, **options)
-        self.register_density()
         self.penalty = one_of("penalty", penalty, L0Penalty)
         self.l0_coefficient = at_least("l0_coefficient", l0_coefficient, 0)
         self.threshold_form = one_of("threshold_form", threshold_form, ThresholdForm)
@@ -101,18 +103,18 @@ class JumpReLU(Penalized):
             self.log_threshold = nn.Parameter(start.log())
 
     @property
-    def trained_threshold(self) -> Tensor:
+    def trained_threshold(self) -> PerNeuron:
         """The thresholds [n_latents] with the gradient of training."""
         if self.threshold_form == "raw":
             return self.threshold
         return self.log_threshold.exp() if self.threshold_form == "log" else exp_with_unit_gradient(self.log_threshold)
 
     @property
-    def inference_threshold(self) -> Tensor:
+    def inference_threshold(self) -> PerNeuron:
         """The thresholds [n_latents], not negative and without a gradient."""
         return self.trained_threshold.detach().clamp_min(0)
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Lists what is above its threshold or trains it; see `SAE.code`."""
         threshold = self._threshold
         floor = window_floor(threshold.detach(), self.bandwidth)
@@ -122,13 +124,7 @@ class JumpReLU(Penalized):
         values = jump(listed.values, listed.per_neuron(threshold), self.bandwidth, rectify=self.relu_before_threshold)
         return Code(listed, listed.with_values(values), asked)
 
-    def penalties(
-        self,
-        code: Code,
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
-        progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the penalty on the L0; see `SAE.penalties`."""
         l0 = self._l0(code.latents if self.step_on_gated else code.pre_latents)
         penalty = l0 if self.penalty == "l0" else (l0 / self.target_l0 - 1).square()
@@ -147,7 +143,7 @@ class JumpReLU(Penalized):
             self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def initialize_from_(self, activations: Tensor) -> None:
+    def initialize_from_(self, activations: Batch) -> None:
         """Sets b_dec and, where they have no stated start, the thresholds; see `SAECore.initialize_from_`."""
         super().initialize_from_(activations)
         if self.threshold_init is None:

@@ -1,21 +1,22 @@
 """What the families that keep a stated number of latents share: k and its annealing, the threshold, AuxK by default."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar, Literal, Unpack
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from src.models.saes.base import SAE
-from src.models.saes.options import SAEOptions, at_least, one_of
-from src.models.saes.step import Code, TrainingProgress
-from src.ops.dense_latents import Latents, encode_columns
+from src.models.saes.options import at_least, one_of
+from src.models.saes.shapes import Pieces, Rows
+from src.models.saes.step import Code, Losses, TrainingProgress
+from src.ops.dense_latents import Latents
 from src.ops.losses import mean_l1
 from src.ops.processes import all_counts, mean_over_rows
 from src.ops.selection import smallest_of_all
+from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
+from src.ops.sparse_products import entries_above, pre_latent_pieces
 
 ThresholdStatistic = Literal["batch_min", "mean_of_row_min"]
 
@@ -63,7 +64,7 @@ class KSparse(SAE):
         threshold_from_zero: bool = False,
         threshold_start_step: int = 0,
         threshold_statistic: ThresholdStatistic = "batch_min",
-        **options: Unpack[SAEOptions],
+        **options: Any,
     ) -> None:
         options.setdefault("aux_coefficient", 1 / 32)
         super().__init__(d_in, n_latents, expansion, **options)
@@ -79,46 +80,41 @@ class KSparse(SAE):
         self.threshold_statistic = one_of("threshold_statistic", threshold_statistic, ThresholdStatistic)
 
     @abstractmethod
-    def select(self, pieces: Iterable[Tensor], k: int, shape: tuple[int, int]) -> SparseLatents | None:
+    def select(self, pieces: Callable[[], Pieces], k: int, shape: tuple[int, int]) -> SparseLatents:
         """Chooses what training keeps.
 
         Args:
-            pieces: the pre-latents in pieces of rows, to be read once, in order and to the end.
+            pieces: gives the pre-latents in pieces of rows, to be read in order and to the end.
             k: latents to keep per row.
             shape: (n_rows, n_latents).
 
         Returns:
-            The kept entries, positive; None when a guess failed and the pieces must be made again.
+            The kept entries, positive.
         """
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Keeps k latents per row in training, and those of inference in evaluation mode; see `SAE.code`."""
-        dense_columns = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
-        with torch.no_grad():
-            kept = self._select(centred, self.k_at(progress), columns, dense_columns)
-        weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
-        latents = encode_kept(kept, centred, *weights)
-        if columns is not None and dense_columns is not None:
-            dense_columns = encode_columns(dense_columns, columns, centred, *weights)
-        return Code(latents, latents, dense_columns)
+        shape = (centred.shape[0], self.n_latents)
 
-    def select_inference(self, pieces: Iterable[Tensor], shape: tuple[int, int]) -> SparseLatents:
+        def select(pieces: Callable[[], Pieces]) -> SparseLatents:
+            if not self.training:
+                return self.select_inference(pieces(), shape)
+            return self.select(pieces, self.k_at(progress), shape)
+
+        latents, asked = self.encode_selected(centred, columns, select)
+        return Code(latents, latents, asked)
+
+    def select_inference(self, pieces: Pieces, shape: tuple[int, int]) -> SparseLatents:
         """Chooses what inference keeps: what exceeds the threshold."""
         return entries_above(pieces, self.inference_threshold, shape)
 
     @torch.no_grad()
-    def encode_inputs(self, centred: Tensor) -> SparseLatents:
+    def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
         pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
         return self.select_inference(pieces, (centred.shape[0], self.n_latents))
 
-    def penalties(
-        self,
-        code: Code,
-        inputs: Tensor,  # noqa: ARG002
-        reconstruction: Tensor,  # noqa: ARG002
-        progress: TrainingProgress,
-    ) -> dict[str, Tensor]:
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the L1 term where it has a weight; see `SAE.penalties`."""
         weight = self.l1_coefficient * self.sparsity_scale(progress)
         return {"l1": weight * mean_l1(code.latents)} if weight else {}
@@ -149,17 +145,3 @@ class KSparse(SAE):
         average = self.threshold_decay * self.threshold + (1 - self.threshold_decay) * smallest
         is_first = (self.threshold <= 0) & (not self.threshold_from_zero)
         self.threshold.copy_(torch.where(is_first, smallest, average))
-
-    def _select(self, centred: Tensor, k: int, columns: Tensor | None, dense_columns: Tensor | None) -> SparseLatents:
-        pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
-        if columns is not None and dense_columns is not None:
-            pieces = copying_columns(pieces, columns, dense_columns)
-        shape = (centred.shape[0], self.n_latents)
-        if not self.training:
-            return self.select_inference(pieces, shape)
-        kept = self.select(pieces, k, shape)
-        if kept is None:
-            kept = self.select(pre_latent_pieces(centred, self.W_enc, self.encoder_bias), k, shape)
-        if kept is None:
-            raise RuntimeError("Expected a selection without a guess to succeed.")
-        return kept

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.models.saes.batch_topk import BatchTopK
+from src.models.saes.shapes import Batch, Rows
 from src.ops.dense_latents import Latents
+from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import decode_sparse
 
@@ -61,7 +64,7 @@ class MatryoshkaBatchTopK(BatchTopK):
             raise ValueError(f"Expected every group of sae.group_fractions to hold a neuron, got sizes {sizes}.")
         self.group_sizes = sizes
 
-    def reconstructions(self, latents: Latents) -> list[Tensor]:
+    def reconstructions(self, latents: Latents) -> list[Float[Tensor, "{latents.n_rows} {self.d_in}"]]:
         """Returns the reconstruction of each prefix of groups [n_rows, d_in], the whole one last."""
         if not isinstance(latents, SparseLatents):
             raise ValueError("Expected sparse latents, got dense ones.")
@@ -69,7 +72,7 @@ class MatryoshkaBatchTopK(BatchTopK):
         parts = decode_sparse(latents.by_groups(starts), self.atoms).view(latents.n_rows, len(starts), self.d_in)
         return list((parts.cumsum(1) + self.b_dec).unbind(1))
 
-    def mean_error(self, reconstructions: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def mean_error(self, reconstructions: Sequence[Rows], inputs: Batch) -> Scalar:
         """Returns the weighted mean of the prefixes' errors."""
         errors = [self.error(one.view(inputs.shape), inputs) for one in reconstructions]
         weights = errors[0].new_tensor(self.group_weights)

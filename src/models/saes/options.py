@@ -1,6 +1,6 @@
 """The options that all sparse autoencoders share, and the checks of their values."""
 
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 InputNorm = Literal["none", "z_score", "layer_norm", "centre", "global_scale"]
 EncoderInit = Literal["tied", "kaiming"]
@@ -8,33 +8,6 @@ BDecInit = Literal["mean", "zero", "geometric_median"]
 DecoderConstraint = Literal["after_step", "before_step", "before_forward", "none"]
 ErrorScale = Literal["mean", "sum", "input_norm"]
 DeadUnit = Literal["batches", "tokens"]
-
-
-class CoreOptions(TypedDict, total=False):
-    """The options of `SAECore`, described there."""
-
-    input_norm: InputNorm
-    apply_b_dec_to_input: bool
-    use_b_enc: bool
-    encoder_init: EncoderInit
-    atom_norm_init: float
-    b_dec_init: BDecInit
-
-
-class SAEOptions(CoreOptions, total=False):
-    """The options that every architecture hands to `SAE`, described there and in `SAECore`."""
-
-    decoder_constraint: DecoderConstraint
-    error_scale: ErrorScale
-    class_token_weight: float
-    sparsity_warmup_steps: int
-    dead_after: int
-    dead_unit: DeadUnit
-    aux_coefficient: float
-    k_aux: int | None
-    detach_residual: bool
-    aux_over_variance: bool
-    observe_validation: bool
 
 
 def one_of(option: str, value: Any, allowed: Any) -> Any:

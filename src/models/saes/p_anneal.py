@@ -4,13 +4,16 @@ import functools
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from src.models.saes.options import at_least, one_of
 from src.models.saes.relu_l1 import ReLUL1
-from src.models.saes.step import TrainingProgress
+from src.models.saes.shapes import Batch, PerNeuron
+from src.models.saes.step import Losses, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.lp import mean_power_sum
+from src.ops.shapes import Scalar
 
 SparsityFunction = Literal["Lp^p", "Lp"]
 
@@ -47,10 +50,10 @@ class PAnneal(ReLUL1):
         ValueError: when an option is unknown or out of its range.
     """
 
-    p: Tensor
-    next_p: Tensor
-    coefficient: Tensor
-    queue: Tensor
+    p: Scalar
+    next_p: Scalar
+    coefficient: Scalar
+    queue: Float[Tensor, "queue_length 2"]
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class PAnneal(ReLUL1):
         self.register_buffer("coefficient", torch.tensor(self.l1_coefficient, dtype=torch.float64))
         self.register_buffer("queue", torch.full((queue_length, 2), _NONE, dtype=torch.float64))
 
-    def sparsity_losses(self, latents: Latents, norms: Tensor | None, progress: TrainingProgress) -> dict[str, Tensor]:
+    def sparsity_losses(self, latents: Latents, norms: PerNeuron | None, progress: TrainingProgress) -> Losses:
         """Returns the Lp term at the present p; see `ReLUL1.sparsity_losses`."""
         weight = float(self.coefficient) * self.sparsity_scale(progress)
         return {"lp": weight * self._penalty(latents, float(self.p), norms)}
@@ -102,7 +105,7 @@ class PAnneal(ReLUL1):
         self.queue.copy_(torch.cat([self.queue[1:], pair.to(self.queue.dtype).unsqueeze(0)]))
 
     @torch.no_grad()
-    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+    def finish_step_(self, activations: Batch, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
         """Changes p and the coefficient, and resamples dead neurons, when it is time; see `SAE.finish_step_`."""
         change = self._changes(progress).get(progress.step)
         if change is not None:

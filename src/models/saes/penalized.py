@@ -1,12 +1,15 @@
 """What the families share that push for sparsity with a penalty: products as dense or as sparse as the latents are."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
 
 from src.models.saes.base import SAE
-from src.ops.dense_latents import DenseLatents, Latents, encode_columns, encode_dense
+from src.models.saes.shapes import PerNeuron, Rows
+from src.ops.dense_latents import DenseLatents, Latents, encode_dense
 from src.ops.processes import all_counts
-from src.ops.sparse_products import copying_columns, encode_kept, entries_above, pre_latent_pieces
+from src.ops.shapes import Columns, NeuronIds, Scalar
+from src.ops.sparse_products import entries_above
 
 SPARSE_BELOW = 0.15
 """Share of listed entries below which sparse products are faster: see `experiments.benchmarks.density`."""
@@ -20,19 +23,21 @@ class Penalized(SAE):
     training takes the same path.
 
     Args:
-        *arguments: of `SAE`.
+        d_in: dimension of the activations.
+        n_latents: number of neurons; `expansion * d_in` when None.
+        expansion: neurons per input dimension.
         **options: of `SAE`.
     """
 
-    density: Tensor
+    density: Scalar
 
-    def register_density(self) -> None:
-        """Registers the state; called by a subclass's constructor."""
+    def __init__(self, d_in: int, n_latents: int | None = None, expansion: float = 4, **options: Any) -> None:
+        super().__init__(d_in, n_latents, expansion, **options)
         self.register_buffer("density", torch.ones(()))
 
     def pre_latents_above(
-        self, centred: Tensor, floor: Tensor, columns: Tensor | None, *, mask_dense: bool = True
-    ) -> tuple[Latents, Tensor | None]:
+        self, centred: Rows, floor: Scalar | PerNeuron, columns: NeuronIds | None, *, mask_dense: bool = True
+    ) -> tuple[Latents, Columns | None]:
         """Encodes a batch with a graph.
 
         Args:
@@ -45,23 +50,16 @@ class Penalized(SAE):
         Returns:
             The pre-latents, and those of `columns` [n_rows, len(columns)].
         """
-        weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
         if self.density >= SPARSE_BELOW:
-            dense = encode_dense(centred, *weights)
+            dense = encode_dense(centred, self.W_enc, self.encoder_bias, self.bias_through_input)
             listed = dense > floor
             self._follow(int(listed.sum()), listed.shape)
             asked = None if columns is None else dense.index_select(1, columns)
             return DenseLatents(dense * listed if mask_dense else dense), asked
-        asked = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
-        with torch.no_grad():
-            pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
-            if columns is not None and asked is not None:
-                pieces = copying_columns(pieces, columns, asked)
-            kept = entries_above(pieces, floor, (centred.shape[0], self.n_latents))
-        self._follow(kept.n_entries, kept.shape)
-        if columns is not None and asked is not None:
-            asked = encode_columns(asked, columns, centred, *weights)
-        return encode_kept(kept, centred, *weights), asked
+        shape = (centred.shape[0], self.n_latents)
+        latents, asked = self.encode_selected(centred, columns, lambda pieces: entries_above(pieces(), floor, shape))
+        self._follow(latents.n_entries, shape)
+        return latents, asked
 
     def _follow(self, n_listed: int, shape: tuple[int, ...]) -> None:
         if self.training:

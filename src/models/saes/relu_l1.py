@@ -7,12 +7,14 @@ from torch import Tensor
 
 from src.models.saes.options import at_least, one_of
 from src.models.saes.penalized import Penalized
-from src.models.saes.step import Code, TrainingProgress
+from src.models.saes.shapes import Batch, PerNeuron, Rows
+from src.models.saes.step import Code, Losses, TrainingProgress
 from src.ops.dense_latents import Latents
 from src.ops.ghost_gradients import ghost_loss
 from src.ops.losses import mean_l1, norm_scaled_errors
 from src.ops.processes import gather_rows
 from src.ops.resampling import draw_rows, forget_moments_, resample_
+from src.ops.shapes import NeuronIds
 
 ResampleWeights = Literal["norm", "squared_norm"]
 
@@ -63,7 +65,6 @@ class ReLUL1(Penalized):
         **options: Any,
     ) -> None:
         super().__init__(d_in, n_latents, expansion, **options)
-        self.register_density()
         self.l1_coefficient = at_least("l1_coefficient", l1_coefficient, 0)
         self.l1_by_atom_norm, self.ghost_gradients = l1_by_atom_norm, ghost_gradients
         self.resample_every, self.resample_every_epochs = resample_every, resample_every_epochs
@@ -91,21 +92,19 @@ class ReLUL1(Penalized):
         """Returns the weights as they are; see `SAECore.saelens_parameters`."""
         return weights
 
-    def code(self, centred: Tensor, progress: TrainingProgress, columns: Tensor | None) -> Code:  # noqa: ARG002
+    def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Keeps what is above zero, in training as at inference; see `SAE.code`."""
         latents, asked = self.pre_latents_above(centred, torch.zeros_like(self.threshold), columns)
         return Code(latents, latents, asked)
 
-    def asked_columns(self, n_rows: int) -> Tensor | None:
+    def asked_columns(self, n_rows: int) -> NeuronIds | None:
         """Returns the neurons that ghost gradients train, dead before the batch; see `SAE.asked_columns`."""
         if not self.ghost_gradients:
             return super().asked_columns(n_rows)
         dead = (self.silent_for >= self.dead_after).nonzero().squeeze(1)
         return dead if self.training and dead.numel() else None
 
-    def penalties(
-        self, code: Code, inputs: Tensor, reconstruction: Tensor, progress: TrainingProgress
-    ) -> dict[str, Tensor]:
+    def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns what makes latents sparse, and the term of ghost gradients where it applies; see `SAE.penalties`."""
         norms = torch.linalg.vector_norm(self.W_dec, dim=1) if self.l1_by_atom_norm else None
         losses = self.sparsity_losses(code.latents, norms, progress)
@@ -117,12 +116,12 @@ class ReLUL1(Penalized):
             losses["ghost"] = ghost_loss(code.columns, self.W_dec[dead], inputs - reconstruction, errors)
         return losses
 
-    def sparsity_losses(self, latents: Latents, norms: Tensor | None, progress: TrainingProgress) -> dict[str, Tensor]:
+    def sparsity_losses(self, latents: Latents, norms: PerNeuron | None, progress: TrainingProgress) -> Losses:
         """Returns the L1 term of latents that count times `norms` [n_latents] where those are given."""
         return {"l1": self.l1_coefficient * self.sparsity_scale(progress) * mean_l1(latents, norms)}
 
     @torch.no_grad()
-    def finish_step_(self, activations: Tensor, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
+    def finish_step_(self, activations: Batch, progress: TrainingProgress, optimizer: torch.optim.Optimizer) -> None:
         """Resamples dead neurons when it is time; see `SAE.finish_step_`.
 
         Raises:

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from src.ops.dense_latents import Latents
+from src.ops.shapes import Columns, Rows, Scalar
+
+Losses = dict[str, Scalar]
+"""Named, weighted terms of a loss."""
 
 
 class TrainingProgress(NamedTuple):
@@ -36,7 +39,7 @@ class Code:
 
     pre_latents: Latents
     latents: Latents
-    columns: Tensor | None = None
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,11 @@ class SAEStep:
     """
 
     latents: Latents
-    reconstruction: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
+    reconstruction: Rows
+    losses: Losses
+    metrics: dict[str, Scalar]
 
     @property
-    def loss(self) -> Tensor:
+    def loss(self) -> Scalar:
         """The sum of the named losses."""
         return torch.stack(list(self.losses.values())).sum()
