@@ -28,13 +28,14 @@ _CSS_DPI = 96
 
 @dataclass(frozen=True)
 class RunPage:
-    """A finished run and its page; `fold` is None for a run that is not of one fold."""
+    """A finished run and its page; `fold` is None for a run that is not of one fold; pages are shown by `order`."""
 
     task: str
     fold: int | str | None
     run_dir: Path
     page: Page
     manifest: Mapping[str, Any]
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ def _is_numeric(column: str, values: Sequence[str]) -> bool:
 
 
 def _sections(pages: Sequence[RunPage]) -> list[dict[str, Any]]:
-    """Groups the pages of a task's folds, in the order that the pages ask for."""
-    ordered = sorted(pages, key=lambda page: (page.page.order, page.task, page.fold or 0))
+    """Groups the pages of a task's folds, in the order of the tasks."""
+    ordered = sorted(pages, key=lambda page: (page.order, page.task, len(str(page.fold)), str(page.fold)))
     groups = [list(group) for _, group in itertools.groupby(ordered, key=lambda page: page.task)]
     return [{"title": own[0].page.title, "anchor": f"task-{own[0].task}", "pages": own} for own in groups]
 

@@ -32,11 +32,10 @@ class PageTable:
 class Page:
     """One task's part of the report.
 
-    Pages are shown by ascending `order`; files are named, not copied, so the report reads them where the run left them.
+    Files are named, not copied, so the report reads them where the run left them.
     """
 
     title: str
-    order: int
     paragraphs: Sequence[str] = ()
     numbers: Mapping[str, float | int | str] = field(default_factory=dict)
     figures: Sequence[PageFigure] = ()

@@ -25,7 +25,6 @@ from src.stores.sae import FITTED_ON_KEY, save_sae
 from src.stores.safe_pickle import load_checkpoint
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 30
 _ROWS = 8192
 _UNKNOWN = "the SAE was imported from {weights}, which does not say on which slides it was trained."
 
@@ -146,7 +145,6 @@ def _write_page(
     rundir.write_page(
         Page(
             title="Imported SAE",
-            order=_PAGE_ORDER,
             paragraphs=[
                 f"Read as {name} ({read}): {imported.sae_class.__name__} with {arguments or 'our defaults'}.",
                 "Folded: " + (" ".join(imported.folded) or "nothing."),

@@ -23,7 +23,6 @@ from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.tasks.streaming import open_backbone
 
-_PAGE_ORDER = 20
 _CHUNK_ROWS = 32  # CLAM's
 
 
@@ -83,7 +82,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
         "a timm model needs a YAML with its model_name and nothing else.",
     ]
-    rundir.write_page(Page("Backbone", _PAGE_ORDER, paragraphs))
+    rundir.write_page(Page("Backbone", paragraphs))
     return {"n_slides": len(counts), "n_patches": n_rows, "d_in": backbone.d_in}
 
 

@@ -29,7 +29,6 @@ from src.stores.sae import digest_export
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 50
 # Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
 _BATCH_BYTES = 64 << 20
 _FEWEST_ROWS, _MOST_ROWS = 64, 8192
@@ -140,4 +139,4 @@ def _write_page(rundir: RunDir, n_active: Tensor, results: dict[str, float], dou
         f"are not zero. {int((density == 0).sum())} of {len(density)} neurons are silent on all of them."
     )
     numbers = {key: value for key, value in results.items() if key.startswith("test/")}
-    rundir.write_page(Page("Latents", _PAGE_ORDER, [text, *doubts], numbers))
+    rundir.write_page(Page("Latents", [text, *doubts], numbers))

@@ -20,7 +20,6 @@ from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
-_PAGE_ORDER = 45
 _SHOWN_NUMBERS = (
     *("explained_variance", "raw_explained_variance", "nmse", "cosine", "relative_reconstruction_bias", "l2_ratio"),
     *("l0", "l1", "dead_fraction", "almost_dead_fraction", "dense_fraction", "n_tokens"),
@@ -152,4 +151,4 @@ def _write_page(rundir: RunDir, results: dict[str, float], evaluation: Any, doub
         paragraphs.append("On so few patches a neuron that fires once is above that share: almost dead means dead.")
     numbers = {f"{split}/{name}": results[f"{split}/{name}"] for name in _SHOWN_NUMBERS}
     numbers |= {name: value for name, value in results.items() if name.startswith("redundancy/")}
-    rundir.write_page(Page("How well the SAE does", _PAGE_ORDER, paragraphs, numbers))
+    rundir.write_page(Page("How well the SAE does", paragraphs, numbers))

@@ -31,7 +31,6 @@ from src.stores.latents.source import LatentSource
 from src.stores.latents.store import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 80
 _EXEMPLAR_SIDE = 128
 _RANKINGS = ("neurons", "channels")
 # Colours begin at what every patch would get if all were equal.
@@ -268,4 +267,4 @@ def _write_page(
         PageTable(rundir.table("localization"), "Every method on all patches."),
         PageTable(rundir.table("localization_slides"), "Slide by slide.", 12),
     ]
-    rundir.write_page(Page("Where it is in the image", _PAGE_ORDER, paragraphs, numbers, figures, tables))
+    rundir.write_page(Page("Where it is in the image", paragraphs, numbers, figures, tables))

@@ -155,4 +155,4 @@ def _write_page(rundir: RunDir, given: dict[str, str], results: dict[str, float]
         "neuron": "The best neuron's maximum over each item.",
     }
     tables = [PageTable(rundir.table(name), text, 5) for name, text in captions.items() if rundir.table(name).is_file()]
-    rundir.write_page(Page("Applied to this cohort", 75, texts, numbers, tables=tables))
+    rundir.write_page(Page("Applied to this cohort", texts, numbers, tables=tables))

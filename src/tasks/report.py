@@ -27,7 +27,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     runs = list(_finished_runs(cfg, rundir))
     pages = [
-        RunPage(task, fold, run.path, read_page(run.page_path), run.read_manifest() or {})
+        RunPage(
+            task, fold, run.path, read_page(run.page_path), run.read_manifest() or {}, config.tasks()[task].order or 0
+        )
         for task, fold, run in runs
         if run.page_path.is_file()
     ]

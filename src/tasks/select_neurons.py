@@ -18,7 +18,6 @@ from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 60
 _Q_THRESHOLD = 0.05
 _SHOWN_COLUMNS = ("rank", "neuron_id", "class", "statistic", "p_value", "q_value", "effect_size", "auroc", "density")
 
@@ -70,7 +69,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         f"{parts} slides, one-sided, Benjamini-Hochberg over all tests. {results['n_found']} of "
         f"{results['n_tested']} tested neurons have q below {_Q_THRESHOLD}."
     )
-    rundir.write_page(Page("Neurons that tell the slide label", _PAGE_ORDER, [text], results))
+    rundir.write_page(Page("Neurons that tell the slide label", [text], results))
     return results
 
 

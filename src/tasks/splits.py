@@ -14,7 +14,6 @@ from src.records import PARTS, FoldSplit, Item
 from src.report.page import Page
 from src.runs.rundir import RunDir
 
-_PAGE_ORDER = 15
 _ORIGIN_FILE = "made_by_loupe.json"
 """Lies beside folds that this task made; folds without it are somebody's own and are never touched."""
 
@@ -49,7 +48,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         f"{len(slides)} slides of {n_cases} cases in {len(folds)} folds. Every slide is a test slide once; all slides "
         "of a case are in one part of a fold; every part holds about the same share of each class."
     )
-    rundir.write_page(Page("Splits", _PAGE_ORDER, [text], results))
+    rundir.write_page(Page("Splits", [text], results))
     return results
 
 

@@ -15,7 +15,6 @@ from src.report.page import Page, PageFigure, PageTable
 from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 90
 
 
 def inputs(cfg: Any, rundir: RunDir) -> list[Path]:  # noqa: ARG001 - the signature of every gathering task
@@ -107,7 +106,6 @@ def _write_page(
     rundir.write_page(
         Page(
             title="Cross-validation",
-            order=_PAGE_ORDER,
             paragraphs=tuple(remarks),
             numbers={"n_folds": n_folds},
             figures=(PageFigure(rundir.plot("summary"), caption),),

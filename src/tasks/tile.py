@@ -24,7 +24,6 @@ from src.runs.rundir import RunDir
 from src.worker_processes import worker_pool
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 10
 _N_DRAWN = 6
 # The options that decide what is cut; patch files state them.
 _OPTIONS = ("patch_size", "patch_level", "step", "mpp", "min_tissue", "saturation_threshold")
@@ -168,4 +167,4 @@ def _write_page(
         f"{results['n_patches']:,} patches of {results['n_slides']} slides hold enough tissue, found by its "
         f"saturation. {results['n_failed']} slides gave none."
     )
-    rundir.write_page(Page("Slides and patches", _PAGE_ORDER, [text]))
+    rundir.write_page(Page("Slides and patches", [text]))

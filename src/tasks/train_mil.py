@@ -31,7 +31,6 @@ from src.stores.modules import describe, save_module
 from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 70
 # Values of a bag from which a second CPU thread pays. Below, a step is over before the thread has woken: on a busy
 # machine a step on a bag of 5 x 166 took 24 ms of CPU time with two threads and 1.7 ms with one.
 _VALUES_FOR_THREADS = 50_000
@@ -264,4 +263,4 @@ def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, m
         "of the ranking made on train slides; neuron: the best one alone, logistic regression on its maximum over the "
         "slide."
     )
-    rundir.write_page(Page("Slide classifiers", _PAGE_ORDER, [text]))
+    rundir.write_page(Page("Slide classifiers", [text]))

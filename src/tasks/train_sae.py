@@ -43,7 +43,6 @@ from src.training.trainer import make_trainer
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
-_PAGE_ORDER = 40
 # Keys of `train` that are arguments of ActivationDataModule, and of SAEModule.
 DATA_KEYS = (*("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows"),)
 _MODULE_KEYS = (
@@ -175,7 +174,7 @@ def finish_training(
         "optimizer steps. Explained variance is about the mean, over the whole validation set."
     )
     numbers = {key: value for key, value in results.items() if key.startswith("val/")}
-    rundir.write_page(Page("Sparse autoencoder", _PAGE_ORDER, [*warn_of_doubts(cfg, results), text], numbers))
+    rundir.write_page(Page("Sparse autoencoder", [*warn_of_doubts(cfg, results), text], numbers))
     return results
 
 

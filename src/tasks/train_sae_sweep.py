@@ -35,7 +35,6 @@ from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLog
 from src.training.trainer import make_loggers, make_trainer
 
 _LOGGER = logging.getLogger(__name__)
-_PAGE_ORDER = 45
 _OWN_KEYS = ("task", "sweep.grid")
 # What decides the stream of activations and how long it is; it must be the same for all.
 _STREAM_KEYS = (*DATA_KEYS, "checkpoints", "n_validations", "float32_matmul_precision")
@@ -160,7 +159,7 @@ def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[An
         figure = plot_frontier(table["val/l0"].tolist(), table["val/explained_variance"].tolist(), names)
         rundir.add_figure("frontier", figure, "What each SAE reaches on validation slides.")
     text = f"{len(rows)} SAEs, trained together on one stream of activations."
-    rundir.write_page(Page("Sweep of sparse autoencoders", _PAGE_ORDER, [text]))
+    rundir.write_page(Page("Sweep of sparse autoencoders", [text]))
 
 
 def _check(composed: list[Any], combinations: list[list[str]]) -> None:

@@ -29,7 +29,7 @@ def _png(path, width=40, height=20, noise=False):
 
 def _run(folder, task="train_sae", fold: int | None = 0, order=1, **page):
     folder.mkdir(parents=True, exist_ok=True)
-    return RunPage(task, fold, folder, Page(task.title(), order, **page), MANIFEST)
+    return RunPage(task, fold, folder, Page(task.title(), **page), MANIFEST, order)
 
 
 class _Balance(HTMLParser):

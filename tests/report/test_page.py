@@ -12,7 +12,6 @@ def _page(folder):
     (folder / "curve.csv").write_text("step\n1\n")
     return Page(
         title="Training",
-        order=3,
         paragraphs=["One.", "Two <b>."],
         numbers={"val/l0": np.float32(16.0), "n": 3, "device": "cpu"},
         figures=[PageFigure(folder / "plots/curve.png", "A curve.")],
@@ -24,7 +23,6 @@ def test_page_comes_back_with_paths_relative_to_the_run(tmp_path):
     write_page(_page(tmp_path), tmp_path / "page.json")
     assert read_page(tmp_path / "page.json") == Page(
         title="Training",
-        order=3,
         paragraphs=("One.", "Two <b>."),
         numbers={"val/l0": 16.0, "n": 3, "device": "cpu"},
         figures=(PageFigure("plots/curve.png", "A curve."),),
@@ -33,7 +31,7 @@ def test_page_comes_back_with_paths_relative_to_the_run(tmp_path):
 
 
 def test_page_with_a_missing_figure_is_refused_and_leaves_nothing(tmp_path):
-    page = Page("T", 0, figures=[PageFigure(tmp_path / "plots/none.png", "")])
+    page = Page("T", figures=[PageFigure(tmp_path / "plots/none.png", "")])
     with pytest.raises(FileNotFoundError, match=r"plots/none\.png.*before the page"):
         write_page(page, tmp_path / "page.json")
     assert list(tmp_path.iterdir()) == []
@@ -44,7 +42,7 @@ def test_page_with_a_figure_of_another_run_is_refused(tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     with pytest.raises(ValueError, match="inside the run directory"):
-        write_page(Page("T", 0, figures=[PageFigure(tmp_path / "other.png", "")]), run_dir / "page.json")
+        write_page(Page("T", figures=[PageFigure(tmp_path / "other.png", "")]), run_dir / "page.json")
 
 
 def test_missing_page_says_where(tmp_path):

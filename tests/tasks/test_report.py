@@ -61,12 +61,12 @@ def _finish(root, task, fold=0, page=None, dirty=False):
 
 def test_pages_of_all_folds_are_gathered(tmp_path, cfg, caplog):
     for fold in (0, 1):
-        for task, order in (("train_sae", 40), ("select_neurons", 60)):
-            rundir = _finish(tmp_path, task, fold, Page(task, order, paragraphs=[f"{task} of fold {fold}"]))
+        for task in ("train_sae", "select_neurons"):
+            rundir = _finish(tmp_path, task, fold, Page(task, paragraphs=[f"{task} of fold {fold}"]))
             pd.DataFrame({"neuron_id": [7 + fold, 2], "auroc": [0.9, 0.5], "q_value": [0.01, 1.0]}).to_csv(
                 rundir.table("neurons"), index=False
             )
-    _finish(tmp_path, "tile", page=Page("Slides", 10))
+    _finish(tmp_path, "tile", page=Page("Slides"))
     rundir = _rundir(tmp_path, "report")
     with caplog.at_level("INFO"):
         results = report.run(cfg, rundir)
@@ -91,14 +91,14 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path, cfg):
 
 
 def test_unfinished_runs_are_not_shown(tmp_path, cfg):
-    rundir = _finish(tmp_path, "train_sae", page=Page("Half a run", 1))
+    rundir = _finish(tmp_path, "train_sae", page=Page("Half a run"))
     rundir.write_json(rundir.manifest_path, rundir.read_manifest() | {"status": "failed"})
     assert report.run(cfg, _rundir(tmp_path, "report"))["n_pages"] == 0
 
 
 def test_reader_is_warned_of_random_weights_and_uncommitted_code(tmp_path, cfg):
     cfg.backbone.pretrained = False
-    _finish(tmp_path, "train_sae", page=Page("SAE", 1), dirty=True)
+    _finish(tmp_path, "train_sae", page=Page("SAE"), dirty=True)
     rundir = _rundir(tmp_path, "report")
     assert report.run(cfg, rundir)["n_warnings"] == 2
     text = rundir.report_path.read_text()
@@ -111,7 +111,7 @@ def test_first_overlay_of_the_localisation_is_the_headline_figure(tmp_path, cfg)
     for name in ("patch_curves", "overlay_s1", "overlay_s2"):
         Image.new("RGB", (8, 8)).save(rundir.plot(name))
     figures = [PageFigure(rundir.plot(name), f"about {name}") for name in ("patch_curves", "overlay_s1", "overlay_s2")]
-    _finish(tmp_path, "localize", page=Page("Where", 80, figures=figures))
+    _finish(tmp_path, "localize", page=Page("Where", figures=figures))
     report.run(cfg, _rundir(tmp_path, "report"))
     text = _rundir(tmp_path, "report").report_path.read_text()
     headline = text[text.index('id="headline"') : text.index('id="task-localize"')]
@@ -120,7 +120,7 @@ def test_first_overlay_of_the_localisation_is_the_headline_figure(tmp_path, cfg)
 
 
 def test_report_is_out_of_date_when_a_run_is_made_again(tmp_path, cfg):
-    sae = _finish(tmp_path, "train_sae", page=Page("SAE", 1))
+    sae = _finish(tmp_path, "train_sae", page=Page("SAE"))
     assert report.inputs(cfg, _rundir(tmp_path, "report")) == [sae.manifest_path, sae.page_path]
     assert json.loads(sae.page_path.read_text())["title"] == "SAE"
 
@@ -128,7 +128,7 @@ def test_report_is_out_of_date_when_a_run_is_made_again(tmp_path, cfg):
 def test_reader_is_warned_of_saes_that_fail_on_held_out_items(tmp_path, cfg):
     cfg.sae.k = 8
     for fold in (0, 1):
-        rundir = _finish(tmp_path, "encode", fold, page=Page("Latents", 1))
+        rundir = _finish(tmp_path, "encode", fold, page=Page("Latents"))
         rundir.write_json(rundir.results_path, {"test/explained_variance": -0.5 - fold, "test/l0": 30.0 * fold})
     assert report.run(cfg, _rundir(tmp_path, "report"))["n_warnings"] == 2
     text = _rundir(tmp_path, "report").report_path.read_text()
@@ -138,8 +138,8 @@ def test_reader_is_warned_of_saes_that_fail_on_held_out_items(tmp_path, cfg):
 
 def test_a_run_that_is_out_of_date_is_not_shown_but_named(tmp_path, cfg):
     for fold in (0, 1):
-        _finish(tmp_path, "train_sae", fold, Page("SAE", 40, paragraphs=[f"trained on fold {fold}"]))
-    _finish(tmp_path, "tile", page=Page("Slides", 10, paragraphs=["cut anew"]))
+        _finish(tmp_path, "train_sae", fold, Page("SAE", paragraphs=[f"trained on fold {fold}"]))
+    _finish(tmp_path, "tile", page=Page("Slides", paragraphs=["cut anew"]))
     rundir = _rundir(tmp_path, "report")
     rundir.left_out = {tmp_path / "fold_1" / "train_sae": "its split changed", tmp_path / "tile": "its slides changed"}
     assert report.run(cfg, rundir)["n_pages"] == 1
