@@ -1,11 +1,14 @@
 """What a task on one fold starts from: slides, classes, split and packed activations, checked against each other."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+from torch import Tensor
 
 from src.activation_spec import ActivationSpec, require_same_spec
 from src.data.feeding.rows import RowSource, StoreRows
@@ -143,6 +146,27 @@ def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
         )
         split = keep_slides(split, set(store.item_ids))
     return FoldData(table, split, folder, store, bool(dataset.standardize), store.spec)
+
+
+def tabulate_predictions(
+    fold: FoldData, method: str, classes: Sequence[str], probabilities: Mapping[str, Tensor]
+) -> pd.DataFrame:
+    """Returns a row an item: what a method predicts beside what is known of it.
+
+    Args:
+        fold: that of the items.
+        method: what predicts.
+        classes: of the method.
+        probabilities: of each item, by id: [n_classes].
+    """
+    part_of = {item_id: part for part in PARTS for item_id in fold.split.item_ids(part)}
+    items = (fold.items[item_id] for item_id in probabilities)
+    rows = [
+        (method, part_of[item.item_id], item.item_id, item.case_id, item.label, *probabilities[item.item_id].tolist())
+        for item in items
+    ]
+    known = ("method", "split", "item_id", "case_id", "label")
+    return pd.DataFrame(rows, columns=[*known, *(f"prob_{name}" for name in classes)])
 
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:

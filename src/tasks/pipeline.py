@@ -32,22 +32,18 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     skipped: dict[str, list[str]] = {}
     done: list[str] = []
     with keeping(lambda: f"the finished steps {', '.join(done)}" if done else ""):
-        _run_steps(cfg, overrides, skipped, done)
+        for step in (spec.name for spec in config.tasks().steps):
+            step_cfg = config.with_task(cfg, step)
+            if reasons := why_skipped(step_cfg, step):
+                skipped[step] = reasons
+                _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
+                continue
+            started = time.monotonic()
+            _execute(step_cfg, [*overrides, f"task={step}"])
+            done.append(step)
+            _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
     rundir.write_json(rundir.path / "skipped.json", skipped)
     return {"n_steps": len(done), "n_skipped": len(skipped)}
-
-
-def _run_steps(cfg: Any, overrides: list[str], skipped: dict[str, list[str]], done: list[str]) -> None:
-    for step in (spec.name for spec in config.tasks().steps):
-        step_cfg = config.with_task(cfg, step)
-        if reasons := why_skipped(step_cfg, step):
-            skipped[step] = reasons
-            _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
-            continue
-        started = time.monotonic()
-        _execute(step_cfg, [*overrides, f"task={step}"])
-        done.append(step)
-        _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
 
 
 def inputs(cfg: Any, _: RunDir) -> list[Any]:

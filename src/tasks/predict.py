@@ -1,7 +1,6 @@
 """Applies classifiers and a ranking of neurons that were fitted on another study to the test items of a fold."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.slide_metrics import METRICS
 from src.data.feeding.bags import activation_bags, latent_bags
-from src.data.fold import FoldData, open_fold
+from src.data.fold import FoldData, open_fold, tabulate_predictions
 from src.models.mil.classifier import BagClassifier
 from src.progress import track
-from src.report.page import Page, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import load_module, spec_of
@@ -56,12 +55,17 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     results: dict[str, float] = {}
     if "train_mil" in given:
         predictions, results = _classify(rundir, fold, latents)
-        predictions.to_csv(rundir.table("predictions"), index=False)
+        rundir.add_table("predictions", predictions, "Probabilities of every classifier.", 5)
     if "select_neurons" in given:
         results |= _score_by_neuron(rundir, fold, latents)
     labelled = [item_id for item_id in fold.split.test if fold.items[item_id].label is not None]
     results |= {"n_items": len(fold.split.test), "n_labelled": len(labelled)}
-    _write_page(rundir, given, results)
+    text = (
+        f"{results['n_items']:g} items, {results['n_labelled']:g} of them with a label, to which was applied what "
+        f"another study fitted: {', '.join(f'{task} {path}' for task, path in given.items())}. Nothing was fitted here."
+    )
+    numbers = {key: value for key, value in results.items() if key.startswith("test/")}
+    rundir.write_page(Page("Applied to this cohort", [text], numbers))
     return results
 
 
@@ -78,6 +82,7 @@ def _classify(rundir: RunDir, fold: FoldData, latents: LatentStore) -> tuple[pd.
     return predictions, {f"test/{row['method']}_{name}": row[name] for row in metrics for name in METRICS}
 
 
+@torch.no_grad()
 def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, rundir: RunDir) -> pd.DataFrame:
     export_dir = fitted.export_dir / method
     classifier, metadata = load_module(export_dir, BagClassifier)
@@ -92,14 +97,8 @@ def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, 
     if not is_of_activations:
         _require_same_sae(rundir, fitted)
     read = activation_bags(fold.store) if is_of_activations else latent_bags(latents, classifier.neuron_ids)
-    rows = []
-    for item_id in fold.split.test:
-        with torch.no_grad():
-            probabilities, _ = classifier(read(item_id))
-        item = fold.items[item_id]
-        rows.append((method, "test", item_id, item.case_id, item.label, *probabilities.tolist()))
-    columns = ["method", "split", "item_id", "case_id", "label", *(f"prob_{name}" for name in classifier.classes)]
-    return pd.DataFrame(rows, columns=columns)
+    probabilities = {item_id: classifier(read(item_id))[0] for item_id in fold.split.test}
+    return tabulate_predictions(fold, method, classifier.classes, probabilities)
 
 
 def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> dict[str, float]:
@@ -109,14 +108,11 @@ def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> di
     (neuron_id,) = best_neuron_ids(ranking, 1)
     item_ids = list(fold.split.test)
 
-    def column() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for codes, rows in latents.read(item_ids):
-            yield codes, rows.columns([neuron_id]).numpy()
-
-    maxima = pool_items(column(), item_ids).maxima[:, 0]
+    column = ((codes, rows.columns([neuron_id]).numpy()) for codes, rows in latents.read(item_ids))
+    maxima = pool_items(column, item_ids).maxima[:, 0]
     labels = [fold.items[item_id].label for item_id in item_ids]
     table = pd.DataFrame({"item_id": item_ids, "label": labels, f"neuron_{neuron_id}": maxima})
-    table.to_csv(rundir.table("neuron"), index=False)
+    rundir.add_table("neuron", table, "The best neuron's maximum over each item.", 5)
     results = {"neuron_id": float(neuron_id)}
     known = np.array([label is not None for label in labels])
     # With more than two classes the ranking says for which one the neuron was chosen.
@@ -142,17 +138,3 @@ def _require_same_sae(rundir: RunDir, fitted: RunDir) -> None:
             f"Expected {fitted.path} to be made with the SAE in {rundir.upstream('train_sae').path}, got one that was "
             "made with another: neurons of different SAEs have nothing in common. Give sae_run=<the run of its SAE>."
         )
-
-
-def _write_page(rundir: RunDir, given: dict[str, str], results: dict[str, float]) -> None:
-    texts = [
-        f"{results['n_items']:g} items, {results['n_labelled']:g} of them with a label, to which was applied what "
-        f"another study fitted: {', '.join(f'{task} {path}' for task, path in given.items())}. Nothing was fitted here."
-    ]
-    numbers = {key: value for key, value in results.items() if key.startswith("test/")}
-    captions = {
-        "predictions": "Probabilities of every classifier.",
-        "neuron": "The best neuron's maximum over each item.",
-    }
-    tables = [PageTable(rundir.table(name), text, 5) for name, text in captions.items() if rundir.table(name).is_file()]
-    rundir.write_page(Page("Applied to this cohort", texts, numbers, tables=tables))

@@ -20,7 +20,7 @@ from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
 from src.data.feeding.bags import BagDataModule, BagReader, activation_bags, activation_scale, latent_bags, latent_scale
-from src.data.fold import FoldData, open_fold
+from src.data.fold import FoldData, open_fold, tabulate_predictions
 from src.files import write_atomically
 from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
@@ -64,7 +64,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             predictions, classifier, arguments = _train_and_predict(cfg, rundir, method, inputs, fold)
             _write_attention(rundir, name, predictions)
         _export(cfg, rundir, name, classifier, arguments, fold)
-        tables.append(_tabulate(name, predictions, fold))
+        by_item = {prediction.item_id: prediction.probabilities for prediction in predictions}
+        tables.append(tabulate_predictions(fold, name, fold.classes, by_item))
     write_methods(methods, rundir.table("methods"))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
@@ -215,7 +216,6 @@ def _export(
     cfg: Any, rundir: RunDir, method: str, classifier: BagClassifier, model_arguments: dict[str, Any], fold: FoldData
 ) -> None:
     """Keeps a classifier, for `load_module(export_dir, BagClassifier)`."""
-    neuron_ids = classifier.neuron_ids
     save_module(
         classifier,
         rundir.export_dir / method,
@@ -223,7 +223,7 @@ def _export(
             "model": describe(classifier.model, model_arguments),
             "classes": list(classifier.classes),
             "input_name": classifier.input_name,
-            "neuron_ids": None if neuron_ids is None else list(neuron_ids),
+            "neuron_ids": classifier.neuron_ids and list(classifier.neuron_ids),
         },
         {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name, "method": method},
         fold.fitted("train+val"),
@@ -236,17 +236,6 @@ def _write_attention(rundir: RunDir, method: str, predictions: list[BagPredictio
         if prediction.attention is not None:
             with write_atomically(rundir.path / "attention" / method / f"{prediction.item_id}.npy") as temporary:
                 np.save(temporary, prediction.attention.numpy())
-
-
-def _tabulate(method: str, predictions: list[BagPrediction], fold: FoldData) -> pd.DataFrame:
-    part_of = {item_id: part for part in ("val", "test") for item_id in fold.split.item_ids(part)}
-    rows = []
-    for prediction in predictions:
-        slide = fold.items[prediction.item_id]
-        known = (method, part_of[slide.item_id], slide.item_id, slide.case_id, slide.label)
-        rows.append((*known, *prediction.probabilities.tolist()))
-    probability_columns = [f"prob_{name}" for name in fold.classes]
-    return pd.DataFrame(rows, columns=["method", "split", "item_id", "case_id", "label", *probability_columns])
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:

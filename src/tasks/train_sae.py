@@ -44,11 +44,9 @@ from src.training.trainer import make_trainer
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
 # Keys of `train` that are arguments of ActivationDataModule, and of SAEModule.
-DATA_KEYS = (*("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows"),)
-_MODULE_KEYS = (
-    *("lr", "betas", "warmup_steps", "warmup_from_zero", "warmup_every", "decay_fraction", "max_grad_norm"),
-    "compile_backend",
-)
+DATA_KEYS = ("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows")
+_RATE_KEYS = ("lr", "betas", "warmup_steps", "warmup_from_zero", "warmup_every", "decay_fraction")
+_MODULE_KEYS = (*_RATE_KEYS, "max_grad_norm", "compile_backend")
 
 TrainFold = FoldData | StreamedFold
 

@@ -37,6 +37,7 @@ from src.training.trainer import make_loggers, make_trainer
 _LOGGER = logging.getLogger(__name__)
 _OWN_KEYS = ("task", "sweep.grid")
 # What decides the stream of activations and how long it is; it must be the same for all.
+_SHARED_KEYS = ("seed", "fold", "dataset", "backbone", "splits", "paths", "trainer")
 _STREAM_KEYS = (*DATA_KEYS, "checkpoints", "n_validations", "float32_matmul_precision")
 
 
@@ -172,9 +173,7 @@ def _check(composed: list[Any], combinations: list[list[str]]) -> None:
                 "process: use -m with task=train_sae instead."
             )
         changed = [f"train.{key}" for key in _STREAM_KEYS if one.train[key] != composed[0].train[key]]
-        for key in ("seed", "fold", "dataset", "backbone", "splits", "paths", "trainer"):
-            if one[key] != composed[0][key]:
-                changed.append(key)
+        changed += [key for key in _SHARED_KEYS if one[key] != composed[0][key]]
         if changed:
             raise ValueError(
                 f"Expected combinations of sweep.grid that read the same activations in the same order, got other "
