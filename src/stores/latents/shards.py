@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from src.files import write_atomically
 from src.ops.sparse_latents import SparseLatents
@@ -51,9 +49,16 @@ def map_shard(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: when it is missing or damaged.
     """
+    names = {code: name for name, code in _TYPES.items()}
     try:
-        return {name: tensor.numpy() for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
+        data = np.memmap(path, np.uint8, "r")
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = json.loads(data[8:start].tobytes())
+        return {
+            name: data[start:][slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"Expected readable latents at {path}, got {error}. Run task=encode again.") from error
 
 
