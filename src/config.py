@@ -2,8 +2,7 @@
 
 import functools
 import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.checks.arguments import accepted_arguments
 from src.checks.paths import missing_data, wrong_folders, wrong_run
-from src.checks.values import Kinds, default_kinds, flat_values, group_errors, value_errors
-from src.files import digest_text
+from src.checks.values import flat_values, group_errors, kinds_of_files, value_errors
+from src.folder_names import features_folder, folder_name, patches_folder
 from src.records import class_name
-from src.task_graph import STEPS, TaskGraph, TaskSpec
+from src.task_graph import STEPS, TaskGraph, TaskSpec, read_tasks
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
@@ -36,34 +35,6 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("loupe.patches", patches_folder, replace=True)
     OmegaConf.register_new_resolver("loupe.features", features_folder, replace=True)
-
-
-def folder_name(folder: str | None) -> str:
-    """Returns a run name for a folder: its name and six hex digits of its resolved path."""
-    if not folder:
-        return "unnamed"
-    path = os.path.realpath(Path(folder).expanduser())  # Path.resolve raises on links that lead to themselves
-    return f"{os.path.basename(path)}_{digest_text(path, 6)}"
-
-
-def patches_folder(tile: Mapping[str, Any]) -> str:
-    """Names a folder of patches by how they are cut: `patches_256_level1`, `patches_256_0.5mpp_step128`."""
-    scale = f"level{tile['patch_level']}" if tile["mpp"] is None else f"{tile['mpp']}mpp"
-    step = "" if tile["step"] in (None, tile["patch_size"]) else f"_step{tile['step']}"
-    return f"patches_{tile['patch_size']}_{scale}{step}"
-
-
-def features_folder(backbone: Mapping[str, Any], tile: Mapping[str, Any]) -> str:
-    """Names a folder of activations by the place in the model and its input: `features_resnet50_layer3_avg_224px_...`.
-
-    Where the backbone computes none, the folder comes from elsewhere and has the backbone's name alone.
-    """
-    name = f"features_{backbone['name']}"
-    if "_target_" not in backbone:
-        return name
-    layer = backbone.get("layer")
-    place = "" if layer is None else f"_layer{layer}_{backbone.get('pooling')}"
-    return f"{name}{place}_{backbone['image_size']}px_{patches_folder(tile).removeprefix('patches_')}"
 
 
 def config_dirs() -> tuple[Path, ...]:
@@ -80,18 +51,7 @@ def tasks() -> TaskGraph:
     Raises:
         ValueError: when a declaration is wrong.
     """
-    return _read_tasks(config_dirs())
-
-
-@functools.cache
-def _read_tasks(folders: tuple[Path, ...]) -> TaskGraph:
-    nodes = {path.stem: path for folder in folders for path in sorted((folder / "task").glob("*.yaml"))}
-    return TaskGraph(TaskSpec.from_node(_task_node(path), str(path)) for path in nodes.values())
-
-
-def _task_node(path: Path) -> dict[str, Any]:
-    node: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return node["task"]
+    return read_tasks(config_dirs())
 
 
 def has_choice(group: str, name: str) -> bool:
@@ -105,9 +65,7 @@ def with_task(cfg: DictConfig, task: str) -> DictConfig:
     Raises:
         ValueError: when there is no such task.
     """
-    spec = tasks()[task]
-    path = next(file for folder in reversed(config_dirs()) if (file := folder / "task" / f"{spec.name}.yaml").is_file())
-    return _frozen(to_container(cfg) | {"task": _task_node(path)})
+    return _frozen(to_container(cfg) | {"task": dict(tasks()[task].node)})
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -269,18 +227,6 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         ) from error
 
 
-def optimized(cfg: DictConfig, results: dict[str, float]) -> float | None:
-    """Returns the result that `optimize` names, for sweepers.
-
-    Raises:
-        ValueError: when the task has no such result.
-    """
-    key = cfg.optimize
-    if key is not None and key not in results:
-        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
-    return None if key is None else results[key]
-
-
 def task_function(target: str) -> Any:
     """Returns the function that a dotted path names."""
     return get_object(target)
@@ -298,7 +244,7 @@ def validate(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         errors += [f"{key}: expected a value, got none; give {key}=<value>" for key in missing]
         plain = to_container(cfg)
-        errors += [*group_errors(plain, _groups()), *value_errors(plain, _default_kinds())]
+        errors += [*group_errors(plain, _groups()), *value_errors(plain, kinds_of_files(CONF_DIR, _groups()))]
         if not errors:
             given = tasks().given(plain).items()
             errors += wrong_folders(plain["paths"])
@@ -342,18 +288,6 @@ def _groups() -> tuple[str, ...]:
     defaults: Any = OmegaConf.load(CONF_DIR / "config.yaml")["defaults"]  # pyright: ignore[reportArgumentType]
     named = {str(group) for entry in defaults if not isinstance(entry, str) for group in entry}
     return tuple(sorted(group for group in named if (CONF_DIR / group).is_dir() and group not in _GLOBAL_GROUPS))
-
-
-@functools.cache
-def _default_kinds() -> Kinds:
-    """Returns the kinds of the values that the files of all groups and conf/config.yaml give their keys."""
-    files = [("", CONF_DIR / "config.yaml")]
-    files += [(group, path) for group in _groups() for path in sorted((CONF_DIR / group).rglob("*.yaml"))]
-    nodes: list[tuple[str, Any]] = [(group, OmegaConf.to_container(OmegaConf.load(path))) for group, path in files]
-    for _, node in nodes:
-        for own in ("defaults", "hydra"):
-            node.pop(own, None)
-    return default_kinds(nodes)
 
 
 def _unresolved(node: Any, key: str = "") -> Iterator[str]:

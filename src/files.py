@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+import yaml
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = ".partial"
@@ -179,6 +180,11 @@ def _readable(n_bytes: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.3g} {unit}"
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads plain YAML; in a tenth of OmegaConf's time, and a start reads many files."""
+    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:

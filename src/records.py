@@ -13,10 +13,6 @@ _LOGGER = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")
 ALL = "all"
 """The fold of a cohort that only receives what was fitted elsewhere: one part, `test`, holds every item."""
-# Bags of fewer patches may coincide by chance (coarse features, blank images); equal larger ones are copies.
-_TINY_BAG = 8
-
-
 ID_COLUMNS = ("slide_id", "image_id", "item_id")
 """The column names under which a csv may list its items."""
 UNCERTAIN = "-1"
@@ -277,44 +273,6 @@ def check_split(
                     f"Expected the slides of a case in one part of fold {split.fold}, got case "
                     f"{case_of[item_id]!r} in {other} and {part}: split by case (task=splits does)."
                 )
-
-
-def refuse_leakage(fitted: Iterable[FittedItem], held_out: Iterable[FittedItem], what: str) -> list[str]:
-    """Refuses to use on held-out slides what was fitted on them, on their cases or on copies of them.
-
-    Args:
-        fitted: the slides that something was fitted on.
-        held_out: the validation and test slides of the run that uses it.
-        what: what was fitted and where, for the message.
-
-    Returns:
-        Pairs of tiny bags (fewer than 8 patches) of other cases with equal activations: worth a warning, no proof.
-
-    Raises:
-        ValueError: when a slide id, a case id or the activations of `fitted` are held out.
-    """
-    fitted = list(fitted)
-    item_ids = {slide.item_id for slide in fitted}
-    case_ids = {slide.case_id for slide in fitted}
-    fitted_by_digest = {slide.digest: slide.item_id for slide in fitted}
-    twins = []
-    for slide in held_out:
-        shared = None
-        if slide.item_id in item_ids:
-            shared = f"slide {slide.item_id!r}"
-        elif slide.case_id in case_ids:
-            shared = f"case {slide.case_id!r}"
-        elif twin := fitted_by_digest.get(slide.digest):
-            if slide.n_patches >= _TINY_BAG:
-                shared = f"the activations of {slide.item_id!r} (equal to those of {twin!r})"
-            else:
-                twins.append(f"{slide.item_id} = {twin}")
-        if shared:
-            raise ValueError(
-                f"Expected {what} to be fitted on other cases than this fold's validation and test cases, got "
-                f"{shared} in both. Use the run of the same fold, or fit it on train slides only."
-            )
-    return twins
 
 
 def _listed_slides(table: Mapping[str, list[str]], part: str, _: Path) -> tuple[str, ...]:

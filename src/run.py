@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src import config
 from src.interrupts import Interrupted, describe, interruptible
 from src.mistakes import describe_mistake
-from src.runs.execution import execute
+from src.runs.execution import execute, optimized
 from src.runs.lock import LiveRunError
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ warnings.filterwarnings(
 def main(cfg: Any) -> float | None:
     """Executes the run and returns the result that `optimize` names, for sweepers."""
     try:
-        return config.optimized(cfg, execute(config.take(cfg, HydraConfig.get()), config.hydra_overrides()))
+        return optimized(execute(config.take(cfg, HydraConfig.get()), config.hydra_overrides()), cfg.optimize)
     except _MISTAKES as error:
         # In a sweep Hydra goes on with the other jobs, and prints what an exception of this kind says.
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -1,8 +1,12 @@
 """What tasks declare of themselves in conf/task/*.yaml, and what follows from it."""
 
+import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from src.files import read_yaml
 
 SCOPES = ("none", "dataset", "name", "fold")
 # In place of a list of upstream tasks.
@@ -29,6 +33,7 @@ class TaskSpec:
         gathers: whether it shows what other runs left, and is made again whenever that has changed.
         starts_processes: whether each of several trainer.devices gets a process.
         fits: whether it needs train items, which fold=all has none of.
+        node: the declaration as it stands in the configuration.
     """
 
     name: str
@@ -45,6 +50,7 @@ class TaskSpec:
     gathers: bool = False
     starts_processes: bool = False
     fits: bool = False
+    node: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any], source: str) -> "TaskSpec":
@@ -58,7 +64,7 @@ class TaskSpec:
             names.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in node.items()
         }
         try:
-            spec = cls(**values)
+            spec = cls(**values, node=node)
         except TypeError as error:
             raise ValueError(f"Expected the declaration of a task in {source}, got one with an {error}.") from None
         if spec.scope not in SCOPES:
@@ -66,6 +72,18 @@ class TaskSpec:
                 f"Expected task.scope of {spec.name} to be one of {', '.join(SCOPES)}, got {spec.scope!r}."
             )
         return spec
+
+
+@functools.cache
+def read_tasks(folders: tuple[Path, ...]) -> "TaskGraph":
+    """Reads the declarations `task/*.yaml` of configuration folders; of two for one task the last holds.
+
+    Raises:
+        ValueError: when a declaration is wrong.
+    """
+    paths = {path.stem: path for folder in folders for path in sorted((folder / "task").glob("*.yaml"))}
+    nodes = {path: read_yaml(path)["task"] for path in paths.values()}
+    return TaskGraph(TaskSpec.from_node(node, str(path)) for path, node in nodes.items())
 
 
 class TaskGraph:

@@ -11,6 +11,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf, open_dict
 
 from src import config
+from src.folder_names import folder_name
 
 config.register_resolvers()
 
@@ -86,8 +87,8 @@ def test_misspelt_override_is_refused():
 def test_folders_of_one_name_give_different_run_names(tmp_path):
     (first := tmp_path / "a" / "features").mkdir(parents=True)
     (second := tmp_path / "b" / "features").mkdir(parents=True)
-    assert config.folder_name(str(first)).startswith("features_")
-    assert config.folder_name(str(first)) != config.folder_name(str(second))
+    assert folder_name(str(first)).startswith("features_")
+    assert folder_name(str(first)) != folder_name(str(second))
 
 
 @pytest.mark.parametrize(("cluster", "launcher"), [("local", "BasicLauncher"), ("slurm", "SlurmLauncher")])

@@ -1,5 +1,6 @@
 import pytest
 
+from src.fitted_on import refuse_leakage
 from src.records import (
     FittedItem,
     FoldSplit,
@@ -8,7 +9,6 @@ from src.records import (
     order_classes,
     read_items,
     read_split,
-    refuse_leakage,
 )
 
 

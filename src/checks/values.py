@@ -1,8 +1,10 @@
 """What configuration values may be: of the kind that conf/ gives them, and within the limits of `src.checks.limits`."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from src.checks.limits import (
@@ -17,6 +19,7 @@ from src.checks.limits import (
     WHOLE,
     Limit,
 )
+from src.files import read_yaml
 from src.records import PARTS
 
 _PATTERNS = [key for key in LIMITS if "*" in key]
@@ -62,6 +65,18 @@ def default_kinds(nodes: Iterable[tuple[str, Any]]) -> dict[tuple[str, str], fro
         for key, value in flat_values(node):
             kinds.setdefault((group, _name(key)), set()).add(kind_of(value))
     return {key: frozenset(found) for key, found in kinds.items()}
+
+
+@functools.cache
+def kinds_of_files(conf_dir: Path, groups: tuple[str, ...]) -> Kinds:
+    """Returns the kinds of the values that the files of all groups and config.yaml give their keys."""
+    files = [("", conf_dir / "config.yaml")]
+    files += [(group, path) for group in groups for path in sorted((conf_dir / group).rglob("*.yaml"))]
+    nodes = [(group, read_yaml(path)) for group, path in files]
+    for _, node in nodes:
+        for own in ("defaults", "hydra"):
+            node.pop(own, None)
+    return default_kinds(nodes)
 
 
 def group_errors(config: Mapping[str, Any], groups: Iterable[str]) -> Iterator[str]:

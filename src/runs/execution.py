@@ -89,6 +89,17 @@ def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
     return Lineage(cfg, overrides).rundir(cfg.task.name)
 
 
+def optimized(results: dict[str, float], key: str | None) -> float | None:
+    """Returns the result that `optimize` names, for sweepers.
+
+    Raises:
+        ValueError: when the task has no such result.
+    """
+    if key is not None and key not in results:
+        raise ValueError(f"Expected optimize to be a result of the task ({', '.join(results)}), got {key!r}.")
+    return None if key is None else results[key]
+
+
 class _Begin(Enum):
     """What to do with a run directory: nothing, all from the start, or what an earlier start left undone."""
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from src.files import read_json_object, write_atomically
 from src.fitted_on import FILE as FITTED_ON_FILE
-from src.fitted_on import read_fitted_on, write_fitted_on
+from src.fitted_on import read_fitted_on, refuse_leakage, write_fitted_on
 from src.inputs import RUN, Input, read_inputs, write_inputs
-from src.records import FittedItem, refuse_leakage
+from src.records import FittedItem
 from src.report.page import Page, PageFigure, PageTable, write_page
 from src.runs.identity import folds_of
 

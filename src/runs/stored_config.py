@@ -6,9 +6,8 @@ from typing import Any
 import yaml
 
 from src import config
+from src.files import read_yaml
 from src.runs.identity import result_values, same
-
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def differences(config_path: Path, cfg: Any, task: str, fold: int | str | None = None) -> list[str]:
@@ -48,8 +47,8 @@ def _read_stored(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        # Resolved already, so plain YAML; OmegaConf takes ten times as long, and a start reads many.
-        stored: Any = yaml.load(path.read_text(), Loader=_YAML_LOADER)
+        # Resolved already, so plain YAML.
+        stored: Any = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         stored = error
     if not isinstance(stored, dict) or not stored:
