@@ -238,10 +238,7 @@ def find_split(splits_dir: str | Path, fold: int) -> Path:
 
 
 def check_split(
-    split: FoldSplit,
-    slides: Sequence[Item],
-    source: str = "the dataset csv",
-    needed: Sequence[str] = ("train", "test"),
+    split: FoldSplit, slides: Sequence[Item], source: str = "the dataset csv", needed: Sequence[str] = ("train", "test")
 ) -> None:
     """Checks that a split names known slides only and keeps every case on one side.
 

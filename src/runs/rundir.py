@@ -31,11 +31,7 @@ class RunDir:
     """
 
     def __init__(
-        self,
-        path: Path,
-        locate: Callable[[str], Path] | None = None,
-        command: str = "",
-        is_begun: bool = True,
+        self, path: Path, locate: Callable[[str], Path] | None = None, command: str = "", is_begun: bool = True
     ) -> None:
         """Describes a run directory; creates nothing.
 

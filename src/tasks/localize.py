@@ -9,13 +9,7 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.figure_style import save_figure
-from src.analysis.localization import (
-    choose_random_neuron,
-    relative_attention,
-    score_pooled,
-    score_slides,
-    spread_out,
-)
+from src.analysis.localization import choose_random_neuron, relative_attention, score_pooled, score_slides, spread_out
 from src.analysis.methods import CHANNEL, NEURON, RANDOM_NEURON, SINGLE, Method, read_methods, write_methods
 from src.analysis.overlay import PatchMap, SlideImage, plot_overlay
 from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
