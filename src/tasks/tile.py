@@ -134,20 +134,18 @@ def _write_process_list(
     out_dir: Path, slides: dict[str, Path], counts: dict[str, int | str], tiling: dict[str, Any]
 ) -> None:
     """Writes CLAM's list of slides, with the columns that mean something here."""
-    rows = [
-        {
-            "slide_id": path.name,
-            "process": 0,
-            "status": "processed" if isinstance(counts[slide_id], int) else "failed_seg",
-            "use_otsu": tiling["saturation_threshold"] is None,
-            "patch_level": tiling["patch_level"],
-            "patch_size": tiling["patch_size"],
-            "n_patches": counts[slide_id] if isinstance(counts[slide_id], int) else 0,
-        }
-        for slide_id, path in slides.items()
-    ]
+    is_cut = [isinstance(count, int) for count in counts.values()]
+    columns = {
+        "slide_id": [path.name for path in slides.values()],
+        "process": 0,
+        "status": np.where(is_cut, "processed", "failed_seg"),
+        "use_otsu": tiling["saturation_threshold"] is None,
+        "patch_level": tiling["patch_level"],
+        "patch_size": tiling["patch_size"],
+        "n_patches": [count if isinstance(count, int) else 0 for count in counts.values()],
+    }
     with write_atomically(out_dir / "process_list_autogen.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        pd.DataFrame(columns).to_csv(temporary, index=False)
 
 
 def _write_page(
