@@ -167,8 +167,7 @@ def tabulate_predictions(
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
     """Returns a split without the slides that are not among those kept."""
-    parts = {part: tuple(item_id for item_id in getattr(split, part) if item_id in kept) for part in PARTS}
-    return FoldSplit(split.fold, **parts)
+    return FoldSplit(split.fold, *(tuple(one for one in getattr(split, part) if one in kept) for part in PARTS))
 
 
 def open_features(dataset: Any) -> FeatureReader:

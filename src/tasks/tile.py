@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,11 @@ _PIXELS_PER_PATCH = 8
 _THUMBNAIL_SIDE = 600
 
 
-def missing_inputs(cfg: Any) -> list[str]:
-    """Returns why there are no slides to cut."""
-    if cfg.dataset.get("generator") is not None:
-        return []
-    if cfg.dataset.slides_dir is None or not Path(cfg.dataset.slides_dir).is_dir():
-        return [f"no slides: dataset.slides_dir is {cfg.dataset.slides_dir}"]
-    return []
+def missing_inputs(cfg: Any, kinds: Sequence[str] = ("slides",)) -> list[str]:
+    """Returns why there are no slides to cut, or none of other kinds of files; of several reasons the first."""
+    folders = {kind: cfg.dataset[f"{kind}_dir"] for kind in kinds if cfg.dataset.get("generator") is None}
+    missing = (kind for kind, folder in folders.items() if folder is None or not Path(folder).is_dir())
+    return [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing][:1]
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:

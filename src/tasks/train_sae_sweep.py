@@ -173,11 +173,8 @@ def _check(composed: list[Any], combinations: list[list[str]]) -> None:
 
 
 def _raise_failures(outcomes: list[dict[str, float] | Exception], combinations: list[list[str]]) -> None:
-    failures = [
-        (", ".join(combination), outcome)
-        for combination, outcome in zip(combinations, outcomes, strict=True)
-        if isinstance(outcome, Exception)
-    ]
+    named = zip(map(", ".join, combinations), outcomes, strict=True)
+    failures = [(name, outcome) for name, outcome in named if isinstance(outcome, Exception)]
     if failures:
         listed = "\n  ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures)
         is_mistake = all(isinstance(error, ValueError | OSError) for _, error in failures)  # which prints no stack
