@@ -27,8 +27,7 @@ class CurrentInputs:
     """
 
     def __init__(self, cfg: Any, fold: int | str | None = None) -> None:
-        self._cfg, self._dataset = cfg, cfg.dataset
-        self._number = cfg.fold if fold is None else fold
+        self._cfg, self._dataset, self._other_fold = cfg, cfg.dataset, fold
 
     def read(self, *whats: str, recorded: Iterable[Input] = ()) -> list[Input]:
         """Describes inputs.
@@ -54,6 +53,10 @@ class CurrentInputs:
         if kind in ("split", "cases", "labels", "classes"):
             return [self._table.input(what)]
         return getattr(self, f"_{kind}")(what, parts, recorded)  # each other kind has a method of its name
+
+    @property
+    def _number(self) -> int | str:
+        return self._cfg.fold if self._other_fold is None else self._other_fold
 
     @cached_property
     def _fold(self) -> Any:
