@@ -27,8 +27,7 @@ class CurrentInputs:
     """
 
     def __init__(self, cfg: Any, fold: int | str | None = None) -> None:
-        self._cfg, self._dataset = cfg, cfg.dataset
-        self._number = cfg.fold if fold is None else fold
+        self._cfg, self._dataset, self._other_fold = cfg, cfg.dataset, fold
 
     def read(self, *whats: str, recorded: Iterable[Input] = ()) -> list[Input]:
         """Describes inputs.
@@ -55,6 +54,10 @@ class CurrentInputs:
             return [self._table.input(what)]
         return getattr(self, f"_{kind}")(what, parts, recorded)  # each other kind has a method of its name
 
+    @property
+    def _number(self) -> int | str:
+        return self._cfg.fold if self._other_fold is None else self._other_fold
+
     @cached_property
     def _fold(self) -> Any:
         from src.data.fold import open_fold  # with torch; most starts compare without it
@@ -70,9 +73,7 @@ class CurrentInputs:
         return [file_input(what, self._dataset.metadata_csv, digest_text(repr(content)))]
 
     def _slides(self, what: str, parts: str, recorded: Sequence[Input]) -> list[Input]:
-        folder = self._dataset.slides_dir
-        if folder is None:
-            raise FileNotFoundError("dataset.slides_dir names no folder")
+        folder = self._folder("slides_dir")
         if parts == "all":
             found = list(list_slides(folder).values())
         else:
@@ -96,9 +97,7 @@ class CurrentInputs:
         return inputs
 
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
-        if self._dataset.annotations_dir is None:
-            raise FileNotFoundError("dataset.annotations_dir names no folder")
-        paths = [Path(self._dataset.annotations_dir) / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
+        paths = [self._folder("annotations_dir") / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
         return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
 
     def _weights(self, what: str, *_: object) -> list[Input]:
@@ -118,10 +117,13 @@ class CurrentInputs:
             if path is not None
         ]
 
+    def _folder(self, key: str) -> Path:
+        if self._dataset[key] is None:
+            raise FileNotFoundError(f"dataset.{key} names no folder")
+        return Path(self._dataset[key])
+
     def _patch_files(self, parts: str) -> list[Path]:
-        if self._dataset.patches_dir is None:
-            raise FileNotFoundError("dataset.patches_dir names no folder")
-        folder = Path(self._dataset.patches_dir) / "patches"
+        folder = self._folder("patches_dir") / "patches"
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
         if parts == "all":

@@ -94,11 +94,11 @@ class FoldData:
 
     def fitted(self, parts: str) -> list[FittedItem]:
         """Returns what the leakage rule needs to know of the slides of a part or union of parts."""
-        return [self._fitted(item_id) for item_id in self.split.item_ids(parts)]
-
-    def _fitted(self, item_id: str) -> FittedItem:
-        ((start, stop),) = self.store.row_ranges([item_id])
-        return FittedItem(item_id, self.items[item_id].case_id, self.store.digest(item_id), stop - start)
+        item_ids = self.split.item_ids(parts)
+        return [
+            FittedItem(item_id, self.items[item_id].case_id, self.store.digest(item_id), stop - start)
+            for item_id, (start, stop) in zip(item_ids, self.store.row_ranges(item_ids), strict=True)
+        ]
 
     def _input(self, what: str) -> Input:
         kind, _, parts = what.partition(" ")
@@ -126,11 +126,8 @@ def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
     dataset = cfg.dataset
     folder = open_features(dataset)
     # Tensors may come as a train and a validation file only.
-    table = read_fold(
-        dataset,
-        cfg.fold if fold is None else fold,
-        ("train",) if isinstance(folder, TensorFolder) else ("train", "test"),
-    )
+    not_empty = ("train",) if isinstance(folder, TensorFolder) else ("train", "test")
+    table = read_fold(dataset, cfg.fold if fold is None else fold, not_empty)
     _ = table.classes  # wrong labels are told before anything is packed
     # Items of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(table.split.item_ids("train+val+test"))
@@ -160,10 +157,9 @@ def tabulate_predictions(
         probabilities: of each item, by id: [n_classes].
     """
     part_of = {item_id: part for part in PARTS for item_id in fold.split.item_ids(part)}
-    items = (fold.items[item_id] for item_id in probabilities)
     rows = [
-        (method, part_of[item.item_id], item.item_id, item.case_id, item.label, *probabilities[item.item_id].tolist())
-        for item in items
+        (method, part_of[item_id], item_id, fold.items[item_id].case_id, fold.items[item_id].label, *values.tolist())
+        for item_id, values in probabilities.items()
     ]
     known = ("method", "split", "item_id", "case_id", "label")
     return pd.DataFrame(rows, columns=[*known, *(f"prob_{name}" for name in classes)])
@@ -171,8 +167,7 @@ def tabulate_predictions(
 
 def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
     """Returns a split without the slides that are not among those kept."""
-    parts = {part: tuple(item_id for item_id in getattr(split, part) if item_id in kept) for part in PARTS}
-    return FoldSplit(split.fold, **parts)
+    return FoldSplit(split.fold, *(tuple(one for one in getattr(split, part) if one in kept) for part in PARTS))
 
 
 def open_features(dataset: Any) -> FeatureReader:

@@ -81,14 +81,8 @@ class FoldTable:
 
 def list_items(dataset: Any, needs_target: bool = True) -> list[Item]:
     """Reads the csv of a dataset's configuration; see `read_items`."""
-    return read_items(
-        dataset.metadata_csv,
-        dataset.class_names,
-        dataset.get("target", "label"),
-        dataset.get("labels", ()),
-        dataset.get("uncertain"),
-        needs_target,
-    )
+    columns = dataset.get("target", "label"), dataset.get("labels", ()), dataset.get("uncertain")
+    return read_items(dataset.metadata_csv, dataset.class_names, *columns, needs_target)
 
 
 def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:

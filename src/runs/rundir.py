@@ -287,6 +287,12 @@ class RunDir:
         for twins in refuse_leakage(upstream.read_fitted_on(), held_out, f"the run {upstream.path}"):
             _LOGGER.warning("Tiny bags with equal activations on both sides of the split: %s.", twins)
 
+    def trusted_upstream(self, task: str, held_out: Sequence[FittedItem]) -> "RunDir":
+        """Returns the finished run of another task as `upstream` does, refused as `refuse_leakage` does."""
+        upstream = self.upstream(task)
+        self.refuse_leakage(upstream, held_out)
+        return upstream
+
     def pass_on_fitted(self, upstream: "RunDir", slides: Iterable[FittedItem] = ()) -> None:
         """Lists as fitted on what an upstream run lists, together with slides that this run itself fits on.
 

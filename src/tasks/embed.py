@@ -21,6 +21,7 @@ from src.models.backbones.spec import configured_spec
 from src.progress import track
 from src.report.page import Page
 from src.runs.rundir import RunDir
+from src.tasks import tile
 from src.tasks.streaming import open_backbone
 
 _CHUNK_ROWS = 32  # CLAM's
@@ -28,11 +29,7 @@ _CHUNK_ROWS = 32  # CLAM's
 
 def missing_inputs(cfg: Any) -> list[str]:
     """Returns why there is nothing to embed, or no need to."""
-    if cfg.dataset.get("generator") is not None:
-        return []
-    folders = {"patches": cfg.dataset.patches_dir, "slides": cfg.dataset.slides_dir}
-    missing = (what for what, folder in folders.items() if folder is None or not Path(folder).is_dir())
-    return [f"no {what}: dataset.{what}_dir is {folders[what]}" for what in missing][:1]
+    return tile.missing_inputs(cfg, ("patches", "slides"))
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:

@@ -74,6 +74,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_l0(rundir, metrics)
     sample = fold.store.gather(_choose(rows, evaluation.n_pre_latent_rows, cfg.seed))
     _write_pre_latents(rundir, sae, torch.from_numpy(sample).to(sae.W_enc.device))
+    figure = plot_redundancy(nearest.cosine.cpu().numpy(), evaluation.redundant_above, fold.d_in)
+    rundir.add_figure("redundancy", figure, "Each atom's nearest other one, by absolute cosine.")
     _write_page(rundir, results, evaluation, warn_of_doubts(cfg, results))
     return results
 
@@ -108,9 +110,6 @@ def _write_neurons(rundir: RunDir, metrics: InferenceMetrics, nearest: NearestAt
     limits = (evaluation.almost_dead_below, evaluation.dense_above)
     figure = plot_firing_rates(table["density"].to_numpy(), int(firing.n_rows), *limits)
     rundir.add_figure("firing_rates", figure, "How often neurons fire. Dotted: the limits of almost dead and dense.")
-    cosines = table["nearest_cosine"].to_numpy()
-    figure = plot_redundancy(cosines, evaluation.redundant_above, metrics.fvu.sums.numel())
-    rundir.add_figure("redundancy", figure, "Each atom's nearest other one, by absolute cosine.")
 
 
 def _write_l0(rundir: RunDir, metrics: InferenceMetrics) -> None:

@@ -70,7 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 
 def _classify(rundir: RunDir, fold: FoldData, latents: LatentStore) -> tuple[pd.DataFrame, dict[str, float]]:
-    fitted = _trusted(rundir, "train_mil", fold)
+    fitted = rundir.trusted_upstream("train_mil", fold.fitted("test"))
     methods = read_methods(fitted.table("methods"))
     write_methods(methods, rundir.table("methods"))
     tables = [_predict(fitted, name, fold, latents, rundir) for name in track(methods, "Applying classifiers")]
@@ -102,7 +102,7 @@ def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, 
 
 
 def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> dict[str, float]:
-    ranked = _trusted(rundir, "select_neurons", fold)
+    ranked = rundir.trusted_upstream("select_neurons", fold.fitted("test"))
     _require_same_sae(rundir, ranked)
     ranking = pd.read_csv(ranked.table("neurons"))
     (neuron_id,) = best_neuron_ids(ranking, 1)
@@ -121,12 +121,6 @@ def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> di
     if is_positive.any() and not is_positive.all():
         results["test/neuron_maximum_auroc"] = float(roc_auc_score(is_positive, maxima[known]))
     return results
-
-
-def _trusted(rundir: RunDir, task: str, fold: FoldData) -> RunDir:
-    upstream = rundir.upstream(task)
-    rundir.refuse_leakage(upstream, fold.fitted("test"))
-    return upstream
 
 
 def _require_same_sae(rundir: RunDir, fitted: RunDir) -> None:

@@ -1,6 +1,7 @@
 """Makes the cross-validation folds of a dataset, once."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,9 @@ def _count(folds: list[FoldSplit], slides: list[Item]) -> pd.DataFrame:
     """Returns a row a fold and part: slides, cases, and slides of each class."""
     case_of = {slide.item_id: slide.case_id for slide in slides}
     rows = []
-    for split in folds:
-        classes = count_classes(split, slides)
-        for part in PARTS:
-            item_ids = split.item_ids(part)
-            cases = {case_of[item_id] for item_id in item_ids}
-            row = {"fold": split.fold, "part": part, "n_slides": len(item_ids), "n_cases": len(cases)}
-            rows.append(row | dict(zip(classes.index, classes[part].tolist(), strict=True)))
+    for split, part in product(folds, PARTS):
+        item_ids = split.item_ids(part)
+        n_cases = len({case_of[item_id] for item_id in item_ids})
+        row = {"fold": split.fold, "part": part, "n_slides": len(item_ids), "n_cases": n_cases}
+        rows.append(row | count_classes(split, slides)[part].to_dict())
     return pd.DataFrame(rows)

@@ -49,8 +49,6 @@ def open_stream(cfg: Any) -> StreamedFold:
             f"packed activations. Give sae.input_norm=centre, global_scale or z_score instead, or {EMBED_FIRST}."
         )
     fold = open_streamed_fold(cfg, open_backbone(cfg))
-    n_patches = fold.rows("train").n_rows
-    _LOGGER.info(
-        "Computing the activations of %d patches of %d train slides in each epoch.", n_patches, len(fold.split.train)
-    )
+    counts = fold.rows("train").n_rows, len(fold.split.train)
+    _LOGGER.info("Computing the activations of %d patches of %d train slides in each epoch.", *counts)
     return fold

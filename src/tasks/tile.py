@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,11 @@ _PIXELS_PER_PATCH = 8
 _THUMBNAIL_SIDE = 600
 
 
-def missing_inputs(cfg: Any) -> list[str]:
-    """Returns why there are no slides to cut."""
-    if cfg.dataset.get("generator") is not None:
-        return []
-    if cfg.dataset.slides_dir is None or not Path(cfg.dataset.slides_dir).is_dir():
-        return [f"no slides: dataset.slides_dir is {cfg.dataset.slides_dir}"]
-    return []
+def missing_inputs(cfg: Any, kinds: Sequence[str] = ("slides",)) -> list[str]:
+    """Returns why there are no slides to cut, or none of other kinds of files; of several reasons the first."""
+    folders = {kind: cfg.dataset[f"{kind}_dir"] for kind in kinds if cfg.dataset.get("generator") is None}
+    missing = (kind for kind, folder in folders.items() if folder is None or not Path(folder).is_dir())
+    return [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing][:1]
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -132,20 +131,18 @@ def _write_process_list(
     out_dir: Path, slides: dict[str, Path], counts: dict[str, int | str], tiling: dict[str, Any]
 ) -> None:
     """Writes CLAM's list of slides, with the columns that mean something here."""
-    rows = [
-        {
-            "slide_id": path.name,
-            "process": 0,
-            "status": "processed" if isinstance(counts[slide_id], int) else "failed_seg",
-            "use_otsu": tiling["saturation_threshold"] is None,
-            "patch_level": tiling["patch_level"],
-            "patch_size": tiling["patch_size"],
-            "n_patches": counts[slide_id] if isinstance(counts[slide_id], int) else 0,
-        }
-        for slide_id, path in slides.items()
-    ]
+    is_cut = [isinstance(count, int) for count in counts.values()]
+    columns = {
+        "slide_id": [path.name for path in slides.values()],
+        "process": 0,
+        "status": np.where(is_cut, "processed", "failed_seg"),
+        "use_otsu": tiling["saturation_threshold"] is None,
+        "patch_level": tiling["patch_level"],
+        "patch_size": tiling["patch_size"],
+        "n_patches": [count if isinstance(count, int) else 0 for count in counts.values()],
+    }
     with write_atomically(out_dir / "process_list_autogen.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        pd.DataFrame(columns).to_csv(temporary, index=False)
 
 
 def _write_page(

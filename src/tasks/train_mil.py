@@ -105,16 +105,12 @@ class _Inputs:
 
     def latents(self) -> LatentStore:
         """Returns the fold's latents."""
-        return LatentStore(self._trusted("encode").latents_dir())
+        return LatentStore(self._rundir.trusted_upstream("encode", self._held_out).latents_dir())
 
     def best_neurons(self, n: int) -> list[int]:
         """Returns the best neurons of the fold's ranking."""
-        return best_neuron_ids(pd.read_csv(self._trusted("select_neurons").table("neurons")), n)
-
-    def _trusted(self, task: str) -> RunDir:
-        upstream = self._rundir.upstream(task)
-        self._rundir.refuse_leakage(upstream, self._held_out)
-        return upstream
+        ranked = self._rundir.trusted_upstream("select_neurons", self._held_out)
+        return best_neuron_ids(pd.read_csv(ranked.table("neurons")), n)
 
 
 def _train_and_predict(
@@ -138,37 +134,27 @@ def _train_and_predict(
         lambda item_id: classifier.prepare(read(item_id)), fold.split, labels, cfg.seed, mil.batch_size
     )
     module = MILModule(model, mil.lr, mil.weight_decay, method)
+    # Without validation slides there is nothing to choose by: the last weights are kept.
+    monitor = module.monitored if fold.split.val else None
     best = ModelCheckpoint(
-        dirpath=rundir.checkpoints_dir / method,
-        filename="best",
-        save_weights_only=True,
-        enable_version_counter=False,
-        # Without validation slides there is nothing to choose by: the last weights are kept.
-        monitor=module.monitored if fold.split.val else None,
+        rundir.checkpoints_dir / method, "best", monitor, save_weights_only=True, enable_version_counter=False
     )
     stop = EarlyStopping(module.monitored, patience=mil.patience, stopping_threshold=mil.stop_below)
-    trainer = make_trainer(
-        cfg,
-        rundir,
-        [best, stop] if fold.split.val else [best],
-        max_epochs=mil.max_epochs,
-        min_epochs=min(mil.min_epochs, mil.max_epochs),
-        limit_val_batches=1.0 if fold.split.val else 0,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
+    epochs = {"max_epochs": mil.max_epochs, "min_epochs": min(mil.min_epochs, mil.max_epochs)}
+    batches = {"limit_val_batches": 1.0 if fold.split.val else 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    trainer = make_trainer(cfg, rundir, [best, stop] if fold.split.val else [best], **epochs, **batches)
     with _threads_for(np.median([data.read(item_id).numel() for item_id in fold.split.train])):
         trainer.fit(module, data)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to train the classifiers.")
     if not fold.split.val:
         _LOGGER.warning("Fold %d has no validation slides: %s keeps its last weights.", cfg.fold, method)
-    weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(weights)
+    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     loaders = [loader for loader in (data.val_dataloader(), data.test_dataloader()) if loader]
-    batches = [batch for loader in loaders for batch in trainer.predict(module, loader)]  # pyright: ignore
-    _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, _loss(best))
-    predictions: list[BagPrediction] = [prediction for batch in batches for prediction in batch]  # pyright: ignore
+    predicted: Any = [batch for loader in loaders for batch in trainer.predict(module, loader) or ()]
+    loss = float("nan") if best.best_model_score is None else float(best.best_model_score)
+    _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, loss)
+    predictions: list[BagPrediction] = [prediction for batch in predicted for prediction in batch]
     if spoilt := [one.item_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
         raise ValueError(
             f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
@@ -187,10 +173,6 @@ def _threads_for(n_values: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
-
-
-def _loss(best: ModelCheckpoint) -> float:
-    return float("nan") if best.best_model_score is None else float(best.best_model_score)
 
 
 def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
@@ -216,19 +198,15 @@ def _export(
     cfg: Any, rundir: RunDir, method: str, classifier: BagClassifier, model_arguments: dict[str, Any], fold: FoldData
 ) -> None:
     """Keeps a classifier, for `load_module(export_dir, BagClassifier)`."""
-    save_module(
-        classifier,
-        rundir.export_dir / method,
-        {
-            "model": describe(classifier.model, model_arguments),
-            "classes": list(classifier.classes),
-            "input_name": classifier.input_name,
-            "neuron_ids": classifier.neuron_ids and list(classifier.neuron_ids),
-        },
-        {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name, "method": method},
-        fold.fitted("train+val"),
-        fold.spec,
-    )
+    arguments = {
+        "model": describe(classifier.model, model_arguments),
+        "classes": list(classifier.classes),
+        "input_name": classifier.input_name,
+        "neuron_ids": classifier.neuron_ids and list(classifier.neuron_ids),
+    }
+    metadata = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name, "method": method}
+    folder = rundir.export_dir / method
+    save_module(classifier, folder, arguments, metadata, fold.fitted("train+val"), fold.spec)
 
 
 def _write_attention(rundir: RunDir, method: str, predictions: list[BagPrediction]) -> None:

@@ -131,7 +131,9 @@ def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[
     _calibrate(trained[0][0], searches, data)
     for cfg, rundir, sae in trained:
         require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
-        save_sae(sae, rundir.export_dir, _metadata(cfg), fold.fitted("train"), fold.spec)
+        metadata = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
+        metadata |= {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}
+        save_sae(sae, rundir.export_dir, metadata, fold.fitted("train"), fold.spec)
         for path in sorted(rundir.checkpoints_dir.glob("step_*.ckpt")):
             export_checkpoint(rundir, path.stem)
 
@@ -260,8 +262,3 @@ def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
     n_batches = max(1, rows.n_rows // _BATCH_ROWS)
     pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))
     return (partial(read, start, stop) for ((start, stop),) in pieces)
-
-
-def _metadata(cfg: Any) -> dict[str, Any]:
-    named = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
-    return named | {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}

@@ -17,18 +17,8 @@ from src.modules.sae_group import MemberError, SAEGroup, failing_as, of_member
 from src.report.page import Page
 from src.runs.execution import execute
 from src.runs.rundir import RunDir
-from src.tasks.train_sae import (
-    DATA_KEYS,
-    TrainFold,
-    best_and_last,
-    build_module,
-    finish_training,
-    fit,
-    fit_arguments,
-    open_data,
-    open_train_fold,
-    record_train_inputs,
-)
+from src.tasks import train_sae
+from src.tasks.train_sae import TrainFold
 from src.training.checkpoints import Position, StepCheckpoints, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLogger
@@ -38,7 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 _OWN_KEYS = ("task", "sweep.grid")
 # What decides the stream of activations and how long it is; it must be the same for all.
 _SHARED_KEYS = ("seed", "fold", "dataset", "backbone", "splits", "paths", "trainer")
-_STREAM_KEYS = (*DATA_KEYS, "checkpoints", "n_validations", "float32_matmul_precision")
+_STREAM_KEYS = (*train_sae.DATA_KEYS, "checkpoints", "n_validations", "float32_matmul_precision")
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -64,9 +54,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _check(composed, combinations)
 
     first, *_ = [config.resolve(one) for one in composed]  # all, so that no mistake waits for the others to be trained
-    fold = open_train_fold(first)
-    record_train_inputs(first, rundir, fold)
-    data = open_data(first, fold)
+    fold = train_sae.open_train_fold(first)
+    train_sae.record_train_inputs(first, rundir, fold)
+    data = train_sae.open_data(first, fold)
     begun: dict[int, tuple[Any, RunDir]] = {}
     outcomes: dict[int, dict[str, float] | Exception] = {}
 
@@ -77,7 +67,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             return
 
         def work(member_cfg: Any, member_dir: RunDir) -> dict[str, float]:
-            record_train_inputs(member_cfg, member_dir, fold)
+            train_sae.record_train_inputs(member_cfg, member_dir, fold)
             member_dir.write_fitted_on(fold.fitted("train"))
             begun[number] = (member_cfg, member_dir)
             begin(number + 1)
@@ -129,13 +119,13 @@ def _train_group(
 ) -> list[dict[str, float]]:
     """Trains, exports and measures the SAEs of runs that stand at one place, and returns their results."""
     first = runs[0][0]
-    arguments = fit_arguments(first, data)
+    arguments = train_sae.fit_arguments(first, data)
     modules, loggers, callbacks = [], [], [LoopState(), SlideMixing()]
     for number, (cfg, member_dir, start) in enumerate(runs):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # as where it is trained alone
         with failing_as(number):
-            modules.append(build_module(cfg, fold, data, is_resumed=start is not None))
-        callbacks += best_and_last(partial(MemberCheckpoint, number), member_dir, fold, arguments)
+            modules.append(train_sae.build_module(cfg, fold, data, is_resumed=start is not None))
+        callbacks += train_sae.best_and_last(partial(MemberCheckpoint, number), member_dir, fold, arguments)
         loggers += [MemberLogger(number, logger) for logger in make_loggers(cfg, member_dir)]
     folders = [member_dir.checkpoints_dir for _, member_dir, _ in runs]
     callbacks.append(StepCheckpoints(folders, data.checkpoint_steps))
@@ -143,9 +133,9 @@ def _train_group(
     trainer = make_trainer(first, rundir, callbacks, loggers, plugins=[plugin], **arguments)
     _LOGGER.info("Training %d SAEs on one stream.", len(runs))
     trained = [(cfg, member_dir, module.sae) for (cfg, member_dir, _), module in zip(runs, modules, strict=True)]
-    measured = fit(trainer, SAEGroup(modules), fold, data, trained, runs[0][2])
+    measured = train_sae.fit(trainer, SAEGroup(modules), fold, data, trained, runs[0][2])
     return [
-        finish_training(cfg, member_dir, fold, data, sae, of_member(measured, number))
+        train_sae.finish_training(cfg, member_dir, fold, data, sae, of_member(measured, number))
         for number, (cfg, member_dir, sae) in enumerate(trained)
     ]
 
@@ -182,11 +172,8 @@ def _check(composed: list[Any], combinations: list[list[str]]) -> None:
 
 
 def _raise_failures(outcomes: list[dict[str, float] | Exception], combinations: list[list[str]]) -> None:
-    failures = [
-        (", ".join(combination), outcome)
-        for combination, outcome in zip(combinations, outcomes, strict=True)
-        if isinstance(outcome, Exception)
-    ]
+    named = zip(map(", ".join, combinations), outcomes, strict=True)
+    failures = [(name, outcome) for name, outcome in named if isinstance(outcome, Exception)]
     if failures:
         listed = "\n  ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures)
         is_mistake = all(isinstance(error, ValueError | OSError) for _, error in failures)  # which prints no stack
