@@ -16,7 +16,7 @@ from src.metrics.latent_counts import L0
 from src.metrics.variance_unexplained import FractionOfVarianceUnexplained
 from src.models.saes.base import SAE
 from src.records import FittedItem
-from src.report.page import Page, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.importers.imported import ImportedSAE, build_sae, with_unit_atoms
 from src.stores.importers.registry import import_sae
@@ -139,20 +139,13 @@ def _write_page(
     rundir: RunDir, source: Source, name: str, imported: ImportedSAE, remarks: list[str], results: dict[str, float]
 ) -> None:
     settings = pd.DataFrame([(key, str(value)) for key, value in imported.facts.items()], columns=["setting", "value"])
-    settings.to_csv(rundir.table("imported"), index=False)
+    rundir.add_table("imported", settings, "What the checkpoint says of itself.", max_rows=100)
     arguments = ", ".join(f"{key}={value}" for key, value in sorted(imported.arguments.items()))
     read = ", ".join(path.name for path in source.files)
-    rundir.write_page(
-        Page(
-            title="Imported SAE",
-            paragraphs=[
-                f"Read as {name} ({read}): {imported.sae_class.__name__} with {arguments or 'our defaults'}.",
-                "Folded: " + (" ".join(imported.folded) or "nothing."),
-                "Assumed: " + (" ".join(imported.assumed) or "nothing."),
-                "Settings of training alone are Loupe's defaults.",
-                *remarks,
-            ],
-            numbers=results,
-            tables=[PageTable(rundir.table("imported"), "What the checkpoint says of itself.", max_rows=100)],
-        )
-    )
+    texts = [
+        f"Read as {name} ({read}): {imported.sae_class.__name__} with {arguments or 'our defaults'}.",
+        "Folded: " + (" ".join(imported.folded) or "nothing."),
+        "Assumed: " + (" ".join(imported.assumed) or "nothing."),
+        "Settings of training alone are Loupe's defaults.",
+    ]
+    rundir.write_page(Page("Imported SAE", [*texts, *remarks], results))

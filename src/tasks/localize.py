@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.figure_style import save_figure
 from src.analysis.localization import choose_random_neuron, relative_attention, score_pooled, score_slides, spread_out
 from src.analysis.methods import CHANNEL, NEURON, RANDOM_NEURON, SINGLE, Method, read_methods, write_methods
 from src.analysis.overlay import PatchMap, SlideImage, plot_overlay
@@ -19,7 +18,7 @@ from src.data.fold import FoldData, open_fold
 from src.data.slides.patch_labels import OutlinedSlides
 from src.data.slides.slide_files import find_slide, open_slide_images
 from src.progress import track
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.source import LatentSource
 from src.stores.latents.store import LatentStore
@@ -80,22 +79,20 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     methods = scorer.methods
     write_methods(methods, rundir.table("methods"))
     pooled = score_pooled(patches, list(methods), local.n_bootstrap, cfg.seed)
-    pooled.to_csv(rundir.table("localization"), index=False)
+    rundir.add_table("localization", pooled, "Every method on all patches.")
     by_slide = score_slides(patches, list(methods))
-    by_slide.to_csv(rundir.table("localization_slides"), index=False)
-    save_figure(plot_patch_curves(patches, methods), rundir.plot("patch_curves"))
-    figures = [
-        *_draw_overlays(cfg, rundir, patches, by_slide, scorer, truth),
-        PageFigure(rundir.plot("patch_curves"), "All patches of the scored test slides. Dotted: chance."),
-        *_draw_exemplars(cfg, rundir, patches, scorer),
-    ]
+    rundir.add_table("localization_slides", by_slide, "Slide by slide.", 12)
+    _draw_overlays(cfg, rundir, patches, by_slide, scorer, truth)
+    caption = "All patches of the scored test slides. Dotted: chance."
+    rundir.add_figure("patch_curves", plot_patch_curves(patches, methods), caption)
+    _draw_exemplars(cfg, rundir, patches, scorer)
     scores: Any = pooled.set_index("method")
     results = {
         f"test/{method}_patch_{metric}": float(scores.loc[method, metric])
         for metric in ("auroc", "average_precision")
         for method in methods
     }
-    _write_page(cfg, rundir, pooled, figures, left_out, scorer)
+    _write_page(cfg, rundir, pooled, left_out, scorer)
     chosen = scorer.chosen
     return results | {
         "neuron_id": chosen.neurons[0],
@@ -180,7 +177,7 @@ def _read_ranking(path: Path, positive_class: str) -> pd.DataFrame:
 
 def _draw_overlays(
     cfg: Any, rundir: RunDir, patches: pd.DataFrame, by_slide: pd.DataFrame, scorer: _Scorer, truth: OutlinedSlides
-) -> list[PageFigure]:
+) -> None:
     """Draws outlined slides from all over the range of the neuron's per-slide AUROC, the median one first."""
     aurocs: Any = by_slide.set_index(["method", "item_id"])["auroc"]
     ranked = aurocs.loc[NEURON].sort_values(kind="stable").index.tolist()
@@ -188,7 +185,6 @@ def _draw_overlays(
     drawn |= {name: _ATTENTION_SCALE for name in scorer.attention_dirs if scorer.methods[name].eats == "activations"}
     titles = {name: method.label for name, method in scorer.methods.items()}
     titles[NEURON] = f"Neuron {scorer.chosen.neurons[0]}"
-    figures = []
     for item_id in spread_out(ranked, cfg.localization.n_overlays):
         rows: Any = patches[patches["item_id"] == item_id]
         maps = [
@@ -202,14 +198,12 @@ def _draw_overlays(
         with open_slide_images(find_slide(cfg.dataset.slides_dir, item_id)) as images:
             slide = SlideImage(images.thumbnail(cfg.localization.thumbnail_size), images.size_level0, images.mpp)
         outlines = [polygon.points for polygon in truth.outlines(item_id)]
-        path = rundir.plot(f"overlay_{item_id}")
-        save_figure(plot_overlay(slide, rows[["x", "y"]].to_numpy(), int(rows["size"].iloc[0]), maps, outlines), path)
+        figure = plot_overlay(slide, rows[["x", "y"]].to_numpy(), int(rows["size"].iloc[0]), maps, outlines)
         place = f"{ranked.index(item_id) + 1} of {len(ranked)} outlined slides, from the neuron's worst to its best"
-        figures.append(PageFigure(path, f"Test slide {item_id} ({place}); blue: the true outline."))
-    return figures
+        rundir.add_figure(f"overlay_{item_id}", figure, f"Test slide {item_id} ({place}); blue: the true outline.")
 
 
-def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, scorer: _Scorer) -> list[PageFigure]:
+def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, scorer: _Scorer) -> None:
     """Draws the patches of test slides on which the best neurons are most active."""
     local = cfg.localization
     rows = []
@@ -228,18 +222,15 @@ def _draw_exemplars(cfg: Any, rundir: RunDir, patches: pd.DataFrame, scorer: _Sc
             rows.append((f"Neuron {neuron_id} (rank {rank})", exemplars))
     if not rows:
         _LOGGER.warning("No exemplars: neurons %s are silent on all scored test slides.", neurons)
-        return []
-    save_figure(plot_exemplars(rows), rundir.plot("exemplars"))
+        return
     caption = (
         f"Test patches on which the best neurons are most active, at most {local.max_exemplars_per_slide} of a slide; "
         "orange frame: inside a true outline."
     )
-    return [PageFigure(rundir.plot("exemplars"), caption)]
+    rundir.add_figure("exemplars", plot_exemplars(rows), caption)
 
 
-def _write_page(
-    cfg: Any, rundir: RunDir, pooled: pd.DataFrame, figures: list[PageFigure], left_out: dict[str, str], scorer: _Scorer
-) -> None:
+def _write_page(cfg: Any, rundir: RunDir, pooled: pd.DataFrame, left_out: dict[str, str], scorer: _Scorer) -> None:
     first: Any = pooled.iloc[0]
     chosen = scorer.chosen
     paragraphs = [
@@ -257,8 +248,4 @@ def _write_page(
         paragraphs.append("Left out: " + "; ".join(f"{item_id}: {why}" for item_id, why in left_out.items()) + ".")
     aurocs = zip(pooled["method"].tolist(), pooled["auroc"].tolist(), strict=True)
     numbers = {f"{scorer.methods[method].label}, AUROC": auroc for method, auroc in aurocs}
-    tables = [
-        PageTable(rundir.table("localization"), "Every method on all patches."),
-        PageTable(rundir.table("localization_slides"), "Slide by slide.", 12),
-    ]
-    rundir.write_page(Page("Where it is in the image", paragraphs, numbers, figures, tables))
+    rundir.write_page(Page("Where it is in the image", paragraphs, numbers))

@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
-from src.analysis.figure_style import save_figure
 from src.analysis.figures import plot_summary
 from src.analysis.methods import Method, read_methods, write_methods
-from src.report.page import Page, PageFigure, PageTable
+from src.report.page import Page
 from src.runs.rundir import RunDir
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     folds.to_csv(rundir.table("folds"), index=False)
     n_train = [len(run.read_fitted_on()) for run in runs.values()]
     summary = summarize(predictions, cfg.summary.n_bootstrap, cfg.summary.confidence, cfg.seed, n_train)
-    summary.to_csv(rundir.table("summary"), index=False)
+    rundir.add_table("summary", summary, "Every method and metric with both intervals.", 60)
     methods = {name: method for run in runs.values() for name, method in read_methods(run.table("methods")).items()}
     write_methods(methods, rundir.table("methods"))
     remarks = [describe_test_sets(predictions), *_missing(cfg, sorted(runs)), *_undefined(folds)]
@@ -101,14 +100,6 @@ def _as_text(summary: pd.DataFrame, confidence: float) -> str:
 def _write_page(
     rundir: RunDir, summary: pd.DataFrame, methods: dict[str, Method], remarks: list[str], n_folds: int
 ) -> None:
-    save_figure(plot_summary(summary, methods), rundir.plot("summary"))
     caption = "Test slides: mean over folds with the t interval, and all slides pooled with the bootstrap interval."
-    rundir.write_page(
-        Page(
-            title="Cross-validation",
-            paragraphs=tuple(remarks),
-            numbers={"n_folds": n_folds},
-            figures=(PageFigure(rundir.plot("summary"), caption),),
-            tables=(PageTable(rundir.table("summary"), "Every method and metric with both intervals.", 60),),
-        )
-    )
+    rundir.add_figure("summary", plot_summary(summary, methods), caption)
+    rundir.write_page(Page("Cross-validation", remarks, {"n_folds": n_folds}))
