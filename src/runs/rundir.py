@@ -26,6 +26,19 @@ class RunDir:
 
     Attributes:
         path: the directory.
+        config_path: the fully resolved configuration.
+        manifest_path: what the run is, what it read and how it ended.
+        inputs_path: what the run read, with digests.
+        log_path: everything that was logged.
+        metrics_path: metrics by optimizer step.
+        results_path: final scalars.
+        page_path: the run's page of the report.
+        report_path: the HTML report.
+        lock_path: the sign that a process is at work.
+        checkpoints_dir: what training resumes from.
+        export_dir: the trained SAE for use elsewhere.
+        fitted_on_path: the slides that the run fitted something on.
+        fitted_on_unknown_path: why nobody knows what the run's SAE was fitted on; of runs that fitted nothing alone.
         left_out: directories of runs of other folds that are not to be read, being out of date, with the reason.
         replaces: whether the run takes the place of one made from other inputs.
     """
@@ -42,6 +55,19 @@ class RunDir:
             is_begun: whether what is read is noted in the directory; not yet when a run is only looked at.
         """
         self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.manifest_path = self.path / "manifest.json"
+        self.inputs_path = self.path / "inputs.csv"
+        self.log_path = self.path / "run.log"
+        self.metrics_path = self.path / "metrics.csv"
+        self.results_path = self.path / "results.json"
+        self.page_path = self.path / "page.json"
+        self.report_path = self.path / "report.html"
+        self.lock_path = self.path / ".lock"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.export_dir = self.path / "export"
+        self.fitted_on_path = self.path / FITTED_ON_FILE
+        self.fitted_on_unknown_path = self.path / "fitted_on_unknown.txt"
         self._locate = locate
         self._command = command
         self.is_begun = is_begun
@@ -52,74 +78,9 @@ class RunDir:
         self.replaces = False
 
     @property
-    def config_path(self) -> Path:
-        """The fully resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def manifest_path(self) -> Path:
-        """What the run is, what it read and how it ended."""
-        return self.path / "manifest.json"
-
-    @property
-    def inputs_path(self) -> Path:
-        """What the run read, with digests."""
-        return self.path / "inputs.csv"
-
-    @property
-    def log_path(self) -> Path:
-        """Everything that was logged."""
-        return self.path / "run.log"
-
-    @property
-    def metrics_path(self) -> Path:
-        """Metrics by optimizer step."""
-        return self.path / "metrics.csv"
-
-    @property
-    def results_path(self) -> Path:
-        """Final scalars."""
-        return self.path / "results.json"
-
-    @property
-    def page_path(self) -> Path:
-        """The run's page of the report."""
-        return self.path / "page.json"
-
-    @property
-    def report_path(self) -> Path:
-        """The HTML report."""
-        return self.path / "report.html"
-
-    @property
-    def lock_path(self) -> Path:
-        """The sign that a process is at work."""
-        return self.path / ".lock"
-
-    @property
     def own_paths(self) -> set[Path]:
         """What the run keeps for itself: no results."""
         return {self.lock_path, self.log_path, self.inputs_path}
-
-    @property
-    def checkpoints_dir(self) -> Path:
-        """What training resumes from."""
-        return self.path / "checkpoints"
-
-    @property
-    def export_dir(self) -> Path:
-        """The trained SAE for use elsewhere."""
-        return self.path / "export"
-
-    @property
-    def fitted_on_path(self) -> Path:
-        """The slides that the run fitted something on."""
-        return self.path / FITTED_ON_FILE
-
-    @property
-    def fitted_on_unknown_path(self) -> Path:
-        """Why nobody knows what the run's SAE was fitted on; only runs that fitted nothing themselves have it."""
-        return self.path / "fitted_on_unknown.txt"
 
     def latents_dir(self, feature_set: str = "all") -> Path:
         """Returns the folder of a latents store."""
