@@ -11,6 +11,8 @@ from src.csv_tables import read_table, refuse_blanks, repeated, some
 _LOGGER = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
+MADE_BY_LOUPE = "made_by_loupe.json"
+"""Lies beside folds that task=splits made; folds without it are somebody's own and are never touched."""
 ALL = "all"
 """The fold of a cohort that only receives what was fitted elsewhere: one part, `test`, holds every item."""
 ID_COLUMNS = ("slide_id", "image_id", "item_id")

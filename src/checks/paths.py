@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.records import ALL
+from src.records import ALL, MADE_BY_LOUPE
 
 # How a user comes by what a task needs.
 _REMEDIES = {
@@ -41,6 +41,9 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"task={task['name']} needs train items: fold=all has none; give fold=<number>"
     if config["fold"] == ALL:
         needs = [key for key in needs if key != "splits_dir"]
+    folds = Path(dataset.get("splits_dir") or "")
+    if config["repeat"] and "splits_dir" in needs and folds.is_dir() and not (folds / MADE_BY_LOUPE).is_file():
+        yield f"repeat: expected 0 with folds that task=splits did not make, got {config['repeat']} with {folds}"
     for key in needs:
         value = dataset.get(key)
         if key == "features_dir" and dataset.get("tensors") is not None:

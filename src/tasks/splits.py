@@ -11,12 +11,9 @@ from src.data.current_inputs import CurrentInputs
 from src.data.fold_table import list_items
 from src.data.splits import count_classes, make_folds, write_folds
 from src.files import remove_leftovers
-from src.records import PARTS, FoldSplit, Item
+from src.records import MADE_BY_LOUPE, PARTS, FoldSplit, Item
 from src.report.page import Page
 from src.runs.rundir import RunDir
-
-_ORIGIN_FILE = "made_by_loupe.json"
-"""Lies beside folds that this task made; folds without it are somebody's own and are never touched."""
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -40,7 +37,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _clear_or_refuse(splits_dir, origin, cfg.overwrite or rundir.replaces)
     splits_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(splits_dir)
-    rundir.write_json(splits_dir / _ORIGIN_FILE, origin)
+    rundir.write_json(splits_dir / MADE_BY_LOUPE, origin)
     write_folds(folds, slides, splits_dir)
     rundir.add_table("splits", _count(folds, slides), "Slides and cases by fold and part.", 3 * len(folds))
     n_cases = len({slide.case_id for slide in slides})
@@ -56,7 +53,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 def missing_inputs(cfg: Any) -> list[str]:
     """Returns why a pipeline need not make folds: the dataset brings its own."""
     splits_dir = Path(cfg.dataset.splits_dir)
-    if _split_files(splits_dir) and not (splits_dir / _ORIGIN_FILE).is_file():
+    if _split_files(splits_dir) and not (splits_dir / MADE_BY_LOUPE).is_file():
         return [f"the dataset has splits at {splits_dir}"]
     return []
 
@@ -70,7 +67,7 @@ def _clear_or_refuse(splits_dir: Path, origin: dict[str, Any], overwrite: bool) 
     files = _split_files(splits_dir)
     if not files:
         return
-    path = splits_dir / _ORIGIN_FILE
+    path = splits_dir / MADE_BY_LOUPE
     if not path.is_file():
         raise ValueError(
             f"Expected no splits in {splits_dir} to make new ones there, got {files[0].name} and {len(files) - 1} more "
