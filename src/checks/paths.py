@@ -41,8 +41,8 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"task={task['name']} needs train items: fold=all has none; give fold=<number>"
     if config["fold"] == ALL:
         needs = [key for key in needs if key != "splits_dir"]
-    folds = Path(dataset.get("splits_dir") or "")
-    if config["repeat"] and "splits_dir" in needs and folds.is_dir() and not (folds / MADE_BY_LOUPE).is_file():
+    folds = dataset.get("splits_dir")
+    if config["repeat"] and "splits_dir" in needs and _are_published(folds):
         yield f"repeat: expected 0 with folds that task=splits did not make, got {config['repeat']} with {folds}"
     for key in needs:
         value = dataset.get(key)
@@ -99,6 +99,10 @@ def wrong_folders(paths: Mapping[str, str]) -> Iterator[str]:
         path = Path(value)
         if file := next((place for place in (path, *path.parents) if place.is_file()), None):
             yield f"paths.{name}: expected a folder, got {value}, where {file} is a file"
+
+
+def _are_published(splits_dir: str | None) -> bool:
+    return splits_dir is not None and Path(splits_dir).is_dir() and not (Path(splits_dir) / MADE_BY_LOUPE).is_file()
 
 
 def _found(value: str | None) -> str:
