@@ -25,7 +25,8 @@ _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseExc
 config.register_resolvers()
 # Lightning's remarks on devices and add-ons are not this program's; its warnings are. Of those, one is between it and
 # newer torch versions and says nothing to a user, and one is of what a run resumes from.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+# Importing it, which happens later, sets the level of its own root logger, not of this one.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings(
     "ignore", message=r".*isinstance\(treespec, LeafSpec\)|Checkpoint directory .* exists and is not"
 )
