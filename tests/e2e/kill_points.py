@@ -117,7 +117,7 @@ class Workplace:
         """
         found = {}
         for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.name not in ("run.log", ".lock"):
+            if path.is_file() and path.name != "run.log" and path.suffix != ".lock" and path.name != ".lock":
                 content = path.read_bytes()
                 if path.name == "manifest.json":
                     manifest = json.loads(content)
