@@ -111,12 +111,13 @@ class FoldData:
         return Input(what, "", str(self.folder.path), 0, 0, digest)
 
 
-def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
+def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True) -> FoldData:
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
         cfg: the configuration: `dataset`, `fold`, `paths.cache`; `backbone` and `tile`, which activations are to match.
         fold: another cross-validation fold than the configuration's.
+        checks_spec: whether activations of another spec than the configuration's are an error.
 
     Raises:
         FileNotFoundError: when the csv, the split or the features of an item do not exist.
@@ -135,7 +136,8 @@ def open_fold(cfg: Any, fold: int | str | None = None) -> FoldData:
     store = pack_activations(folder, wanted, Path(cfg.paths.cache) / "activations")
     configured = configured_spec(cfg.backbone, cfg.tile)
     remedy = "Give the backbone's own dataset.features_dir, or make it with task=embed."
-    require_same_spec(configured, "the configuration", store.spec, str(folder.path), remedy)
+    if checks_spec:
+        require_same_spec(configured, "the configuration", store.spec, str(folder.path), remedy)
     split = table.split
     if gone := sorted(needed - set(store.item_ids)):
         _LOGGER.warning(

@@ -49,6 +49,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record(*CurrentInputs(cfg).read("tensors"))
     if "all" not in folder.parts:
         Path(cfg.dataset.splits_dir).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(Path(cfg.dataset.splits_dir))
         write_folds([split], folder.items, cfg.dataset.splits_dir)
     return {"n_images": float(len(folder.items))} | {f"n_{part}": float(len(ids)) for part, ids in folder.parts.items()}
 

@@ -1,6 +1,7 @@
 """Checkpoints that a kill cannot leave half written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -45,15 +46,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: when the file is no whole checkpoint: what to do about it.
         """
-        try:
+        with _telling_cut(path):
             return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            if is_zipfile(path):  # whole, and something else is wrong
-                raise
-            raise ValueError(
-                f"Expected {path} to be a whole checkpoint, got {Path(path).stat().st_size} bytes that are none. "
-                "Delete it, or give overwrite=true: the training starts over."
-            ) from error
 
 
 class StepCheckpoints(lightning.Callback):
@@ -99,8 +93,23 @@ def describe_checkpoint(folder: Path) -> str:
     return "" if newest is None else f"the checkpoint of step {newest.step} ({newest.path})"
 
 
+@contextmanager
+def _telling_cut(path: Any) -> Iterator[None]:
+    """Says what to do about a file that is no whole checkpoint."""
+    try:
+        yield
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        if is_zipfile(path):  # whole, and something else is wrong
+            raise
+        raise ValueError(
+            f"Expected {path} to be a whole checkpoint, got {Path(path).stat().st_size} bytes that are none. "
+            "Delete it, or give overwrite=true: the training starts over."
+        ) from error
+
+
 def _position(path: Path) -> Position:
     """Reads no tensors."""
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    with _telling_cut(path):
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     data = next((value for key, value in checkpoint.items() if key.endswith("DataModule")), {})
     return Position(checkpoint["global_step"], data.get("consumed", 0) > 0, path)

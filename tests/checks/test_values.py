@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 from src import config
 from src.analysis import selection
 from src.checks.limits import LIMITS, SWITCH
-from src.checks.values import NONE, default_kinds, flat_values, limit_of, value_errors
+from src.checks.values import NONE, default_kinds, flat_values, kinds_of_files, limit_of, value_errors
 from src.data.feeding.residency import RESIDENCIES
 from src.data.slides.patch_labels import RULES
 from src.models.saes.options import InputNorm
 from src.stores.importers.registry import AUTO, FORMATS
 
 config.register_resolvers()
-KINDS = config._default_kinds()
+KINDS = kinds_of_files(config.CONF_DIR, config._groups())
 
 
 @pytest.fixture(scope="module")

@@ -107,11 +107,6 @@ def not_in_csv(workplace):
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if ",003," not in line))
 
 
-def no_label(workplace):
-    path = workplace / "features" / "dataset.csv"
-    path.write_text(path.read_text().replace("c01,003,tumor", "c01,003,"))
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -120,7 +115,6 @@ def no_label(workplace):
         (other_width, "003.h5"),
         (empty_slide, "003.h5"),
         (not_in_csv, "task=splits overwrite=true"),
-        (no_label, "none for '003'"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_lost(workplace, spoil, message):
