@@ -5,10 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 
 from src.activation_spec import ActivationSpec, require_same_spec
 from src.data.feeding.rows import RowSource, StoreRows
@@ -23,6 +22,9 @@ from src.inputs import Input
 from src.models.backbones.spec import configured_spec
 from src.records import PARTS, FittedItem, FoldSplit, Item
 from src.stores.activations.store import ActivationStore
+
+if TYPE_CHECKING:  # a finished run is told without torch
+    from torch import Tensor
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
 
 
 def tabulate_predictions(
-    fold: FoldData, method: str, classes: Sequence[str], probabilities: Mapping[str, Tensor]
+    fold: FoldData, method: str, classes: Sequence[str], probabilities: "Mapping[str, Tensor]"
 ) -> pd.DataFrame:
     """Returns a row an item: what a method predicts beside what is known of it.
 
