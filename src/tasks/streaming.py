@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 from src import config
+from src.checks.devices import n_devices
 from src.data.streamed_fold import StreamedFold, open_streamed_fold
 from src.inference import choose_device
 from src.models.backbones.base import Backbone
-from src.training.ddp import n_devices
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import logging
 import logging.handlers
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -15,15 +15,6 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from src.worker_processes import end_with_parent, kill_workers
-
-
-def n_devices(accelerator: str, devices: int | str | Sequence[int]) -> int:
-    """Returns how many devices `trainer.accelerator` and `trainer.devices` ask for, in Lightning's forms."""
-    if devices in ("auto", "-1", -1):
-        return max(torch.cuda.device_count(), 1) if accelerator != "cpu" else 1
-    if isinstance(devices, str) and "," in devices:
-        return len([device for device in devices.split(",") if device])
-    return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 class SharedBatches(DDPStrategy):

@@ -12,10 +12,11 @@ from lightning.pytorch.loggers.logger import Logger
 
 from src import config
 from src.callbacks.plain_progress import PlainProgress
+from src.checks.devices import n_devices
 from src.files import digest_text
 from src.runs.rundir import RunDir
 from src.training.checkpoints import AtomicCheckpointIO
-from src.training.ddp import SharedBatches, n_devices
+from src.training.ddp import SharedBatches
 from src.training.metrics_csv import MetricsCsv
 
 _LOGGER = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ import torch.multiprocessing
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src.callbacks.plain_progress import PlainProgress
+from src.checks.devices import n_devices
 from src.modules.sae import SAEModule
-from src.training.ddp import SharedBatches, n_devices
+from src.training.ddp import SharedBatches
 from src.training.metrics_csv import MetricsCsv
 from tests.training.shared_batches import CASES, D_IN, N_LATENTS, N_STEPS, Failing, SharedData, build, train
 
