@@ -12,7 +12,6 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from src.analysis.figure_labels import spread
 from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
-from src.analysis.figure_style import save_figure as save_figure  # tasks that draw want both
 from src.analysis.methods import Method
 
 _SUMMARY_COLUMNS = 2

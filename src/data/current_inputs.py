@@ -52,7 +52,16 @@ class CurrentInputs:
             return self._fold.inputs(what)
         if kind in ("split", "cases", "labels", "classes"):
             return [self._table.input(what)]
-        return getattr(self, f"_{kind}")(what, parts, recorded)  # each other kind has a method of its name
+        readers = {"all": self._all, "slides": self._slides, "patches": self._patches, "outlines": self._outlines}
+        readers |= {
+            "weights": self._weights,
+            "generator": self._generator,
+            "tensors": self._tensors,
+            "file": self._file,
+        }
+        if kind not in readers:
+            raise ValueError(f"Expected an input among {sorted(readers)}, got {what!r}: give overwrite=true.")
+        return readers[kind](what, parts, recorded)
 
     @property
     def _number(self) -> int | str:

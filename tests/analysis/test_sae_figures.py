@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.analysis.figures import save_figure
+from src.analysis.figure_style import save_figure
 from src.analysis.sae_figures import plot_firing_rates, plot_l0, plot_pre_latents, plot_redundancy
 from src.metrics.redundancy import random_nearest_cosine
 
