@@ -16,6 +16,7 @@ from src.data.slides.slide_files import find_slide, list_slides
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
 from src.models.backbones.spec import describe_weights
+from src.stores.activations.index import digest_coords
 
 
 class CurrentInputs:
@@ -96,8 +97,6 @@ class CurrentInputs:
         return [large_file_input(what, path, recorded) for path in found]
 
     def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
-        from src.stores.activations.index import digest_coords  # with pandas
-
         inputs = []
         for path in self._patch_files(parts):
             coords, size_level0, side = read_patch_file(path)

@@ -1,13 +1,12 @@
 """What a task on one fold starts from: slides, classes, split and packed activations, checked against each other."""
 
+import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from src.activation_spec import ActivationSpec, require_same_spec
 from src.data.feeding.rows import RowSource, StoreRows
@@ -23,7 +22,8 @@ from src.models.backbones.spec import configured_spec
 from src.records import PARTS, FittedItem, FoldSplit, Item
 from src.stores.activations.store import ActivationStore
 
-if TYPE_CHECKING:  # a finished run is told without torch
+if TYPE_CHECKING:  # a finished run is told without them
+    import pandas as pd
     from torch import Tensor
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class FoldData:
     @cached_property
     def items(self) -> dict[str, Item]:
         """Every item of the csv that has features, by id."""
-        packed = set(self.store.index["item_id"])
-        return {item_id: item for item_id, item in self.table.items.items() if item_id in packed}
+        return {item_id: item for item_id, item in self.table.items.items() if item_id in self.store.index}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -106,11 +105,12 @@ class FoldData:
         kind, _, parts = what.partition(" ")
         if kind not in ("activations", "coords"):
             return self.table.input(what)
-        columns = ["item_id", "digest"] if kind == "activations" else ["item_id", "coords_digest", "patch_size_level0"]
-        item_ids = self.store.present(self.table.item_ids(parts))
-        content = self.store.index.set_index("item_id", drop=False).loc[list(item_ids), columns]
-        digest = digest_text(content.to_csv(index=False, lineterminator="\n"))
-        return Input(what, "", str(self.folder.path), 0, 0, digest)
+        rows = [self.store.index[item_id] for item_id in self.store.present(self.table.item_ids(parts))]
+        if kind == "activations":
+            content = [(row.item_id, row.digest) for row in rows]
+        else:
+            content = [(row.item_id, row.coords_digest, row.patch_size_level0) for row in rows]
+        return Input(what, "", str(self.folder.path), 0, 0, digest_text(json.dumps(content)))
 
 
 def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True) -> FoldData:
@@ -151,7 +151,7 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
 
 def tabulate_predictions(
     fold: FoldData, method: str, classes: Sequence[str], probabilities: "Mapping[str, Tensor]"
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Returns a row an item: what a method predicts beside what is known of it.
 
     Args:
@@ -160,6 +160,8 @@ def tabulate_predictions(
         classes: of the method.
         probabilities: of each item, by id: [n_classes].
     """
+    import pandas as pd
+
     part_of = {item_id: part for part in PARTS for item_id in fold.split.item_ids(part)}
     rows = [
         (method, part_of[item_id], item_id, fold.items[item_id].case_id, fold.items[item_id].label, *values.tolist())

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from src.stores.activations.index import (
     add_skipped,
     add_spec,
     index_specs,
-    item_identities,
     read_index,
     read_skipped,
 )
@@ -26,7 +26,7 @@ from src.stores.activations.store import ActivationStore
 from src.stores.activations.writer import StoreWriter
 
 _LOGGER = logging.getLogger(__name__)
-_FORMAT = 4
+_FORMAT = 5
 """Enters the key: a store of another format is never reused."""
 _LOCK_FILE = ".lock"
 _CACHE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -79,8 +79,12 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
 
 def _lacking(reader: FeatureReader, identities: dict[str, Identity], path: Path) -> list[str]:
     """Returns the items that the store does not hold as their files are now, in order; skips those known to be bad."""
-    known = item_identities(read_index(path))
-    lacking = [item_id for item_id, identity in identities.items() if known.get(item_id) != identity]
+    known = read_index(path)
+    lacking = [
+        item_id
+        for item_id, identity in identities.items()
+        if item_id not in known or known[item_id].identity != identity
+    ]
     if reader.skips:
         known_bad = read_skipped(path)
         for item_id in lacking:
@@ -96,8 +100,8 @@ def _pack(reader: FeatureReader, identities: dict[str, Identity], path: Path) ->
         _LOGGER.info("Another process packed %s meanwhile; using its store.", path)
         return
     index = read_index(path)
-    stated = index_specs(path, index.loc[index["item_id"].isin(list(identities.keys() - lacking))])
-    for item_id in index.loc[index["item_id"].isin(lacking), "item_id"]:
+    stated = index_specs(path, (index[item_id] for item_id in identities.keys() - lacking))
+    for item_id in filter(index.__contains__, lacking):
         _LOGGER.warning("%s changed since it was packed: packing it anew in %s.", identities[item_id][0], path)
     started, n_bytes = time.monotonic(), 0
     with StoreWriter(path) as writer:
@@ -140,11 +144,13 @@ def _explained(reader: FeatureReader, identities: dict[str, Identity], path: Pat
 
 def _warn_of_twins(store: ActivationStore) -> None:
     """Warns of items with equal activations: copies, or bags so tiny that they agree by chance. They are kept."""
-    twins = store.index.loc[store.index.duplicated("digest", keep=False)]
-    for _, rows in twins.groupby("digest"):
+    of_digest = defaultdict(list)
+    for row in store.index.values():
+        of_digest[row.digest].append(row)
+    for rows in filter(lambda rows: len(rows) > 1, of_digest.values()):
         _LOGGER.warning(
             "The activations of %s are equal (%d rows): one item under several names leaks when a split separates "
             "them; bags of a few patches may agree by chance.",
-            ", ".join(rows["item_id"]),
-            rows["stop"].iloc[0] - rows["start"].iloc[0],
+            ", ".join(row.item_id for row in rows),
+            rows[0].stop - rows[0].start,
         )

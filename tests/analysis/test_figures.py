@@ -5,6 +5,7 @@ from PIL import Image
 
 from src.analysis import figures
 from src.analysis.figure_labels import spread
+from src.analysis.figure_style import save_figure
 from src.analysis.methods import parse_methods
 
 METHODS = parse_methods(["neuron", "max_latents"], ["max"])
@@ -15,7 +16,7 @@ def _texts(figure):
 
 
 def test_figure_is_written_as_png_and_nothing_else_is_left(tmp_path):
-    figures.save_figure(figures.plot_volcano(_neurons()), tmp_path / "plots" / "volcano.png")
+    save_figure(figures.plot_volcano(_neurons()), tmp_path / "plots" / "volcano.png")
     assert [file.name for file in (tmp_path / "plots").iterdir()] == ["volcano.png"]
     with Image.open(tmp_path / "plots" / "volcano.png") as image:
         assert image.format == "PNG"

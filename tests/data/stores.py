@@ -18,7 +18,7 @@ def pack(path, bags):
 
 def check_digests(store):
     """Compares every row and all coords of a store with the digests in its index."""
-    for row in store.index.to_dict("records"):
-        coords = store.coords(row["item_id"])
-        assert digest_array(store.rows(row["item_id"])) == row["digest"]
-        assert ("" if coords is None else digest_coords(coords)) == row["coords_digest"]
+    for item_id, row in store.index.items():
+        coords = store.coords(item_id)
+        assert digest_array(store.rows(item_id)) == row.digest
+        assert ("" if coords is None else digest_coords(coords)) == row.coords_digest

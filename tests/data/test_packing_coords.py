@@ -44,7 +44,7 @@ def test_coords_are_those_of_the_files(folder, tmp_path, monkeypatch, shard_rows
     store = pack_activations(folder, folder.item_ids, tmp_path / "cache")
     check(store)
     assert [store.patch_size_level0(item_id) for item_id in "abcd"] == [512, None, None, None]
-    reasons = dict(zip(store.index["item_id"], store.index["coords_missing"], strict=True))
+    reasons = {item_id: row.coords_missing for item_id, row in store.index.items()}
     assert reasons == {"a": "", "b": "", "c": "c.pt is a pt file, which holds none", "d": ""}
 
 

@@ -1,28 +1,60 @@
 """The tables of a packed store: which item owns which rows of a shard, their digests, and the file they came from."""
 
+import csv
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from src.activation_spec import ActivationSpec, require_same_spec
+from src.csv_tables import read_table
 from src.files import digest_array, read_json_object, write_atomically
 
-COLUMNS = (
-    *("item_id", "start", "stop", "digest", "coords_digest", "coords_missing", "patch_size_level0", "spec"),
-    *("path", "bytes", "mtime_ns"),
-)
-_NUMBERS = ("start", "stop", "patch_size_level0", "bytes", "mtime_ns")
-_TEXTS = tuple(column for column in COLUMNS if column not in _NUMBERS)
 _SPECS_FILE, _SKIPPED_FILE = "specs.json", "skipped.json"
 REPACK = "Delete the folder; the next run packs it again."
 _ONE_MODEL = "Keep activations of different models, layers or preprocessing in different folders, or leave these out."
 
 Identity = tuple[str, int, int]
 """Path, bytes and time of change (ns) of an item's file: another one where the values may be others."""
+
+
+class IndexRow(NamedTuple):
+    """What a store's tables say of an item: the columns of the csv.
+
+    Attributes:
+        item_id: of the item.
+        shard: the number of the shard.
+        start: its first row within the shard.
+        stop: one past its last row.
+        digest: of its float32 values.
+        coords_digest: '' without coords.
+        coords_missing: why there are none.
+        patch_size_level0: edge of a patch in level-0 pixels; 0 where the file does not state it.
+        spec: the digest of the spec.
+        path: the file it came from, with the size and the time of change that it had.
+        bytes: of that file.
+        mtime_ns: of that file.
+    """
+
+    item_id: str
+    shard: int
+    start: int
+    stop: int
+    digest: str
+    coords_digest: str
+    coords_missing: str
+    patch_size_level0: int
+    spec: str
+    path: str
+    bytes: int
+    mtime_ns: int
+
+    @property
+    def identity(self) -> Identity:
+        """Of the file that the item came from."""
+        return self.path, self.bytes, self.mtime_ns
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -53,55 +85,53 @@ def remove_unlisted(folder: Path, numbers: Collection[int]) -> None:
                 path.unlink()
 
 
-def read_index(folder: Path) -> pd.DataFrame:
-    """Reads the tables of all shards: COLUMNS, with `start` and `stop` counted within the column `shard`.
+def read_index(folder: Path) -> dict[str, IndexRow]:
+    """Reads the tables of all shards, by item.
 
     Of an item that was packed again, the newest rows; no rows where nothing was packed to the end.
 
     Raises:
         ValueError: when a table is none of a packed store, or its row ranges overlap.
     """
-    tables = [_read_table(index_path(folder, number)).assign(shard=number) for number in shard_numbers(folder)]
-    if not tables:
-        return pd.DataFrame(columns=[*COLUMNS, "shard"])
-    return pd.concat(tables).drop_duplicates("item_id", keep="last", ignore_index=True)
+    index: dict[str, IndexRow] = {}
+    for number in shard_numbers(folder):
+        for row in _read_rows(index_path(folder, number)):
+            index.pop(row.item_id, None)  # in the order of the shards
+            index[row.item_id] = row
+    return index
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_rows(path: Path) -> list[IndexRow]:
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)
-        table = pd.DataFrame({name: table[name] for name in COLUMNS}).astype(dict.fromkeys(_NUMBERS, "int64"))
+        table = read_table(path)
+        typed = (map(kind, table[name]) for name, kind in IndexRow.__annotations__.items())
+        rows = [IndexRow(*values) for values in zip(*typed, strict=True)]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"Expected the columns {', '.join(COLUMNS)} in {path}, got {error}. {REPACK}") from error
-    starts, stops = np.asarray(table["start"]), np.asarray(table["stop"])
-    if not len(table) or starts[0] < 0 or (starts >= stops).any() or (starts[1:] < stops[:-1]).any():
+        raise ValueError(
+            f"Expected the columns {', '.join(IndexRow._fields)} in {path}, got {error}. {REPACK}"
+        ) from error
+    stops = [0, *(row.stop for row in rows)]
+    if not rows or any(row.start < before or row.start >= row.stop for before, row in zip(stops, rows, strict=False)):
         raise ValueError(f"Expected row ranges that do not overlap in {path}, got others. {REPACK}")
-    return table
+    return rows
 
 
-def write_index(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the table of a shard, one row an item; with it the shard is there.
+def write_index(folder: Path, number: int, rows: Sequence[IndexRow], specs: Iterable[ActivationSpec]) -> None:
+    """Writes the table of a shard; with it the shard is there.
 
     Args:
         folder: of the store.
         number: of the shard.
-        rows: values by column, the spec as such.
+        rows: one an item.
+        specs: those whose digests the rows name.
     """
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    digests = {spec: spec.digest for spec in {row["spec"] for row in rows}}
     known = read_specs(folder)
-    if not known.keys() >= set(digests.values()):
-        content = known | {digest: spec for spec, digest in digests.items()}
+    content = known | {spec.digest: spec for spec in specs}
+    if content.keys() != known.keys():
         with write_atomically(folder / _SPECS_FILE) as temporary:
             temporary.write_text(json.dumps({digest: spec.to_dict() for digest, spec in content.items()}, indent=1))
-    with write_atomically(index_path(folder, number)) as temporary:
-        table.assign(spec=[digests[row["spec"]] for row in rows]).to_csv(temporary, index=False)
-
-
-def item_identities(index: pd.DataFrame) -> dict[str, Identity]:
-    """Returns the identities of the files that the items of an index came from."""
-    paths, sizes, times = (index[name].tolist() for name in ("path", "bytes", "mtime_ns"))
-    return dict(zip(index["item_id"], zip(paths, sizes, times, strict=True), strict=True))
+    with write_atomically(index_path(folder, number)) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([IndexRow._fields, *rows])
 
 
 def read_specs(folder: Path) -> dict[str, ActivationSpec]:
@@ -111,16 +141,18 @@ def read_specs(folder: Path) -> dict[str, ActivationSpec]:
     return {digest: ActivationSpec.from_dict(values) for digest, values in content.items()}
 
 
-def index_specs(folder: Path, index: pd.DataFrame) -> dict[ActivationSpec, str]:
-    """Returns the specs of the items of an index, each with the file of the first item of it.
+def index_specs(folder: Path, rows: Iterable[IndexRow]) -> dict[ActivationSpec, str]:
+    """Returns the specs of items, each with the file of the first item of it.
 
     Raises:
         ValueError: when the store lacks one.
     """
-    specs, first = read_specs(folder), index.drop_duplicates("spec")
-    if missing := set(first["spec"]) - specs.keys():
+    specs, first = read_specs(folder), {}
+    for row in rows:
+        first.setdefault(row.spec, row.path)
+    if missing := first.keys() - specs.keys():
         raise ValueError(f"Expected the specs {sorted(missing)} in {folder / _SPECS_FILE}, got none. {REPACK}")
-    return {specs[digest]: path for digest, path in zip(first["spec"], first["path"], strict=True)}
+    return {specs[digest]: path for digest, path in first.items()}
 
 
 def add_spec(stated: dict[ActivationSpec, str], spec: ActivationSpec, source: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.activation_spec import ActivationSpec
-from src.stores.activations.index import REPACK, add_spec, coords_path, index_specs, read_index, shard_path
+from src.stores.activations.index import REPACK, IndexRow, add_spec, coords_path, index_specs, read_index, shard_path
 
 
 class ActivationStore:
@@ -21,9 +21,7 @@ class ActivationStore:
 
     Attributes:
         path: the folder, made by `src.stores.activations.writer.StoreWriter`.
-        index: a row an item: item_id, shard, start, stop (rows within the shard), digest (of the item's float32
-            values), coords_digest ('' without coords), coords_missing (why there are none), patch_size_level0 (0: not
-            stated), spec (its digest), and the file they came from: path, bytes, mtime_ns.
+        index: what the store's tables say of each item shown, by id.
         dtype: of `read`: float16 where all shards are, else float32.
         spec: what the activations are of; unknown where no file says.
 
@@ -39,14 +37,15 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, item_ids: Iterable[str] | None = None) -> None:
         index = read_index(Path(path))
-        if index.empty:
+        if not index:
             raise FileNotFoundError(f"Expected index_*.csv in {path}, found none: it is no packed store.")
         if item_ids is not None:
-            index = index.loc[index["item_id"].isin(list(item_ids))].reset_index(drop=True)
-            if index.empty:
+            shown = set(item_ids)
+            index = {item_id: row for item_id, row in index.items() if item_id in shown}
+            if not index:
                 raise ValueError(f"Expected some of the items that are asked for in {path}, found none.")
         stated: dict[ActivationSpec, str] = {}
-        for spec, source in index_specs(Path(path), index).items():
+        for spec, source in index_specs(Path(path), index.values()).items():
             add_spec(stated, spec, source)
         self.spec = ActivationSpec()
         for spec in stated:
@@ -56,7 +55,8 @@ class ActivationStore:
 
     def _map(self) -> None:
         self._shards: list[np.ndarray] = []
-        owners, starts, stops = (self.index[name].to_numpy() for name in ("shard", "start", "stop"))
+        places = np.array([(row.shard, row.start, row.stop) for row in self.index.values()])
+        owners, starts, stops = places.T
         numbers, within = np.unique(owners, return_inverse=True)
         n_needed = np.zeros(len(numbers), np.int64)
         np.maximum.at(n_needed, within, stops)
@@ -77,12 +77,12 @@ class ActivationStore:
         self.dtype = np.result_type(*(rows.dtype for rows in self._shards))
         self._firsts = np.cumsum([0, *map(len, self._shards)])
         self._starts, self._stops = self._firsts[within] + starts, self._firsts[within] + stops
-        self._position = {item_id: position for position, item_id in enumerate(self.index["item_id"])}
+        self._position = {item_id: position for position, item_id in enumerate(self.index)}
 
     @cached_property
     def _coords(self) -> dict[int, np.ndarray]:
         """The mapped coords [n_rows, 2] of the shards that have any, by the shard's number."""
-        numbers = self.index.loc[self.index["coords_digest"] != "", "shard"].unique().tolist()
+        numbers = {row.shard for row in self.index.values() if row.coords_digest}
         return {number: map_shard(coords_path(self.path, number), ("int32",)) for number in numbers}
 
     @property
@@ -189,7 +189,7 @@ class ActivationStore:
             ValueError: when the item was not packed.
         """
         row = self._row(item_id)
-        return self._coords[row["shard"]][row["start"] : row["stop"]] if row["coords_digest"] else None
+        return self._coords[row.shard][row.start : row.stop] if row.coords_digest else None
 
     def patch_size_level0(self, item_id: str) -> int | None:
         """Returns the edge of an item's patches in level-0 pixels; None where its file does not state it.
@@ -197,7 +197,7 @@ class ActivationStore:
         Raises:
             ValueError: when the item was not packed.
         """
-        return int(self._row(item_id)["patch_size_level0"]) or None
+        return self._row(item_id).patch_size_level0 or None
 
     def digest(self, item_id: str) -> str:
         """Returns the digest of an item's activations.
@@ -205,7 +205,7 @@ class ActivationStore:
         Raises:
             ValueError: when the item was not packed.
         """
-        return self._row(item_id)["digest"]
+        return self._row(item_id).digest
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "index": self.index, "spec": self.spec}
@@ -215,13 +215,9 @@ class ActivationStore:
         self.__dict__.update(state)
         self._map()
 
-    def _row(self, item_id: str) -> dict[str, Any]:
-        (position,) = self._positions([item_id])
-        return {name: values[position] for name, values in self._columns.items()}
-
-    @cached_property
-    def _columns(self) -> dict[str, list[Any]]:
-        return {str(name): self.index[name].tolist() for name in self.index}
+    def _row(self, item_id: str) -> IndexRow:
+        self._positions([item_id])
+        return self.index[item_id]
 
     def _positions(self, item_ids: Iterable[str]) -> list[int]:
         item_ids = list(item_ids)

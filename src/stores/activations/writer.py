@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from src.files import remove_leftovers, start_array_digest, write_atomically
 from src.prefetch import prefetch
 from src.stores.activations.index import (
     Identity,
+    IndexRow,
     coords_path,
     digest_coords,
     remove_unlisted,
@@ -130,18 +131,18 @@ def _open_shard(folder: Path, number: int, d_in: int, dtype: np.dtype) -> Iterat
     """Opens a shard to add items to. At the end its files get their names, the table last; without items none stays."""
     with suppress(_NoItemsError):
         with write_atomically(shard_path(folder, number)) as temporary, open(temporary, "wb") as file:
-            shard = _Shard(file, d_in, dtype)
+            shard = _Shard(file, number, d_in, dtype)
             yield shard
             if not shard.rows:
                 raise _NoItemsError
             file.truncate(_HEADER_BYTES + shard.n_bytes)
             file.seek(0)
             file.write(shard.header())
-        if any(row["coords_digest"] for row in shard.rows):
+        if any(row.coords_digest for row in shard.rows):
             coords = np.concatenate(shard.coords)
             with write_atomically(coords_path(folder, number), coords.nbytes) as temporary:
                 np.save(temporary, coords)
-        write_index(folder, number, shard.rows)
+        write_index(folder, number, shard.rows, shard.specs)
 
 
 class _Shard:
@@ -149,12 +150,14 @@ class _Shard:
 
     Attributes:
         rows: of the index, one an item.
+        specs: of the items.
         coords: [n_rows, 2] int32 of each item, 0 where it has none.
     """
 
-    def __init__(self, file: BinaryIO, d_in: int, dtype: np.dtype) -> None:
-        self._file, self._d_in, self._dtype = file, d_in, dtype
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, file: BinaryIO, number: int, d_in: int, dtype: np.dtype) -> None:
+        self._file, self._number, self._d_in, self._dtype = file, number, d_in, dtype
+        self.rows: list[IndexRow] = []
+        self.specs: set[ActivationSpec] = set()
         self.coords: list[np.ndarray] = []
         self._n_rows = 0
 
@@ -179,13 +182,11 @@ class _Shard:
             raise ValueError(
                 f"Expected {item.n_bytes} bytes of rows in {item.path}, as its header says, got {n_bytes}."
             )
-        row = {"item_id": item.item_id, "start": self._n_rows, "stop": self._n_rows + item.n_rows}
-        row |= {"digest": hasher.hexdigest(), "coords_digest": "", "coords_missing": item.coords_missing}
-        if item.coords is not None:
-            row["coords_digest"] = digest_coords(item.coords)
-        row |= {"patch_size_level0": item.patch_size_level0 or 0, "spec": item.spec}
-        row |= dict(zip(("path", "bytes", "mtime_ns"), identity, strict=True))
-        self.rows.append(row)
+        coords_digest = "" if item.coords is None else digest_coords(item.coords)
+        place = (item.item_id, self._number, self._n_rows, self._n_rows + item.n_rows)
+        of_coords = (coords_digest, item.coords_missing, item.patch_size_level0 or 0)
+        self.rows.append(IndexRow(*place, hasher.hexdigest(), *of_coords, item.spec.digest, *identity))
+        self.specs.add(item.spec)
         self.coords.append(np.zeros((item.n_rows, 2), np.int32) if item.coords is None else item.coords)
         self._n_rows += item.n_rows
 
