@@ -150,14 +150,14 @@ class _Shard:
 
     Attributes:
         rows: of the index, one an item.
-        specs: of the items.
+        specs: of the items, with their digests.
         coords: [n_rows, 2] int32 of each item, 0 where it has none.
     """
 
     def __init__(self, file: BinaryIO, number: int, d_in: int, dtype: np.dtype) -> None:
         self._file, self._number, self._d_in, self._dtype = file, number, d_in, dtype
         self.rows: list[IndexRow] = []
-        self.specs: set[ActivationSpec] = set()
+        self.specs: dict[ActivationSpec, str] = {}
         self.coords: list[np.ndarray] = []
         self._n_rows = 0
 
@@ -182,11 +182,12 @@ class _Shard:
             raise ValueError(
                 f"Expected {item.n_bytes} bytes of rows in {item.path}, as its header says, got {n_bytes}."
             )
+        if item.spec not in self.specs:
+            self.specs[item.spec] = item.spec.digest
         coords_digest = "" if item.coords is None else digest_coords(item.coords)
         place = (item.item_id, self._number, self._n_rows, self._n_rows + item.n_rows)
         of_coords = (coords_digest, item.coords_missing, item.patch_size_level0 or 0)
-        self.rows.append(IndexRow(*place, hasher.hexdigest(), *of_coords, item.spec.digest, *identity))
-        self.specs.add(item.spec)
+        self.rows.append(IndexRow(*place, hasher.hexdigest(), *of_coords, self.specs[item.spec], *identity))
         self.coords.append(np.zeros((item.n_rows, 2), np.int32) if item.coords is None else item.coords)
         self._n_rows += item.n_rows
 
