@@ -1,11 +1,14 @@
 """Names of folders that follow from configuration values."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from src.files import digest_text
+
+T = TypeVar("T")
 
 
 def folder_name(folder: str | None) -> str:
@@ -34,3 +37,32 @@ def features_folder(backbone: Mapping[str, Any], tile: Mapping[str, Any]) -> str
     layer = backbone.get("layer")
     place = "" if layer is None else f"_layer{layer}_{backbone.get('pooling')}"
     return f"{name}{place}_{backbone['image_size']}px_{patches_folder(tile).removeprefix('patches_')}"
+
+
+def part_folder(part: str) -> str:
+    """Names what belongs to a part of a large set: `part_3_of_16` for `3/16`."""
+    number, total = _parse_part(part)
+    return f"part_{number}_of_{total}"
+
+
+def part_of(part: str | None, items: Sequence[T]) -> Sequence[T]:
+    """Returns the items of a part, of nearly equal size and in order; all for None.
+
+    Args:
+        part: `3/16` for the third of sixteen.
+        items: of the whole set.
+
+    Raises:
+        ValueError: when the part is written otherwise, or does not exist.
+    """
+    if part is None:
+        return items
+    number, total = _parse_part(part)
+    return items[len(items) * (number - 1) // total : len(items) * number // total]
+
+
+def _parse_part(part: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", str(part))
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"Expected a part such as 1/16 to 16/16, got {part!r}.")
+    return int(match[1]), int(match[2])

@@ -1,6 +1,7 @@
 """The one loop that runs a model over batches: device, precision, halving, reading ahead, progress."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any, TypeVar
@@ -12,7 +13,6 @@ from src.prefetch import prefetch
 from src.progress import track
 
 _LOGGER = logging.getLogger(__name__)
-_READ_AHEAD = 2
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class Inference:
 
     Attributes:
         device: where batches are moved to; the model must be there.
+        seconds_waited: how long functions waited for batches to be read, in all runs.
 
     Args:
         device: see above.
@@ -45,6 +46,7 @@ class Inference:
     def __init__(self, device: torch.device | str = "cpu", precision: str | int = "32-true") -> None:
         self.device = torch.device(device)
         self.precision = str(precision)
+        self.seconds_waited = 0.0
         self._most_rows: int | None = None
 
     @property
@@ -58,7 +60,7 @@ class Inference:
         reads: Iterable[Callable[[], Tensor]],
         description: str = "",
         total: int | None = None,
-        reads_ahead: bool = True,
+        n_workers: int = 1,
     ) -> Iterator[T]:
         """Yields what the function makes of each batch, in order; of a batch that was cut, each piece's.
 
@@ -67,14 +69,24 @@ class Inference:
             reads: each reads a batch [n, ...].
             description: what is being done, for the progress; "" shows none.
             total: the number of batches.
-            reads_ahead: whether batches are read in a thread, while the function runs.
+            n_workers: threads that read batches while the function runs; 0 reads each when it is asked for.
 
         Raises:
             torch.cuda.OutOfMemoryError: when a single row does not fit.
         """
-        with closing(prefetch(reads, int(reads_ahead), _READ_AHEAD)) as batches:
-            for batch in track(batches, description, total) if description else batches:
+        with closing(prefetch(reads, n_workers, n_workers + 1)) as batches:
+            timed = self._timed(batches)
+            for batch in track(timed, description, total) if description else timed:
                 yield from self._apply(function, batch)
+
+    def _timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def _apply(self, function: Callable[[Tensor], T], batch: Tensor) -> Iterator[T]:
         start = 0

@@ -100,6 +100,7 @@ class RowByRow(IterableDataset):
 
 
 class ReadyRows:
+    n_together = 1
     """A source that computes nothing: what `stream` costs beside the backbone."""
 
     def __init__(self, rows: np.ndarray) -> None:

@@ -37,6 +37,7 @@ class TokenRows:
     dtype = np.dtype(np.float32)
     d_in = D_IN
     identity = "vit_tiny on noise"
+    n_together = IMAGES_AT_ONCE * N_TOKENS
 
     def __init__(self, n_images: int) -> None:
         torch.manual_seed(0)

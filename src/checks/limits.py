@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from src.folder_names import part_folder
+
 NONE, SWITCH, WHOLE, NUMBER = "null", "true or false", "a whole number", "a number"
 TEXT, LIST, MAPPING = "text", "a list", "a group of values"
 
@@ -54,6 +56,14 @@ def _one_of(*choices: str) -> Limit:
 
 def _is_fold(value: Any) -> bool:
     return value == "all" if isinstance(value, str) else value >= 0
+
+
+def _is_part(value: str) -> bool:
+    try:
+        part_folder(value)
+    except ValueError:
+        return False
+    return True
 
 
 # Of numbers and texts that the table does not list.
@@ -115,6 +125,8 @@ LIMITS: dict[str, Limit] = {
     "backbone.mean[]": _ANY_NUMBER,
     "backbone.std[]": _POSITIVE,
     "embed.batch_size": _ONE_OR_MORE,
+    "embed.part": Limit("a part such as 3/16", _is_part, frozenset({TEXT}), says_all=True),
+    "embed.dtype": _one_of("float32", "float16"),
     # The SAE
     "sae.n_latents": _ONE_OR_MORE_WHOLE,
     "sae.expansion": _POSITIVE,

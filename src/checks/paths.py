@@ -11,10 +11,11 @@ from src.records import ALL, MADE_BY_LOUPE
 _REMEDIES = {
     "slides_dir": "give dataset.slides_dir=<folder of slides>",
     "annotations_dir": "give dataset.annotations_dir=<folder of ASAP XML files>",
+    "images_dir": "give dataset.dir=<folder of images>",
     "patches_dir": "make it with task=tile",
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
-    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of tensors make it with "
-    "task=metadata",
+    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of images and tensors make "
+    "it with task=metadata",
     "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
 }
 _NO_BACKBONE = (
@@ -34,6 +35,9 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
     draws = task["name"] == "tile" and dataset.get("generator") is not None
     streams = config["train"]["residency"] == "stream" and "needs_to_stream" in task
     needs = task["needs_to_stream"] if streams else task.get("needs", [])
+    if dataset.get("images_dir") is not None and not {"patches_dir", "slides_dir"}.isdisjoint(needs):
+        needs = ["images_dir", "metadata_csv", *(key for key in needs if key not in ("patches_dir", "slides_dir"))]
+        needs = list(dict.fromkeys(needs))
     for key in task.get("writes", []):
         if dataset.get(key) is None:
             yield f"task={task['name']} writes dataset.{key}: found no path; give dataset.{key}=<folder>"

@@ -11,6 +11,8 @@ import numpy as np
 
 from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
+from src.data.images.source import open_images
+from src.data.listing import find_items
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
 from src.files import digest_text, list_files
@@ -36,8 +38,8 @@ class CurrentInputs:
         Args:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
                 csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
-                with patches), `outlines <parts>`; `weights`, `generator`, `tensors`; `file`, a file at its recorded
-                place.
+                with patches), `images all` of the csv, `outlines <parts>`; `listing`, what a data set is found to hold;
+                `weights`, `generator`, `tensors`; `file`, a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
         Raises:
@@ -55,8 +57,10 @@ class CurrentInputs:
             return [self._table.input(what)]
         readers = {"all": self._all, "slides": self._slides, "patches": self._patches, "outlines": self._outlines}
         readers |= {
+            "images": self._images,
             "weights": self._weights,
             "generator": self._generator,
+            "listing": self._listing,
             "tensors": self._tensors,
             "file": self._file,
         }
@@ -96,6 +100,12 @@ class CurrentInputs:
                     found.append(find_slide(folder, item_id))
         return [large_file_input(what, path, recorded) for path in found]
 
+    def _images(self, what: str, *_: object) -> list[Input]:
+        # Of many small files the sizes and times: reading them all takes as long as embedding them.
+        source = open_images(self._dataset)
+        identities = [(item_id, *source.identity(item_id)) for item_id in source.item_ids]
+        return [Input(what, "", str(self._folder("images_dir")), 0, 0, digest_text(json.dumps(identities)))]
+
     def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         inputs = []
         for path in self._patch_files(parts):
@@ -116,6 +126,9 @@ class CurrentInputs:
     def _generator(self, what: str, *_: object) -> list[Input]:
         generator = self._dataset.get("generator")
         return [value_input(what, None if generator is None else json.dumps(dict(generator), sort_keys=True))]
+
+    def _listing(self, what: str, *_: object) -> list[Input]:
+        return [value_input(what, digest_text(repr(find_items(self._dataset.listing))))]
 
     def _tensors(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
         return [

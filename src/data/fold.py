@@ -15,6 +15,7 @@ from src.data.fold_table import FoldTable, read_fold
 from src.data.packing import pack_activations
 from src.data.readers.feature_reader import FeatureReader
 from src.data.readers.features import FeatureFolder
+from src.data.readers.packed_folder import PackedFolder, is_packed
 from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_text
 from src.inputs import Input
@@ -136,7 +137,7 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
     needed = set(table.split.item_ids("train+val+test"))
     wanted = needed.union(table.items.keys() & set(folder.item_ids))
     store = pack_activations(folder, wanted, Path(cfg.paths.cache) / "activations")
-    configured = configured_spec(cfg.backbone, cfg.tile)
+    configured = configured_spec(cfg.backbone, None if dataset.get("images_dir") else cfg.tile)
     remedy = "Give the backbone's own dataset.features_dir, or make it with task=embed."
     if checks_spec:
         require_same_spec(configured, "the configuration", store.spec, str(folder.path), remedy)
@@ -177,8 +178,10 @@ def keep_slides(split: FoldSplit, kept: Collection[str]) -> FoldSplit:
 
 
 def open_features(dataset: Any) -> FeatureReader:
-    """Opens the feature files of a dataset: one a slide, or a few tensors of many images where it names `tensors`."""
+    """Opens the features of a dataset: a file a slide, the store of its images, or the tensors that it names."""
     if (tensors := dataset.get("tensors")) is not None:
         ids, labels, cases = dataset.tensor_ids, dataset.tensor_labels, dataset.get("tensor_cases")
         return TensorFolder(tensors, ids, labels, cases, dataset.on_bad_file)
+    if dataset.features_dir is not None and is_packed(dataset.features_dir):
+        return PackedFolder(dataset.features_dir, dataset.on_bad_file)
     return FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)

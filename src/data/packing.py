@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.data.readers.feature_reader import FeatureReader
+from src.data.readers.packed_folder import PackedFolder
 from src.file_lock import wait_for_lock
 from src.files import digest_text
 from src.progress import track
@@ -57,6 +58,8 @@ def pack_activations(reader: FeatureReader, item_ids: Iterable[str], cache_dir: 
             is damaged.
         OSError: when the disk is full or the cache cannot be written; what was packed is kept for the next start.
     """
+    if isinstance(reader, PackedFolder):
+        return reader.store(item_ids)
     identities: dict[str, Identity] = {}
     for item_id in sorted(set(item_ids) - reader.skipped.keys()):
         with reader.skipping(item_id):

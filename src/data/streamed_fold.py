@@ -1,94 +1,91 @@
-"""What training on one fold starts from where activations are computed from slides when they are read."""
+"""What training on one fold starts from where activations are computed when they are read, from slides or images."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from src.activation_spec import ActivationSpec
+from src.data.embedding.embedder import Embedder, Pictures
+from src.data.embedding.pictures import Images, SlidePatches
 from src.data.feeding.backbone_rows import BackboneRows
 from src.data.fold import keep_slides
 from src.data.fold_table import FoldTable, read_fold
-from src.data.slides.patch_embedder import read_patches
-from src.data.slides.patching import read_patch_file
+from src.data.images.source import open_images
+from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
+from src.files import digest_array
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import configured_spec
 from src.progress import track
 from src.records import FittedItem, FoldSplit
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class SlidePatches(NamedTuple):
-    """Where a slide and its patches are.
-
-    Attributes:
-        path: the slide.
-        coords: level-0 corners [n_patches, 2].
-        size_level0: edge of a patch in level-0 pixels.
-        side: edge of the image made of it, in pixels.
-    """
-
-    path: Path
-    coords: np.ndarray
-    size_level0: int
-    side: int
-
-
 @dataclass(frozen=True)
 class StreamedFold:
-    """One fold of a dataset of slides; neither feature files nor a packed store are read or written.
+    """One fold of a dataset of slides or images; neither feature files nor a packed store are read or written.
 
     Attributes:
         table: the csv and the split, as their files have them.
-        split: the fold's slides by part, without those that were skipped.
-        patches: of the train and validation slides.
-        backbone: on the device it is to run on.
-        batch_size: patches that are read, and go through the backbone, at once.
+        split: the fold's items by part, without those that were skipped.
+        pictures: of the train and validation items, by item; images are read together.
+        contents: a text by item that is equal where its pictures are the same.
+        embedder: runs the backbone.
         spec: what the activations are of.
     """
 
     table: FoldTable
     split: FoldSplit
-    patches: dict[str, SlidePatches]
-    backbone: Backbone
-    batch_size: int
+    pictures: Mapping[str, Pictures]
+    contents: Mapping[str, str]
+    embedder: Embedder
     spec: ActivationSpec
     standardizer: None = None
 
     @property
     def d_in(self) -> int:
         """The width of the activations."""
-        return self.backbone.d_in
+        return self.embedder.backbone.d_in()
 
     def rows(self, parts: str) -> BackboneRows:
-        """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
-        slides = [(item_id, self.patches[item_id].coords) for item_id in self.split.item_ids(parts)]
-        return BackboneRows(slides, self._read, self.backbone, self.batch_size)
+        """Returns the activations of the train items, the validation items or both, computed when they are read."""
+        item_ids = self.split.item_ids(parts)
+        identity = "\n".join(self.contents[item_id] for item_id in item_ids)
+        pictures = [self.pictures[item_id] for item_id in item_ids]
+        counts = [one.n_pictures for one in pictures]
+        return BackboneRows(_together(pictures), counts, identity, self.embedder)
 
     def fitted(self, parts: str) -> list[FittedItem]:
-        """Returns what the leakage rule needs to know of the slides of a part or union of parts.
+        """Returns what the leakage rule needs to know of the items of a part or union of parts.
 
-        The digest is empty: activations that are not kept have none. The rule still compares slides and cases.
+        The digest is empty: activations that are not kept have none. The rule still compares items and cases.
         """
+        n_tokens = self.embedder.backbone.n_tokens()
         return [
-            FittedItem(item_id, self.table.items[item_id].case_id, "", len(self.patches[item_id].coords))
+            FittedItem(item_id, self.table.items[item_id].case_id, "", self.pictures[item_id].n_pictures * n_tokens)
             for item_id in self.split.item_ids(parts)
         ]
 
-    def _read(self, item_id: str, coords: np.ndarray) -> np.ndarray:
-        path, _, size_level0, side = self.patches[item_id]
-        return read_patches(path, coords, size_level0, side)
+
+def _together(pictures: Sequence[Pictures]) -> Sequence[Pictures]:
+    """Makes one unit of single images, which then fill batches; slides stay as they are."""
+    images = [one for one in pictures if isinstance(one, Images)]
+    if len(images) < len(pictures) or not images:
+        return pictures
+    return [replace(images[0], item_ids=[item_id for one in images for item_id in one.item_ids])]
 
 
 def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
-    """Opens one fold of a dataset of slides that task=tile has cut; reads the coords of train and validation slides.
+    """Opens one fold of a dataset of images, or of slides that task=tile has cut.
+
+    Of slides the coords of train and validation are read; of images nothing is.
 
     Args:
-        cfg: the configuration: `dataset`, `backbone`, `tile`, `fold` and `embed.batch_size`.
+        cfg: the configuration: `dataset`, `backbone`, `tile`, `fold` and `embed`.
         backbone: on the device it is to run on.
 
     Raises:
@@ -96,19 +93,38 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
         ValueError: when they disagree with each other, or a patch file does not state the size of its patches. With
             `on_bad_file=skip`, slides without a good patch file are left out instead, with a warning.
     """
-    dataset = cfg.dataset
-    table = read_fold(dataset, cfg.fold, ("train", "test"))
+    table = read_fold(cfg.dataset, cfg.fold, ("train", "test"))
+    item_ids, embedder = table.split.item_ids("train+val"), Embedder(backbone, cfg.embed.batch_size)
+    if cfg.dataset.get("images_dir") is not None:
+        source = open_images(cfg.dataset)
+        images = {item_id: Images([item_id], source) for item_id in item_ids}
+        contents = {item_id: repr(source.identity(item_id)) for item_id in item_ids}
+        return StreamedFold(table, table.split, images, contents, embedder, backbone.spec())
+    patches, scale = _read_patches(cfg.dataset, item_ids)
+    split = keep_slides(table.split, {*patches, *table.split.test})
+    contents = {
+        item_id: f"{item_id} {digest_array(np.ascontiguousarray(one.coords))}" for item_id, one in patches.items()
+    }
+    spec = backbone.spec()
+    if patches:
+        spec = replace(spec, patch_size=str(next(iter(patches.values())).side), mpp=scale)
+    return StreamedFold(table, split, patches, contents, embedder, spec)
+
+
+def _read_patches(dataset: Any, item_ids: Sequence[str]) -> tuple[dict[str, SlidePatches], str]:
+    """Returns where the patches of slides lie, and at which resolution they were cut."""
     patches: dict[str, SlidePatches] = {}
-    for item_id in track(table.split.item_ids("train+val"), "Looking at patch files"):
+    scale = ""
+    for item_id in track(item_ids, "Looking at patch files"):
         try:
-            coords, size_level0, side = read_patch_file(Path(dataset.patches_dir) / "patches" / f"{item_id}.h5")
+            path = Path(dataset.patches_dir) / "patches" / f"{item_id}.h5"
+            coords, size_level0, side = read_patch_file(path)
             # Half of CLAM's int64; the coords of all slides stay in memory.
-            coords, path = coords.astype(np.int32), find_slide(dataset.slides_dir, item_id)
-            patches[item_id] = SlidePatches(path, coords, size_level0, side)
+            slide = find_slide(dataset.slides_dir, item_id)
+            patches[item_id] = SlidePatches(slide, coords.astype(np.int32), size_level0, side)
+            scale = scale or read_scale(path)
         except (FileNotFoundError, ValueError) as error:
             if dataset.on_bad_file != "skip":
                 raise
             _LOGGER.warning("Skipped slide %s: %s", item_id, error)
-    split = keep_slides(table.split, {*patches, *table.split.test})
-    spec = replace(configured_spec(cfg.backbone, cfg.tile), layer=backbone.layer_name)
-    return StreamedFold(table, split, patches, backbone, cfg.embed.batch_size, spec)
+    return patches, scale

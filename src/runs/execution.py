@@ -15,6 +15,7 @@ from typing import Any
 
 from src import config
 from src.files import digest_file, remove_leftovers, write_atomically, write_even_when_full
+from src.folder_names import part_folder
 from src.inputs import digest_inputs
 from src.interrupts import status_of
 from src.runs import provenance
@@ -156,8 +157,11 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
 
 def _locks_of_data(cfg: Any) -> Iterator[Path]:
     """Yields the locks of the folders that a task on a whole data set writes: runs elsewhere may write there too."""
+    part = cfg.get(cfg.task.name, {}).get("part")
     for key in config.tasks()[cfg.task.name].writes:
         path = Path(cfg.dataset[key])
+        if part is not None:  # parts write beside each other
+            path = path / part_folder(part)
         yield path.parent / f".{path.name}.lock"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from src import config
 from src.files import digest_text
+from src.folder_names import part_folder
 
 # Keys inside result-shaping groups that change no result: where things lie, and what they run on.
 _NEUTRAL_KEY = re.compile(
@@ -17,7 +18,7 @@ _NEUTRAL_KEY = re.compile(
     r"|backbone\.checkpoint"
     r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar)"
     r"|train\.(n_workers|block_size|residency)"
-    r"|(embed|evaluation)\.batch_size|tile\.n_workers"
+    r"|(embed|evaluation)\.batch_size|(embed|tile)\.n_workers|embed\.part"
 )
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8
@@ -103,7 +104,9 @@ def run_path(cfg: Any, task: str, fold: int | str | None = None) -> Path:
         raise ValueError(f"Expected a task that leaves a run, got {task}, which does not.")
     if spec.scope == "dataset":
         folder = Path(values["dataset"][spec.writes[0]] or task)
-        return runs / values["dataset"]["name"] / task / (folder.stem if folder.suffix == ".csv" else folder.name)
+        place = runs / values["dataset"]["name"] / task / (folder.stem if folder.suffix == ".csv" else folder.name)
+        part = values.get(task, {}).get("part")
+        return place if part is None else place / part_folder(part)
     place = "_".join([f"fold_{values['fold'] if fold is None else fold}", *_draws(values)])
     if spec.scope == "name":
         place = "_".join(_draws(values))

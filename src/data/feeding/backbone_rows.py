@@ -1,55 +1,77 @@
-"""Rows that a backbone computes from the patches of slides whenever they are read."""
+"""Rows that a backbone computes from the patches of slides, or from images, whenever they are read."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from src.data.embedding.embedder import Embedder, Pictures
 from src.data.feeding.rows import RowSource
-from src.data.slides.patch_embedder import PatchEmbedder
-from src.files import digest_array, digest_text
-from src.models.backbones.base import Backbone
+from src.files import digest_text
 
 
 class BackboneRows(RowSource):
-    """A row for each patch, in the order of the slides and their coords.
+    """The tokens of each picture, in the order of the pictures.
 
     Args:
-        slides: (item_id, coords [n_patches, 2]: level-0 corners).
-        read_patches: reads patches of a slide: (item_id, coords [n, 2]) -> RGB uint8 [n, height, width, 3]; asked for
-            a batch at a time. With several workers, it is called from several threads at once.
-        backbone: embeds them; on the device it is to run on.
-        batch_size: patches that are read, and go through the backbone, at once; see `PatchEmbedder`.
+        units: pictures that go through the backbone together, batch by batch.
+        counts: the pictures of each item; items follow each other in the units.
+        identity: a text that is equal where the pictures are the same.
+        embedder: makes the activations.
+        layer: of the backbone; the only one it gives when None.
     """
 
     def __init__(
         self,
-        slides: Sequence[tuple[str, np.ndarray]],
-        read_patches: Callable[[str, np.ndarray], np.ndarray],
-        backbone: Backbone,
-        batch_size: int = 64,
+        units: Sequence[Pictures],
+        counts: Sequence[int],
+        identity: str,
+        embedder: Embedder,
+        layer: str | None = None,
     ) -> None:
-        self._slides = list(slides)
-        self._read_patches = read_patches
-        self._embedder = PatchEmbedder(backbone, batch_size)
-        self._ends = np.cumsum([len(coords) for _, coords in self._slides], dtype=np.int64)
-        self.slide_starts = self._ends - [len(coords) for _, coords in self._slides]
-        self.n_rows = int(self._ends[-1]) if len(self._ends) else 0
-        self.d_in = backbone.d_in
+        backbone = embedder.backbone
+        self._units, self._embedder = list(units), embedder
+        self._layer = backbone.chosen[0] if layer is None else layer
+        self._n_tokens = backbone.n_tokens(self._layer)
+        self._ends = np.cumsum([unit.n_pictures for unit in self._units], dtype=np.int64)
+        lengths = np.array(counts, np.int64) * self._n_tokens
+        self.slide_starts = np.cumsum(lengths) - lengths
+        self.n_rows = int(lengths.sum())
+        self.n_together = embedder.batch_size * self._n_tokens
+        self.d_in = backbone.d_in(self._layer)
         self.dtype = np.dtype(np.float32)
-        parts = [f"{item_id} {digest_array(np.ascontiguousarray(coords))}" for item_id, coords in self._slides]
-        self.identity = digest_text("\n".join([backbone.description, backbone.transform, *parts]))
+        self.identity = digest_text("\n".join([backbone.description, backbone.transform, self._layer, identity]))
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns activations [stop - start, d_in] float32, computed anew."""
-        rows = np.empty((stop - start, self.d_in), dtype=np.float32)
-        while start < stop:
-            number = int(np.searchsorted(self._ends, start, side="right"))
-            first = int(self.slide_starts[number])
-            end = min(stop, int(self._ends[number]))
-            filled = len(rows) - (stop - start)
-            item_id, coords = self._slides[number]
-            out = rows[filled : filled + end - start]
-            self._embedder.embed(partial(self._read_patches, item_id), coords[start - first : end - first], out)
-            start = end
-        return rows
+        first, last = start // self._n_tokens, -(-stop // self._n_tokens)
+        found = [values[self._layer] for _, values in self._embedder.embed(self._parts(first, last))]
+        if not found:
+            return np.empty((0, self.d_in), np.float32)
+        rows = np.concatenate(found).reshape(-1, self.d_in)
+        return rows[start - first * self._n_tokens : stop - first * self._n_tokens]
+
+    def _parts(self, first: int, last: int) -> list["_Part"]:
+        starts = self._ends - [unit.n_pictures for unit in self._units]
+        return [
+            _Part(unit, max(first - start, 0), min(last - start, unit.n_pictures))
+            for unit, start, end in zip(self._units, starts.tolist(), self._ends.tolist(), strict=True)
+            if start < last and first < end
+        ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some pictures of a unit: from `first` up to `last`."""
+
+    unit: Pictures
+    first: int
+    last: int
+
+    @property
+    def n_pictures(self) -> int:
+        return self.last - self.first
+
+    def read(self, start: int, stop: int, resize: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.unit.read(self.first + start, self.first + stop, resize)

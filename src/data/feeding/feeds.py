@@ -26,12 +26,14 @@ def windowed_order(source: RowSource, seed: int, window_bytes: int = WINDOW_BYTE
     """Returns the order in which training visits rows, wherever they lie: the rows decide it, and never free memory.
 
     Rows that one window holds are permuted all together. More are mixed by windows of `window_bytes` (at least a
-    chunk), made of chunks of CHUNK_BYTES (at least a row), so that they can be read from disk at its speed.
+    chunk), made of chunks of CHUNK_BYTES (at least what a source makes together), so that they can be read from disk at
+    its speed, and a backbone runs over whole batches.
     """
     row_bytes = source.d_in * source.dtype.itemsize
+    together = source.n_together
     if source.n_rows * row_bytes <= window_bytes:
         return EpochOrder(source.n_rows, seed)
-    chunk = max(1, CHUNK_BYTES // row_bytes)
+    chunk = -(-max(1, CHUNK_BYTES // row_bytes) // together) * together
     return EpochOrder(source.n_rows, seed, chunk, max(1, window_bytes // (chunk * row_bytes)))
 
 

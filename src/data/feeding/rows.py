@@ -20,6 +20,7 @@ class RowSource(Protocol):
         dtype: what `read` gives: float16 or float32.
         identity: a text that is equal where row numbers mean the same rows.
         slide_starts: the first row of each slide, ascending: [n_slides] int64.
+        n_together: consecutive rows that are made at once; more than 1 where a backbone computes them.
     """
 
     n_rows: int
@@ -27,6 +28,7 @@ class RowSource(Protocol):
     dtype: np.dtype
     identity: str
     slide_starts: np.ndarray
+    n_together: int = 1
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns rows [stop - start, d_in], perhaps a read-only view."""
@@ -97,6 +99,7 @@ class ImageRows(RowSource):
         self.dtype = source.dtype
         self.identity = f"{source.identity}/{n_tokens}"
         self.slide_starts = source.slide_starts // n_tokens
+        self.n_together = -(-source.n_together // n_tokens)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns images [stop - start, n_tokens * d_in]."""

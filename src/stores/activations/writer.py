@@ -73,13 +73,16 @@ class StoreWriter:
 
     Args:
         folder: of the store; may be missing.
+        shard_bytes: a shard gets no further item that would make it larger; SHARD_BYTES when None.
+        keeps: whether the items of open shards stay when the block fails: each of them is whole.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shard_bytes: int | None = None, keeps: bool = False) -> None:
         numbers = shard_numbers(folder)
         remove_leftovers(folder)
         remove_unlisted(folder, numbers)
-        self._folder = folder
+        self._folder, self._keeps = folder, keeps
+        self._shard_bytes = SHARD_BYTES if shard_bytes is None else shard_bytes
         self._next_number = max(numbers, default=-1) + 1
         self._open: dict[np.dtype, tuple[_Shard, ExitStack]] = {}
 
@@ -94,7 +97,7 @@ class StoreWriter:
             ValueError: when there are other rows than the header says.
             OSError: when the disk is full.
         """
-        if item.dtype in self._open and self._open[item.dtype][0].n_bytes + item.n_bytes > SHARD_BYTES:
+        if item.dtype in self._open and self._open[item.dtype][0].n_bytes + item.n_bytes > self._shard_bytes:
             self._open.pop(item.dtype)[1].close()
         if item.dtype not in self._open:
             files = ExitStack()
@@ -112,6 +115,9 @@ class StoreWriter:
         shards = ExitStack()
         for _, files in self._open.values():
             shards.push(files)
+        if self._keeps:
+            shards.close()
+            return None
         return shards.__exit__(kind, error, trace)
 
 
