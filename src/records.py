@@ -117,13 +117,13 @@ def read_items(
             f"Expected the label columns {columns} in {path}, got {list(table)}: add {missing}, give "
             "dataset.target=<column>, or dataset.target=null for a data set without labels."
         )
-    id_column = _id_column(table, path)
-    item_ids = table[id_column]
+    ids_in = id_column(table, path)
+    item_ids = table[ids_in]
     case_ids = table.get("case_id")
     if case_ids is None:
         _LOGGER.warning("%s has no column case_id: every item counts as a case of its own.", path)
         case_ids = item_ids
-    for column, values in {id_column: item_ids, "case_id": case_ids, **{name: table[name] for name in columns}}.items():
+    for column, values in {ids_in: item_ids, "case_id": case_ids, **{name: table[name] for name in columns}}.items():
         refuse_blanks(values, column, path, may_be_empty=column in columns)
     if twice := repeated(item_ids):
         raise ValueError(f"Expected every id once in {path}, got {some(twice)} more than once: remove the others.")
@@ -140,7 +140,12 @@ def read_items(
     return [Item(*values) for values in zip(item_ids, case_ids, names, others, strict=True)]
 
 
-def _id_column(table: Mapping[str, list[str]], path: Path) -> str:
+def id_column(table: Mapping[str, Sequence[str]], path: str | Path) -> str:
+    """Returns the one of `ID_COLUMNS` that a table has.
+
+    Raises:
+        ValueError: when it has none or several.
+    """
     found = [column for column in ID_COLUMNS if column in table]
     if len(found) != 1:
         raise ValueError(
