@@ -161,7 +161,15 @@ def _embed_images(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[st
     rundir.record(*CurrentInputs(cfg).read("weights", "images all"))
     source = open_images(dataset)
     item_ids = part_of(cfg.embed.part, source.item_ids)
-    identities = {item_id: source.identity(item_id) for item_id in item_ids}
+    bad: dict[str, str] = {}
+    identities = {}
+    for item_id in item_ids:
+        try:
+            identities[item_id] = source.identity(item_id)
+        except FileNotFoundError as error:
+            if dataset.on_bad_file != "skip":
+                raise
+            bad[item_id] = str(error)
     stores: dict[str, tuple[Path, ActivationSpec, Sequence[str]]] = {}
     for layer, folder in folders.items():
         spec = backbone.spec(layer)
@@ -176,7 +184,6 @@ def _embed_images(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[st
                     move_shards(part, folder)
         stores[layer] = own, spec, lacking_images([folder, own], identities)
     n_lacking = len(set[str]().union(*(item_ids for _, _, item_ids in stores.values())))
-    bad: dict[str, str] = {}
     n_batches = -(-n_lacking // embedder.batch_size)
     steps = embed_images(embedder, source, identities, stores, dataset.on_bad_file == "skip", cfg.embed.dtype)
     with keeping(lambda: "the images of whole batches are kept"):

@@ -3,18 +3,17 @@
 import numpy as np
 import torch
 
-from src.models.backbones.base import Backbone
 
-
-class Corner(Backbone):
-    """Tokens of the top left pixel plus the token's number; no memory for more pictures than `at_most`.
+class Corner(torch.nn.Module):
+    """A backbone in all that an embedder asks of one: tokens of the top left pixel plus the token's number; no memory for more pictures than `at_most`.
 
     Notes the batches it saw.
     """
 
     def __init__(self, at_most=100, n_tokens=1):
-        super().__init__("corner", image_size=4)
-        self.description, self.at_most, self.seen = "the top left pixel", at_most, []
+        super().__init__()
+        self.description, self.transform = "the top left pixel", "none"
+        self.at_most, self.seen = at_most, []
         self._n_tokens = n_tokens
         self.chosen = ("output",)
         self.weight = torch.nn.Parameter(torch.ones(1))
@@ -26,7 +25,7 @@ class Corner(Backbone):
         return self._n_tokens
 
     def resize(self, images):
-        return images
+        return images if images.shape[-1] == 4 else torch.zeros((*images.shape[:-2], 4, 4), dtype=torch.uint8)
 
     def normalize(self, images):
         return images.float()
@@ -37,9 +36,6 @@ class Corner(Backbone):
         self.seen.append(len(images))
         places = torch.arange(self._n_tokens)[None, :, None]
         return {"output": images[:, None, :, 0, 0] * self.weight + places}
-
-    def tail(self, layer, activations):
-        raise NotImplementedError
 
 
 class Drawn:
