@@ -126,6 +126,7 @@ LIMITS: dict[str, Limit] = {
     "backbone.std[]": _POSITIVE,
     "embed.batch_size": _ONE_OR_MORE,
     "embed.part": Limit("a part such as 3/16", _is_part, frozenset({TEXT}), says_all=True),
+    "tensors.format": _one_of("pt", "npy"),
     "embed.dtype": _one_of("float32", "float16"),
     # The SAE
     "sae.n_latents": _ONE_OR_MORE_WHOLE,
