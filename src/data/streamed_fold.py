@@ -1,7 +1,7 @@
 """What training on one fold starts from where activations are computed from slides when they are read."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class StreamedFold:
     @property
     def d_in(self) -> int:
         """The width of the activations."""
-        return self.backbone.d_in
+        return self.backbone.d_in()
 
     def rows(self, parts: str) -> BackboneRows:
         """Returns the activations of the train slides, the validation slides or both, computed when they are read."""
@@ -110,5 +110,5 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
                 raise
             _LOGGER.warning("Skipped slide %s: %s", item_id, error)
     split = keep_slides(table.split, {*patches, *table.split.test})
-    spec = replace(configured_spec(cfg.backbone, cfg.tile), layer=backbone.layer_name)
+    spec = configured_spec(cfg.backbone, cfg.tile).filled(backbone.spec())
     return StreamedFold(table, split, patches, backbone, cfg.embed.batch_size, spec)

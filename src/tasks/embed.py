@@ -17,7 +17,6 @@ from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
 from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
-from src.models.backbones.spec import configured_spec
 from src.progress import track
 from src.report.page import Page
 from src.runs.rundir import RunDir
@@ -51,7 +50,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record(*inputs)
     slides = {Path(one.name).stem: one.digest for one in inputs if one.what == "slides cut"}
     backbone = open_backbone(cfg)
-    configured = replace(configured_spec(cfg.backbone), layer=backbone.layer_name)
+    configured = backbone.spec()
     embedder = PatchEmbedder(backbone, cfg.embed.batch_size)
     for folder in ("h5_files", "pt_files"):
         remove_leftovers(features_dir / folder)
@@ -74,13 +73,13 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.add_table("embedded", table, "Patches by slide.", 0)
     n_rows = sum(counts.values())
     paragraphs = [
-        f"{backbone.description}: {backbone.d_in} activations for each of {n_rows:,} patches. "
+        f"{backbone.description}: {backbone.d_in()} activations for each of {n_rows:,} patches. "
         f"Preprocessing: {backbone.transform}.",
         "Real weights: backbone=uni backbone.checkpoint=<file>, or any other of conf/backbone; "
         "a timm model needs a YAML with its model_name and nothing else.",
     ]
     rundir.write_page(Page("Backbone", paragraphs))
-    return {"n_slides": len(counts), "n_patches": n_rows, "d_in": backbone.d_in}
+    return {"n_slides": len(counts), "n_patches": n_rows, "d_in": backbone.d_in()}
 
 
 def _is_done(path: Path, coords: np.ndarray, spec: ActivationSpec, slide: str, may_replace: bool) -> bool:

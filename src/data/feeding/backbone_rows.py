@@ -35,7 +35,7 @@ class BackboneRows(RowSource):
         self._ends = np.cumsum([len(coords) for _, coords in self._slides], dtype=np.int64)
         self.slide_starts = self._ends - [len(coords) for _, coords in self._slides]
         self.n_rows = int(self._ends[-1]) if len(self._ends) else 0
-        self.d_in = backbone.d_in
+        self.d_in = backbone.d_in()
         self.dtype = np.dtype(np.float32)
         parts = [f"{item_id} {digest_array(np.ascontiguousarray(coords))}" for item_id, coords in self._slides]
         self.identity = digest_text("\n".join([backbone.description, backbone.transform, *parts]))

@@ -25,7 +25,7 @@ class PatchEmbedder:
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
         self._backbone = backbone
         self._batch_size = batch_size
-        self._inference = Inference(next(backbone.parameters()).device)
+        self._inference = Inference(backbone.device)
 
     def embed(
         self, read: Callable[[np.ndarray], np.ndarray], coords: np.ndarray, out: np.ndarray | None = None
@@ -38,14 +38,18 @@ class PatchEmbedder:
             out: filled and returned when given.
         """
         if out is None:
-            out = np.empty((len(coords), self._backbone.d_in), dtype=np.float32)
+            out = np.empty((len(coords), self._backbone.d_in()), dtype=np.float32)
         batches = [coords[start : start + self._batch_size] for start in range(0, len(coords), self._batch_size)]
         reads = (partial(_read, read, batch) for batch in batches)
         start = 0
-        for activations in self._inference.run(self._backbone.embed, reads, reads_ahead=len(batches) > 1):
+        for activations in self._inference.run(self._apply, reads, reads_ahead=len(batches) > 1):
             out[start : start + len(activations)] = activations.cpu().numpy()
             start += len(activations)
         return out
+
+    def _apply(self, patches: torch.Tensor) -> torch.Tensor:
+        (activations,) = self._backbone.activations(self._backbone.normalize(self._backbone.resize(patches))).values()
+        return activations[:, 0]
 
 
 def _read(read: Callable[[np.ndarray], np.ndarray], coords: np.ndarray) -> torch.Tensor:
