@@ -23,7 +23,7 @@ class ActivationSpec:
         model: the architecture, as timm or open_clip name it.
         weights: digest of the weights; of random ones their seed.
         layer: index of the block from 0, or `output`.
-        tokens: what a row is: `pooled avg`, `pooled cls`, `patch`, `cls+patch`.
+        tokens: what a row is: `cls`, `patch`, `all`, `mean` of the patch tokens, `pooled` by the model, `projected`.
         grid: tokens along height and width of an image, `14x14`; `1x1` of pooled activations.
         transform: resizing and normalisation, in words.
         input_size: height and width of the model's input in pixels, `224x224`.

@@ -26,17 +26,34 @@ def patches_folder(tile: Mapping[str, Any]) -> str:
     return f"patches_{tile['patch_size']}_{scale}{step}"
 
 
-def features_folder(backbone: Mapping[str, Any], tile: Mapping[str, Any]) -> str:
-    """Names a folder of activations by the place in the model and its input: `features_resnet50_layer3_avg_224px_...`.
+def features_folder(
+    backbone: Mapping[str, Any], tile: Mapping[str, Any] | None = None, layer: int | str | None = None
+) -> str:
+    """Names a folder of activations by the place in the model and its input: `features_resnet50_layer3_mean_224px_...`.
 
     Where the backbone computes none, the folder comes from elsewhere and has the backbone's name alone.
+
+    Args:
+        backbone: the config node. Several layers are joined by `+`.
+        tile: how slides are cut; None where images are not.
+        layer: names the folder that this layer alone would have; `backbone.layer` when None.
     """
     name = f"features_{backbone['name']}"
     if "_target_" not in backbone:
         return name
-    layer = backbone.get("layer")
-    place = "" if layer is None else f"_layer{layer}_{backbone.get('pooling')}"
-    return f"{name}{place}_{backbone['image_size']}px_{patches_folder(tile).removeprefix('patches_')}"
+    parts = [name]
+    layers = backbone.get("layer") if layer is None else layer
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        layers = "+".join(map(str, layers))
+    if layers not in (None, "output"):
+        parts.append(f"layer{layers}")
+    if len(parts) > 1 or backbone["tokens"] != "pooled":
+        parts.append(backbone["tokens"])
+    size = backbone["image_size"]
+    parts.append(f"{size}px" if isinstance(size, int) else f"{size[0]}x{size[1]}px")
+    if tile is not None:
+        parts.append(patches_folder(tile).removeprefix("patches_"))
+    return "_".join(parts)
 
 
 def part_folder(part: str) -> str:

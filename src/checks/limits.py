@@ -66,6 +66,11 @@ def _is_part(value: str) -> bool:
     return True
 
 
+def _is_size(value: Any) -> bool:
+    """Whether it is the edge of a square, or height and width."""
+    return len(value) == 2 if isinstance(value, list) else value >= 1
+
+
 # Of numbers and texts that the table does not list.
 USUAL_LIMITS = {
     WHOLE: _between(0),
@@ -118,8 +123,14 @@ LIMITS: dict[str, Limit] = {
     "tile.min_tissue": _SHARE,
     "tile.saturation_threshold": _SHARE,
     "tile.n_workers": _ONE_OR_MORE,
-    "backbone.image_size": _ONE_OR_MORE,
-    "backbone.layer": Limit("of any sign", kinds=frozenset({WHOLE})),
+    "backbone.image_size": Limit("of at least 1", _is_size, frozenset({WHOLE, LIST})),
+    "backbone.image_size[]": _ONE_OR_MORE_WHOLE,
+    "backbone.layer": Limit("of any sign", kinds=frozenset({WHOLE, TEXT, LIST})),
+    "backbone.layer[]": Limit("of any sign", kinds=frozenset({WHOLE, TEXT})),
+    "backbone.tokens": _one_of("cls", "patch", "all", "mean", "pooled", "projected"),
+    "backbone.resize": _one_of("stretch", "crop"),
+    "backbone.crop_pct": _between(0, 1, NUMBER, low_open=True),
+    "backbone.pretrained": _kind(SWITCH, TEXT),
     "backbone.checkpoint": _kind(TEXT),
     "backbone.seed": _SEED,
     "backbone.mean[]": _ANY_NUMBER,

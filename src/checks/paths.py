@@ -14,8 +14,8 @@ _REMEDIES = {
     "images_dir": "give dataset.dir=<folder of images>",
     "patches_dir": "make it with task=tile",
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
-    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of images and tensors make "
-    "it with task=metadata",
+    "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of images and "
+    "tensors make it with task=metadata",
     "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
 }
 _NO_BACKBONE = (

@@ -182,6 +182,6 @@ def open_features(dataset: Any) -> FeatureReader:
     if (tensors := dataset.get("tensors")) is not None:
         ids, labels, cases = dataset.tensor_ids, dataset.tensor_labels, dataset.get("tensor_cases")
         return TensorFolder(tensors, ids, labels, cases, dataset.on_bad_file)
-    if dataset.features_dir is not None and is_packed(dataset.features_dir):
+    if is_packed(dataset.features_dir):
         return PackedFolder(dataset.features_dir, dataset.on_bad_file)
     return FeatureFolder(dataset.features_dir, dataset.on_bad_file, dataset.patches_dir)

@@ -85,12 +85,12 @@ def _folders(cfg: Any, backbone: Backbone) -> dict[str, Path]:
         return {backbone.chosen[0]: folder}
     tiling = None if cfg.dataset.get("images_dir") is not None else cfg.tile
     is_named = folder.name == features_folder(cfg.backbone, tiling)
-    return {
-        layer: folder.with_name(
-            features_folder(cfg.backbone, tiling, asked) if is_named else f"{folder.name}_layer{asked}"
-        )
-        for layer, asked in zip(backbone.chosen, cfg.backbone.layer, strict=True)
-    }
+    found = {}
+    for layer, asked in zip(backbone.chosen, cfg.backbone.layer, strict=True):
+        alone = "output" if asked is None else asked
+        name = features_folder(cfg.backbone, tiling, alone) if is_named else f"{folder.name}_layer{alone}"
+        found[layer] = folder.with_name(name)
+    return found
 
 
 def _embed_slides(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[str, Path]) -> dict[str, float]:

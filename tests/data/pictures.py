@@ -5,9 +5,9 @@ import torch
 
 
 class Corner(torch.nn.Module):
-    """A backbone in all that an embedder asks of one: tokens of the top left pixel plus the token's number; no memory for more pictures than `at_most`.
+    """A backbone as an embedder asks one: tokens of the top left pixel plus the token's number.
 
-    Notes the batches it saw.
+    It has no memory for more pictures than `at_most`, and notes the batches it saw.
     """
 
     def __init__(self, at_most=100, n_tokens=1):

@@ -114,7 +114,7 @@ def test_fold_repeat_and_seed_are_directories():
 def test_tasks_on_a_data_set_are_named_by_the_folder_they_write():
     assert place("tile", "exp=quickstart") == "synthetic_slides/tile/patches_96_level0"
     assert place("tile", "exp=quickstart", "tile.mpp=0.5") == "synthetic_slides/tile/patches_96_0.5mpp"
-    assert place("embed", "exp=quickstart", "backbone.layer=1").endswith("random_resnet10t_layer1_avg_96px_96_level0")
+    assert place("embed", "exp=quickstart", "backbone.layer=1").endswith("random_resnet10t_layer1_mean_96px_96_level0")
 
 
 def test_an_explicit_run_enters_by_its_results_and_shadows_what_it_was_made_of(tmp_path):

@@ -65,7 +65,8 @@ def test_patches_and_their_activations_are_in_clams_layout_and_order(embedded):
         np.testing.assert_array_equal(bag.coords, coords)
         with open_slide_images(root / "slides" / f"{slide_id}.tif") as images:
             patches = np.stack([images.patch(x, y, 64, 64) for x, y in coords])
-        expected = backbone.embed(torch.from_numpy(patches).permute(0, 3, 1, 2))
+        images = backbone.normalize(backbone.resize(torch.from_numpy(patches).permute(0, 3, 1, 2)))
+        expected = backbone.activations(images)["2"][:, 0]
         np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
         tensor = torch.load(f"{cfg.dataset.features_dir}/pt_files/{slide_id}.pt", weights_only=True)
         np.testing.assert_array_equal(tensor.numpy(), features)
@@ -108,7 +109,7 @@ def test_what_killed_writers_left_is_no_slide_and_no_patch_file(embedded):
 def test_features_of_another_backbone_are_kept(embedded, override):
     folder, *_ = embedded
     with pytest.raises(
-        ValueError, match=r"(?s)there: \[.*weights random, seed 0, layer 2, tokens pooled avg.*overwrite=true"
+        ValueError, match=r"(?s)there: \[.*weights random, seed 0, layer 2, tokens mean.*overwrite=true"
     ):
         run(embed, folder, override, f"dataset.features_dir={features_dir(folder)}")
 

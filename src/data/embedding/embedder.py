@@ -14,13 +14,12 @@ from src.models.backbones.base import Backbone
 
 
 class Pictures(Protocol):
-    """Pictures that are embedded together: the patches of a slide, or some images.
+    """Pictures that are embedded together: the patches of a slide, or some images."""
 
-    Attributes:
-        n_pictures: how many.
-    """
-
-    n_pictures: int
+    @property
+    def n_pictures(self) -> int:
+        """How many."""
+        ...
 
     def read(self, start: int, stop: int, resize: Callable[[Tensor], Tensor]) -> Tensor:
         """Reads pictures; called in threads.

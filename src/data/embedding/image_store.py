@@ -105,5 +105,6 @@ def _item_rows(item_id: str, rows: np.ndarray, spec: ActivationSpec, identity: I
             f"Expected finite activations of {item_id!r} ({identity[0]}), got others: the model overflows"
             f"{' in float16: give embed.dtype=float32' if rows.dtype == np.float16 else ' on this image'}."
         )
-    pieces = partial(iter, [rows])
-    return ItemRows(item_id, Path(identity[0]), *rows.shape, rows.dtype, pieces, coords_missing=_NO_COORDS, spec=spec)
+    (n_rows, d_in), pieces = rows.shape, partial(iter, [rows])
+    path = Path(identity[0])
+    return ItemRows(item_id, path, n_rows, d_in, rows.dtype, pieces, coords_missing=_NO_COORDS, spec=spec)

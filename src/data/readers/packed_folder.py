@@ -46,12 +46,10 @@ class PackedFolder(FeatureReader):
     def open(self, item_id: str) -> ItemRows:
         """Finds an image; see `FeatureReader.open`."""
         self.identity(item_id)
-        rows, store = partial(self._store.rows, item_id), self._store
-        shape = rows().shape
-        missing = "" if store.coords(item_id) is not None else store.index[item_id].coords_missing
-        coords, spec = store.coords(item_id), store.spec
-        pieces = partial(iter, [rows()])
-        return ItemRows(item_id, self.path, *shape, store.dtype, pieces, coords, missing, spec=spec)
+        store, rows = self._store, self._store.rows(item_id)
+        (n_rows, d_in), pieces = rows.shape, partial(iter, [rows])
+        missing = store.index[item_id].coords_missing
+        return ItemRows(item_id, self.path, n_rows, d_in, store.dtype, pieces, coords_missing=missing, spec=store.spec)
 
     def identity(self, item_id: str) -> Identity:
         """Returns path, bytes and time of change of the image that the activations are of."""

@@ -1,60 +1,129 @@
-"""The image tower of any open_clip model as a backbone."""
+"""Any open_clip model as a backbone: its image tower, and the text tower beside it."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
+from src.models.backbones.timm_backbone import feature_layers
 
 
 class OpenClipBackbone(Backbone):
-    """Activations of an open_clip model's image tower.
+    """Activations of an open_clip model's image tower; `tail` ends in the space shared with text.
+
+    Layers are the residual blocks of a transformer, the four stages of a ResNet, or those of `TimmBackbone` where the
+    tower is timm's. The output of a transformer is after its last norm where that comes before pooling.
+
+    Attributes:
+        clip: both towers.
 
     Args:
         name: of the backbone.
         model_name: open_clip's architecture, or `hf-hub:<owner>/<model>`.
         pretrained: a local checkpoint or open_clip's tag of published weights; random weights when None.
-        project: give the embedding in the space shared with text; otherwise the pooled tower output before it.
+        model_args: further arguments of `open_clip.create_model`.
         seed: of random weights.
-        **preprocessing: `image_size`, `mean`, `std`, `interpolation` of `Backbone`.
+        image_size: edge of a square in pixels, or [height, width]; the tower is made for it.
+        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
 
     Raises:
-        ValueError: when open_clip cannot make the model or its weights cannot be had.
+        ValueError: when open_clip cannot make the model or its weights cannot be had, or the model has no such layer
+            or tokens.
     """
+
+    projects = True
 
     def __init__(
         self,
         name: str,
         model_name: str,
         pretrained: str | None = None,
-        project: bool = True,
+        model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
-        image_size: int = 224,
-        **preprocessing: Any,
+        image_size: int | Sequence[int] = IMAGE_SIZE,
+        **options: Any,
     ) -> None:
-        super().__init__(name, image_size, **preprocessing)
+        height, width = size_pair(image_size)
+        arguments = {"force_image_size": height if height == width else (height, width), **(model_args or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                self.model: Any = open_clip.create_model(model_name, pretrained=pretrained).visual
+                clip: Any = open_clip.create_model(
+                    model_name, pretrained=pretrained, device=torch.get_default_device(), **arguments
+                )
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected open_clip to make {model_name} with weights {pretrained}, got: {error}. Without a "
                     "network, and for gated models, download them and give backbone.pretrained=<file>."
                 ) from error
-        if not project:
-            self.model.proj = None
-        is_file = pretrained is not None and Path(pretrained).is_file()
-        weights = "random weights" if pretrained is None else f"the weights {'in ' if is_file else ''}{pretrained}"
-        self.description = f"{model_name} with {weights}" + (f" (seed {seed})" if pretrained is None else "")
-        self.eval().requires_grad_(False)
-        with torch.inference_mode():
-            self.d_in = self(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
+        weights = describe_weights({"pretrained": pretrained, "seed": seed})
+        super().__init__(
+            name,
+            clip.visual,
+            layers=_layers(clip.visual),
+            model_name=model_name,
+            weights=weights,
+            description=f"{model_name}, weights {pretrained or weights}",
+            n_prefix=_n_prefix(clip.visual),
+            channels_last=getattr(_trunk(clip.visual), "output_fmt", "NCHW") == "NHWC",
+            image_size=image_size,
+            **options,
+        )
+        self.clip = clip.eval().requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
-        """Returns activations [batch, d_in]."""
-        return self.model(images)
+    def text_features(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch n"]:
+        """Returns features [batch, n] of tokenised text in the shared space, not normalised."""
+        return self.clip.encode_text(tokens)
+
+    def _body(self, images: Tensor) -> Tensor:
+        tower: Any = self.model
+        if isinstance(tower, TimmModel):
+            return _trunk(tower).forward_features(images)
+        if not isinstance(tower, VisionTransformer):
+            return tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(images)))))
+        tokens = tower.transformer(tower._embeds(images))
+        return tower.ln_post(tokens) if _norms_first(tower) else tokens
+
+    def _head(self, native: Tensor) -> Tensor:
+        tower: Any = self.model
+        if isinstance(tower, TimmModel):
+            return _trunk(tower).forward_head(native)
+        if not isinstance(tower, VisionTransformer):
+            return tower.attnpool(native)
+        pool = tower._global_pool if _norms_first(tower) else tower._pool
+        return pool(native)[0]
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        tower: Any = self.model
+        if isinstance(tower, TimmModel):
+            return tower.head(pooled)
+        if not isinstance(tower, VisionTransformer) or tower.proj is None:
+            return pooled  # a ResNet's attention pooling projects already
+        return pooled @ tower.proj
+
+
+def _trunk(tower: Any) -> Any:
+    return tower.trunk if isinstance(tower, TimmModel) else tower
+
+
+def _norms_first(tower: VisionTransformer) -> bool:
+    return tower.attn_pool is None and not tower.final_ln_after_pool
+
+
+def _n_prefix(tower: Any) -> int:
+    return 1 if isinstance(tower, VisionTransformer) else getattr(_trunk(tower), "num_prefix_tokens", 0)
+
+
+def _layers(tower: Any) -> list[str]:
+    if isinstance(tower, TimmModel):
+        return [f"trunk.{name}" for name in feature_layers(tower.trunk)]
+    if isinstance(tower, VisionTransformer):
+        return [f"transformer.resblocks.{index}" for index in range(len(tower.transformer.resblocks))]
+    return ["layer1", "layer2", "layer3", "layer4"]

@@ -7,56 +7,95 @@ from pathlib import Path
 from typing import Any
 
 from src.activation_spec import UNKNOWN, ActivationSpec
-from src.files import digest_file
+from src.files import digest_file, digest_text
 
+OUTPUT = "output"
+"""The canonical name of the layer None: after the model's last norm or convolution, before its pooling."""
 # ImageNet's, as timm and torchvision have them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGE_SIZE, INTERPOLATION = 224, "bicubic"
+IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT = 224, "bicubic", "stretch", 0.875
+POOLED = ("cls", "mean", "pooled", "projected")
+"""The values of `tokens` that give one row an image."""
 _DIGEST_LENGTH = 12
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
-def configured_spec(backbone: Mapping[str, Any], tile: Mapping[str, Any] | None = None) -> ActivationSpec:
+def configured_spec(
+    backbone: Mapping[str, Any], tile: Mapping[str, Any] | None = None, layer: int | str | None = None
+) -> ActivationSpec:
     """Returns what a configuration says of the activations that it reads or makes.
 
     Args:
         backbone: the config node. One that computes no activations (`none`, or those whose features come from
             elsewhere) leaves the spec unknown.
         tile: how slides are cut; None where images are not.
+        layer: which of a list of layers; `backbone.layer` itself when None.
 
     Returns:
-        The spec. A layer counted from the end is unknown: the model tells which it is.
+        The spec. A layer that is counted from the end or named, several layers, and the grid of patch tokens are
+        unknown: the model tells.
     """
     if "_target_" not in backbone:
         return ActivationSpec()
-    layer, size = backbone.get("layer"), backbone.get("image_size", IMAGE_SIZE)
-    tokens = "pooled" if layer is None else f"pooled {backbone.get('pooling', 'avg')}"
-    if backbone.get("project") is not None:
-        tokens += ", projected" if backbone["project"] else ""
+    layer = backbone.get("layer") if layer is None else layer
+    tokens = str(backbone.get("tokens", "pooled"))
+    height, width = size_pair(backbone.get("image_size", IMAGE_SIZE))
     return ActivationSpec(
         model=str(backbone["model_name"]),
         weights=describe_weights(backbone),
-        layer="output" if layer is None else str(layer) if layer >= 0 else UNKNOWN,
+        layer=_configured_layer(layer),
         tokens=tokens,
-        grid="1x1",
+        grid="1x1" if tokens in POOLED else UNKNOWN,
         transform=describe_transform(
-            size,
+            (height, width),
             backbone.get("interpolation", INTERPOLATION),
             backbone.get("mean", MEAN),
             backbone.get("std", STD),
             backbone.get("normalize_each", False),
+            backbone.get("resize", RESIZE),
+            backbone.get("crop_pct", CROP_PCT),
         ),
-        input_size=f"{size}x{size}",
+        input_size=f"{height}x{width}",
         patch_size="none" if tile is None else str(tile["patch_size"]),
         mpp="none" if tile is None else describe_scale(tile),
     )
 
 
+def _configured_layer(layer: Any) -> str:
+    if layer is None or layer == OUTPUT:
+        return OUTPUT
+    if isinstance(layer, int | str) and str(layer).isdecimal():
+        return str(int(layer))
+    return UNKNOWN
+
+
+def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns height and width of an `image_size`: one edge of a square, or both.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    if isinstance(image_size, int):
+        return image_size, image_size
+    if len(image_size) != 2:
+        raise ValueError(f"Expected backbone.image_size to be one number or [height, width], got {list(image_size)}.")
+    return int(image_size[0]), int(image_size[1])
+
+
 def describe_transform(
-    image_size: int, interpolation: str, mean: Sequence[float], std: Sequence[float], normalize_each: bool
+    size: tuple[int, int],
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    normalize_each: bool,
+    resize: str = RESIZE,
+    crop_pct: float = CROP_PCT,
 ) -> str:
     """Returns the preprocessing in words: the same encoder at another size or scaling gives other activations."""
+    edge = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+    way = f"{edge} {interpolation}" if resize == "stretch" else f"{edge} {interpolation}, centre crop of {crop_pct:g}"
     scaling = "each image's own mean and std" if normalize_each else f"mean {list(mean)}, std {list(std)}"
-    return f"resize {image_size} {interpolation}, {scaling}"
+    return f"resize {way}, {scaling}"
 
 
 def describe_scale(tile: Mapping[str, Any]) -> str:
@@ -65,20 +104,26 @@ def describe_scale(tile: Mapping[str, Any]) -> str:
 
 
 def describe_weights(backbone: Mapping[str, Any]) -> str:
-    """Returns the digest of a weights file, `published <tag>`, or the seed of random weights.
+    """Returns the digest of a weights file or folder, `published <tag>`, or the seed of random weights.
 
     Unknown where the file is not there: activations that were made with it can still be read.
     """
     pretrained = backbone.get("pretrained")
     path = backbone.get("checkpoint") or (pretrained if isinstance(pretrained, str) else None)
-    if path is not None and Path(path).is_file():
-        status = os.stat(path)
-        return _digest(str(path), status.st_size, status.st_mtime_ns)
+    if path is not None and Path(path).exists():
+        files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+        digests = [_digest_unchanged(file) for file in files if len(files) == 1 or file.suffix in _WEIGHT_SUFFIXES]
+        return digests[0] if len(digests) == 1 else digest_text(" ".join(digests), _DIGEST_LENGTH)
     if backbone.get("checkpoint") is not None:
         return UNKNOWN
     if pretrained:
         return "published" if pretrained is True else f"published {pretrained}"
     return f"random, seed {backbone.get('seed', 0)}"
+
+
+def _digest_unchanged(path: Path) -> str:
+    status = os.stat(path)
+    return _digest(str(path), status.st_size, status.st_mtime_ns)
 
 
 @functools.cache

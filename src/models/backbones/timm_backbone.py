@@ -1,36 +1,39 @@
 """Any timm model as a backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float
-from timm.models import load_checkpoint
-from torch import Tensor
+from timm.models import load_state_dict
+from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
 
 
 class TimmBackbone(Backbone):
-    """Activations of a timm model: its pooled output, or one block's output pooled over positions.
+    """Activations of a timm model.
+
+    Layers are the blocks of a ViT or the stages of a convolutional model, as in timm's `feature_info`; of ResNets the
+    stem counts as 0. A model whose input size is fixed when it is made (ViT, Swin) is made for `image_size`.
 
     Args:
         name: of the backbone.
         model_name: timm's name, or `hf-hub:<owner>/<model>`.
-        checkpoint: a local weights file in timm's key names; loaded strictly.
+        checkpoint: a local weights file in timm's key names; loaded strictly, but for batch counters and for the
+            classifier where the model has none.
         pretrained: fetch the weights that timm or the hub has for the model. With neither, weights are random, fixed
             by `seed`.
-        layer: index of a block in timm's `forward_intermediates`; the model's own pooled output when None.
-        pooling: `avg` over positions or the class token `cls`; only with `layer`.
-        model_args: further arguments of `timm.create_model`.
+        model_args: further arguments of `timm.create_model`. Without `num_classes` there is no classifier.
         seed: of random weights.
-        **preprocessing: `image_size`, `mean`, `std`, `interpolation` of `Backbone`.
+        image_size: edge of a square in pixels, or [height, width].
+        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
 
     Raises:
         FileNotFoundError: when the checkpoint does not exist.
-        ValueError: when the weights cannot be fetched, or `cls` is asked of a model without class token.
+        ValueError: when the weights cannot be fetched or do not fit, or the model has no such layer or tokens.
     """
 
     def __init__(
@@ -39,52 +42,87 @@ class TimmBackbone(Backbone):
         model_name: str,
         checkpoint: str | None = None,
         pretrained: bool = False,
-        layer: int | None = None,
-        pooling: Literal["avg", "cls"] = "avg",
         model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
-        image_size: int = 224,
-        **preprocessing: Any,
+        image_size: int | Sequence[int] = IMAGE_SIZE,
+        **options: Any,
     ) -> None:
-        super().__init__(name, image_size, **preprocessing)
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise FileNotFoundError(
                 f"Expected the weights of {model_name} at {checkpoint}, found none. Download them (gated models need "
                 "their licence accepted) and give backbone.checkpoint=<file>."
             )
+        arguments = {"num_classes": 0, **_size_argument(model_name, image_size), **(model_args or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                self.model: Any = timm.create_model(
-                    model_name, pretrained=pretrained, num_classes=0, **(model_args or {})
-                )
+                model: Any = timm.create_model(model_name, pretrained=pretrained and checkpoint is None, **arguments)
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected timm to make {model_name} (pretrained={pretrained}), got: {error}. Without a network "
                     "give backbone.pretrained=false backbone.checkpoint=<file>."
                 ) from error
         if checkpoint is not None:
-            load_checkpoint(self.model, checkpoint, strict=True)
-        if pooling == "cls" and not getattr(self.model, "num_prefix_tokens", 0):
-            raise ValueError(f"Expected a model with class token for backbone.pooling=cls, got {model_name}: use avg.")
-        self.description = _describe(model_name, checkpoint, pretrained, seed)
-        if layer is not None:
-            self.description += f", layer {layer}, pooled by {pooling}"
-            self.layer_name = str(layer if layer >= 0 else len(self.model.feature_info) + layer)
-        self.layer, self.pooling = layer, pooling
-        self.eval().requires_grad_(False)
-        with torch.inference_mode():
-            self.d_in = self(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
-
-    def forward(self, images: Float[Tensor, "batch 3 image_size image_size"]) -> Float[Tensor, "batch d_in"]:
-        """Returns activations [batch, d_in]."""
-        if self.layer is None:
-            return self.model(images)
-        options = {"return_prefix_tokens": True} if self.pooling == "cls" else {}
-        (block,) = self.model.forward_intermediates(
-            images, indices=[self.layer], intermediates_only=True, stop_early=True, output_fmt="NCHW", **options
+            _load(model, checkpoint)
+        super().__init__(
+            name,
+            model,
+            layers=feature_layers(model),
+            model_name=model_name,
+            weights=describe_weights({"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}),
+            description=_describe(model_name, checkpoint, pretrained, seed),
+            n_prefix=getattr(model, "num_prefix_tokens", 0),
+            channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
+            image_size=image_size,
+            **options,
         )
-        return block[1][:, 0] if self.pooling == "cls" else block.mean(dim=(2, 3))
+
+    def _body(self, images: Tensor) -> Tensor:
+        model: Any = self.model
+        return model.forward_features(images)
+
+    def _head(self, native: Tensor) -> Tensor:
+        model: Any = self.model
+        return model.forward_head(native)
+
+
+def _size_argument(model_name: str, image_size: int | Sequence[int]) -> dict[str, Any]:
+    """Returns the argument that makes a model for an input size, where its size is fixed."""
+    config = None if ":" in model_name else timm.get_pretrained_cfg(model_name)
+    return {"img_size": size_pair(image_size)} if config is not None and config.fixed_input_size else {}
+
+
+def feature_layers(model: Any) -> list[str]:
+    """Returns the modules of timm's `feature_info`, with the stages between them that do not halve the map."""
+    names = [info["module"] for info in getattr(model.feature_info, "info", model.feature_info)]
+    container, _, last = names[-1].rpartition(".")
+    if not (container and last.isdecimal()):
+        return names
+    before = [name for name in names if not name.startswith(f"{container}.")]
+    return before + [f"{container}.{child}" for child, _ in model.get_submodule(container).named_children()]
+
+
+def _load(model: nn.Module, checkpoint: str) -> None:
+    """Loads weights that must be all there, and no others: but for batch counters and a classifier that is left out.
+
+    Batch counters serve training alone, and weights that come from other libraries have none.
+    """
+    weights = load_state_dict(checkpoint)
+    weights = {key: value for key, value in weights.items() if not (_is_classifier(key, model))}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise ValueError(
+            f"Expected {checkpoint} to hold the weights of the configured model, got {len(missing)} missing "
+            f"({', '.join(missing[:3])}) and {len(unexpected)} others ({', '.join(unexpected[:3])}). Give the "
+            "backbone.model_name they are of."
+        )
+
+
+def _is_classifier(key: str, model: Any) -> bool:
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    names = [classifier] if isinstance(classifier, str) else classifier or []
+    return not model.num_classes and key.startswith(tuple(f"{name}." for name in names))
 
 
 def _describe(model_name: str, checkpoint: str | None, pretrained: bool, seed: int) -> str:

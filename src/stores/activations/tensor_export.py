@@ -38,8 +38,8 @@ def export_tensor(
     lengths = {stop - start for start, stop in store.row_ranges(item_ids)}
     if len(lengths) != 1:
         raise ValueError(
-            f"Expected items of equally many rows for one tensor, got {sorted(lengths)[:5]}: bags of patches do not fit "
-            "into one; give backbone.tokens=mean, or read the store itself."
+            f"Expected items of equally many rows for one tensor, got {sorted(lengths)[:5]}: bags of patches do "
+            "not fit into one; give backbone.tokens=mean, or read the store itself."
         )
     (n_rows,) = lengths
     shape = (len(item_ids), *([n_rows] if n_rows > 1 else []), store.d_in)

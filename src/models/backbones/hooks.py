@@ -1,0 +1,101 @@
+"""Looks into a model while it runs, with forward hooks: any model, without knowing how it is written."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass after the last module that is asked for; caught where it is raised for."""
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Returns a module's output, of which some models give more than the tensor that goes on."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def outputs_of(modules: Mapping[str, nn.Module], run: Callable[[], Any], stop: bool) -> dict[str, Tensor]:
+    """Returns the outputs of modules during a forward pass.
+
+    Args:
+        modules: by name, in the order in which they run.
+        run: the forward pass.
+        stop: whether to end it after the last of the modules.
+    """
+    outputs: dict[str, Tensor] = {}
+    last = next(reversed(modules), None)
+
+    def take(name: str, output: Any) -> None:
+        if stop and name == last:
+            outputs[name] = first_tensor(output)
+            raise _ReachedError
+        outputs[name] = first_tensor(output).clone()  # what comes next may write into it (`x += shortcut`)
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: take(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        run()
+    except _ReachedError:
+        pass  # the pass ended where it was to
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+class Call(NamedTuple):
+    """A module's call, and what it was given beside the tensor that goes through the model (positions, masks)."""
+
+    module: nn.Module
+    stream: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the module's output for another tensor."""
+        if self.stream is None:
+            return first_tensor(self.module(x, *self.args, **self.kwargs))
+        return first_tensor(self.module(**{self.stream: x}, **self.kwargs))
+
+
+def calls_after(layer: nn.Module, model: nn.Module, run: Callable[[], Any]) -> list[Call]:
+    """Returns the outermost module calls that begin after a layer has ended, in order.
+
+    Args:
+        layer: a module of the model.
+        model: all of it.
+        run: a forward pass, up to where the calls are wanted.
+    """
+    calls: list[Call] = []
+    open_modules: list[nn.Module] = []
+    ended = False
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if ended:
+            if not open_modules:
+                stream = None if args else next(iter(kwargs), None)
+                others = {name: value for name, value in kwargs.items() if name != stream}
+                calls.append(Call(module, stream, args[1:], others))
+            open_modules.append(module)
+
+    def leave(module: nn.Module, _args: Any, _output: Any) -> None:
+        nonlocal ended
+        if open_modules:
+            open_modules.pop()
+        ended = ended or module is layer
+
+    handles = []
+    for module in model.modules():
+        handles += [
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave),
+        ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls

@@ -1,0 +1,101 @@
+"""What is done to images before a backbone sees them."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from src.models.backbones.spec import (
+    CROP_PCT,
+    IMAGE_SIZE,
+    INTERPOLATION,
+    MEAN,
+    RESIZE,
+    STD,
+    describe_transform,
+    size_pair,
+)
+
+# A blank image stays blank: one grey level of contrast in 255.
+_LEAST_STD = 1 / 255
+
+
+class Preprocessing:
+    """Resizes uint8 images, and normalises them.
+
+    Attributes:
+        size: height and width of what comes out, in pixels.
+
+    Args:
+        image_size: the edge of a square, or [height, width].
+        mean: per channel, of images in 0..1.
+        std: per channel.
+        interpolation: of the resizing; features of one encoder differ between the two.
+        resize: `stretch` to the size, whatever the image's aspect; or `crop`: keep the aspect, make the image as small
+            as covers the size divided by `crop_pct`, and cut the size from its centre, as timm's and torchvision's
+            evaluation transforms do (of a square: the shorter side becomes floor(size / crop_pct)).
+        crop_pct: share of the shorter side that is kept; only with `crop`. 0.875 = 224/256 is ImageNet's custom.
+        normalize_each: instead of by `mean` and `std`, shift and scale each image's channels by its own. Random
+            filters otherwise see little but stain and brightness (on contrast normalisation before random filters:
+            Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised feature learning").
+
+    Raises:
+        ValueError: when `resize` or `interpolation` is another word, or the size is not one.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int] = IMAGE_SIZE,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        interpolation: Literal["bilinear", "bicubic"] = INTERPOLATION,
+        resize: Literal["stretch", "crop"] = RESIZE,
+        crop_pct: float = CROP_PCT,
+        normalize_each: bool = False,
+    ) -> None:
+        if resize not in ("stretch", "crop"):
+            raise ValueError(f"Expected backbone.resize to be stretch or crop, got {resize}.")
+        self.size = size_pair(image_size)
+        self._mean, self._std, self._normalize_each = list(mean), list(std), normalize_each
+        self._mode, self._resize, self._crop_pct = InterpolationMode(interpolation), resize, crop_pct
+
+    def resize(self, images: UInt8[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 h w"]:
+        """Returns images [..., 3, H, W] antialiased at the size, uint8.
+
+        Meant for the CPU, where torchvision keeps to uint8 and is fastest on images that lie row by row with their
+        channels together, as decoders give them.
+        """
+        height, width = images.shape[-2:]
+        if (height, width) == self.size:
+            return images
+        if self._resize == "stretch":
+            return F.resize(images, list(self.size), self._mode, antialias=True)
+        least = [math.floor(edge / self._crop_pct) for edge in self.size]
+        scale = max(least[0] / height, least[1] / width)
+        covering = [max(edge, int(side * scale)) for edge, side in zip(least, (height, width), strict=True)]
+        return F.center_crop(F.resize(images, covering, self._mode, antialias=True), list(self.size))
+
+    def normalize(self, images: UInt8[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
+        """Returns images [batch, 3, h, w] as float32, shifted and scaled."""
+        scaled = images.float() / 255
+        if not self._normalize_each:
+            return F.normalize(scaled, self._mean, self._std)
+        std, mean = torch.std_mean(scaled, dim=(2, 3), keepdim=True)
+        return (scaled - mean) / (std + _LEAST_STD)
+
+    def __str__(self) -> str:
+        """The preprocessing in words."""
+        return describe_transform(
+            self.size,
+            self._mode.value,
+            self._mean,
+            self._std,
+            self._normalize_each,
+            self._resize,
+            self._crop_pct,
+        )
