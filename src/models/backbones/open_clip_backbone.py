@@ -88,7 +88,7 @@ class OpenClipBackbone(Backbone):
             return _trunk(tower).forward_features(images)
         if not isinstance(tower, VisionTransformer):
             return tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(images)))))
-        tokens = tower.transformer(tower._embeds(images))  # noqa: SLF001 the only access to its parts
+        tokens = tower.transformer(tower._embeds(images))
         return tower.ln_post(tokens) if _norms_first(tower) else tokens
 
     def _head(self, native: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class OpenClipBackbone(Backbone):
             return _trunk(tower).forward_head(native)
         if not isinstance(tower, VisionTransformer):
             return tower.attnpool(native)
-        pool = tower._global_pool if _norms_first(tower) else tower._pool  # noqa: SLF001
+        pool = tower._global_pool if _norms_first(tower) else tower._pool
         return pool(native)[0]
 
     def _project(self, pooled: Tensor) -> Tensor:
