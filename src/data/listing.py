@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,16 @@ class Listing:
     columns: Mapping[str, Sequence[str]]
     parts: Mapping[str, Sequence[str]] | None = None
     boxes: Mapping[str, Sequence[object]] | None = None
+
+
+def find_items(node: Mapping[str, Any]) -> Listing:
+    """Calls the function that a data set's configuration names for listing its items.
+
+    Args:
+        node: `dataset.listing`: `_target_`, and the function's arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: when the data are missing or wrong, as the function says.
+    """
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(import_module(module), name)(**{key: value for key, value in node.items() if key != "_target_"})
