@@ -109,7 +109,33 @@ def read_items(
             f"Expected a csv with columns {', '.join(['case_id', 'slide_id (or image_id, item_id)', *columns])} at "
             f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
-    table = read_table(path)
+    return to_items(read_table(path), path, class_names, target, labels, uncertain, needs_target)
+
+
+def to_items(
+    table: Mapping[str, Sequence[str]],
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    target: str | None = "label",
+    labels: Sequence[str] = (),
+    uncertain: str | None = None,
+    needs_target: bool = True,
+) -> list[Item]:
+    """Makes items of the columns of a csv; see `read_items`.
+
+    Args:
+        table: the columns.
+        path: the csv, or where the columns come from, for messages.
+        class_names: see `read_items`, as the others.
+        target: see there.
+        labels: see there.
+        uncertain: see there.
+        needs_target: see there.
+
+    Raises:
+        ValueError: when the columns are wrong.
+    """
+    columns = [*([] if target is None else [target]), *labels]
     if not needs_target and target not in table:
         target, columns = None, list(labels)
     if missing := [column for column in columns if column not in table]:

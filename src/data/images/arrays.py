@@ -91,17 +91,19 @@ def image_key(path: Path) -> str:
     return found[0]
 
 
+def count_entries(path: Path, key: str) -> int:
+    """Returns the length of an array in an .npz file, without reading it; raises as `read_npz` does."""
+    with _opened(path, [key]) as file:
+        return _header(file, key)[0][0]
+
+
 def read_npz(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
     """Reads arrays of an .npz file.
 
     Raises:
         ImageFileError: when it is damaged, or lacks one of them.
     """
-    with _opened(path) as file:
-        if missing := [key for key in keys if key not in file.files]:
-            raise ImageFileError(
-                f"Expected the arrays {list(keys)} in {path}, got {file.files}: {missing} are missing."
-            )
+    with _opened(path, keys) as file:
         return [file[key] for key in keys]
 
 
@@ -134,13 +136,15 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Opens an .npz file; what fails in the block counts as the file's fault."""
+def _opened(path: Path, keys: Sequence[str] = ()) -> Iterator[Any]:
+    """Opens an .npz file that must have some keys; what fails in the block counts as the file's fault."""
     file = _load(path)
     if isinstance(file, np.ndarray):
         raise ImageFileError(f"Expected an .npz file at {path}, got an .npy file of that name.")
     try:
         with file:
+            if missing := [key for key in keys if key not in file.files]:
+                raise ImageFileError(f"Expected {list(keys)} in {path}, got {file.files}: {missing} are missing.")
             yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise _damaged(path, error) from error

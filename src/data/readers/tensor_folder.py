@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
+from src.data.listing import Listing
 from src.data.readers.feature_files import finite_pieces
 from src.data.readers.feature_reader import FeatureReader
 from src.data.readers.h5_files import FeatureFileError
@@ -28,7 +29,6 @@ class TensorFolder(FeatureReader):
         path: the first of the files.
         parts: the images of each part, in the order of the file.
         items: the images with their cases and labels.
-        has_cases: whether cases are given; else each image is a case of its own.
 
     Args:
         files: of activations.
@@ -56,13 +56,11 @@ class TensorFolder(FeatureReader):
                 f"Expected dataset.tensors to name files for some of {', '.join(PARTS)}, or one for {_ALL}, got "
                 f"{sorted(given)}."
             )
-        has_cases = {(cases or {}).get(part) is not None for part in given}
-        if len(has_cases) > 1:
+        if len({(cases or {}).get(part) is None for part in given}) > 1:
             raise ValueError(
                 f"Expected dataset.tensor_cases to name a file for each of {sorted(given)} or for none, got {cases}."
             )
         super().__init__(next(iter(given.values())), on_bad_file)
-        self.has_cases = has_cases.pop()
         self.parts: dict[str, list[str]] = {}
         self.items: list[Item] = []
         # Relative, so that the same files by another way are the same.
@@ -117,6 +115,30 @@ class TensorFolder(FeatureReader):
         self.parts[part] = names
         self.items += [Item(*values) for values in zip(names, case_ids, classes, strict=True)]
         self._places.update({name: (tensor, index) for index, name in enumerate(names)})
+
+
+def list_tensors(
+    tensors: Files,
+    ids: Files | None = None,
+    labels: Files | None = None,
+    cases: Files | None = None,
+    on_bad_file: str = "error",
+) -> Listing:
+    """Lists the images of files of activations; the arguments are those of `TensorFolder`.
+
+    Returns:
+        Columns `case_id`, `item_id` and `label`; the parts, unless one file holds all images.
+
+    Raises:
+        FileNotFoundError, FeatureFileError, ValueError: see `TensorFolder`.
+    """
+    folder = TensorFolder(tensors, ids, labels, cases, on_bad_file)
+    columns = {
+        "case_id": [item.case_id for item in folder.items],
+        "item_id": [item.item_id for item in folder.items],
+        "label": [item.label or "" for item in folder.items],
+    }
+    return Listing(columns, None if _ALL in folder.parts else folder.parts)
 
 
 def _open_tensor(path: Path) -> TensorFile:
