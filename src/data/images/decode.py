@@ -18,7 +18,7 @@ MAX_PIXELS = 89_478_485
 # Ours, which a user can raise, is looked at instead; Pillow's warns or raises at twice its value.
 Image.MAX_IMAGE_PIXELS = None
 # Not all that Pillow knows: some formats start other programs (EPS).
-_FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+_FORMATS = ("JPEG", "JPEG2000", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # What Pillow's readers raise for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -26,8 +26,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, Ty
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[float] | None = None) -> np.ndarray:
     """Reads an image file as 8-bit RGB, upright.
 
-    Pillow reads JPEG, JPEG 2000, PNG, TIFF, BMP, GIF, WebP and PPM, pydicom DICOM (see `read_dicom`); the content decides, not the
-    name. Of several frames or pages the first is read. Colour profiles are not applied, as timm and torchvision do not.
+    Pillow reads JPEG, JPEG 2000, PNG, TIFF, BMP, GIF, WebP and PPM, pydicom DICOM (see `read_dicom`); the content
+    decides, not the name. Of several frames or pages the first is read. Colour profiles are not applied, as timm and
+    torchvision do not.
 
     - EXIF's orientation is applied.
     - CMYK of JPEGs is taken as inverted, as Adobe writes it and Pillow assumes.

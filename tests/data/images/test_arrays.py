@@ -90,7 +90,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, capsys):
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}", b"nonsense", pickle.dumps([1])])
 def test_a_damaged_batch_is_named(tmp_path, content):
     (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(ImageFileError, match="Expected a batch of CIFAR at .*batch"):
+    with pytest.raises(ImageFileError, match=r"Expected a batch of CIFAR at .*batch"):
         read_batch(tmp_path / "batch")
 
 

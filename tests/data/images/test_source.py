@@ -102,7 +102,7 @@ def test_a_folder_that_is_itself_a_link_is_followed(folder, tmp_path):
 def test_a_missing_file_is_named_with_its_line(folder):
     images = source(folder, "a,a.png", "b,gone.png")
     for look in (images.read, images.identity, images.path):
-        with pytest.raises(FileNotFoundError, match=r"gone\.png, as .*dataset\.csv, line 3, says"):
+        with pytest.raises(FileNotFoundError, match=r"gone\.png, as .*dataset\.csv, line 3 says"):
             look("b")
 
 
