@@ -108,7 +108,7 @@ LIMITS: dict[str, Limit] = {
     "dataset.class_names[]": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.positive_class": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,
-    "dataset.max_pixels": _between(1, 178_956_970, WHOLE),
+    "dataset.max_pixels": _ONE_OR_MORE_WHOLE,
     "dataset.window": _kind(LIST),
     "dataset.window[]": _ANY_NUMBER,
     "dataset.on_bad_file": _one_of("error", "skip"),

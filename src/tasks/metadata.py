@@ -67,7 +67,8 @@ def _items(listing: Listing, dataset: Any) -> list[Item]:
     if all(item.case_id == item.item_id for item in items):
         _LOGGER.warning(
             "Nothing says which items are of one patient: each counts as a case of its own. Where patients have "
-            "several, name them (dataset.tensor_cases, dataset.listing.case_pattern or .columns.case), or splits may leak."
+            "several, name them (dataset.tensor_cases, dataset.listing.case_pattern or .columns.case), or splits "
+            "may leak."
         )
     return items
 

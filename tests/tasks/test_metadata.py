@@ -187,5 +187,5 @@ def test_folds_of_another_task_are_not_mixed_with_a_split_that_is_given(images):
 def test_a_data_set_without_a_listing_is_told_how_to_get_one(images):
     images.dataset.listing = None
     assert metadata.missing_inputs(images) == ["the data set has no listing"]
-    with pytest.raises(ValueError, match="Expected dataset.listing"):
+    with pytest.raises(ValueError, match=r"Expected dataset\.listing"):
         metadata.run(images, Records())

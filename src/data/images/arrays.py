@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from src.data.images.errors import ImageFileError
 
@@ -63,7 +64,7 @@ def read_images(path: Path, key: str | None = None) -> np.ndarray:
     if path.suffix == ".npz":
         images = read_npz(path, [image_key(path) if key is None else key])[0]
     elif path.suffix == ".npy":
-        images = _load(path)
+        images = _map(path)
     else:
         pixels = read_batch(path)[b"data"]
         images = pixels.reshape(len(pixels), *_CIFAR_SHAPE).transpose(0, 2, 3, 1)
@@ -138,11 +139,8 @@ class _ArraysOnly(pickle.Unpickler):
 @contextmanager
 def _opened(path: Path, keys: Sequence[str] = ()) -> Iterator[Any]:
     """Opens an .npz file that must have some keys; what fails in the block counts as the file's fault."""
-    file = _load(path)
-    if isinstance(file, np.ndarray):
-        raise ImageFileError(f"Expected an .npz file at {path}, got an .npy file of that name.")
     try:
-        with file:
+        with open(path, "rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             if missing := [key for key in keys if key not in file.files]:
                 raise ImageFileError(f"Expected {list(keys)} in {path}, got {file.files}: {missing} are missing.")
             yield file
@@ -150,10 +148,10 @@ def _opened(path: Path, keys: Sequence[str] = ()) -> Iterator[Any]:
         raise _damaged(path, error) from error
 
 
-def _load(path: Path) -> Any:
+def _map(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise _damaged(path, error) from error
 
 

@@ -13,8 +13,12 @@ from src.data.images.errors import ImageFileError
 from src.data.images.intensity import apply_window, full_range
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit: larger images are taken for decompression bombs. 256 MiB as RGB."""
+"""The limit that Pillow has by default: 256 MiB as RGB."""
 
+# Ours, which a user can raise, is looked at instead; Pillow's warns or raises at twice its value.
+Image.MAX_IMAGE_PIXELS = None
+# Not all that Pillow knows: some formats start other programs (EPS).
+_FORMATS = ("JPEG", "JPEG2000", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # What Pillow's readers raise for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -22,8 +26,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, Ty
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[float] | None = None) -> np.ndarray:
     """Reads an image file as 8-bit RGB, upright.
 
-    Pillow reads JPEG, PNG, TIFF, BMP, GIF and WebP, pydicom DICOM (see `read_dicom`); the content decides, not the
-    name. Of several frames or pages the first is read. Colour profiles are not applied, as timm and torchvision do not.
+    Pillow reads JPEG, JPEG 2000, PNG, TIFF, BMP, GIF, WebP and PPM, pydicom DICOM (see `read_dicom`); the content
+    decides, not the name. Of several frames or pages the first is read. Colour profiles are not applied, as timm and
+    torchvision do not.
 
     - EXIF's orientation is applied.
     - CMYK of JPEGs is taken as inverted, as Adobe writes it and Pillow assumes.
@@ -51,14 +56,12 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[
     if is_dicom(path):
         return read_dicom(path, max_pixels, window)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             refuse_too_large(path, image.width * image.height, max_pixels)
             image.load()
             return _to_rgb(image, path, window)
     except ImageFileError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageFileError(f"Expected at most {max_pixels:,} pixels in {path}, got more: {error}.") from error
     except UnidentifiedImageError as error:
         raise ImageFileError(
             f"Expected an image (JPEG, PNG, TIFF, DICOM, ...) at {path}, got a file of another kind or a damaged "

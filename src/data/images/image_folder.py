@@ -16,7 +16,7 @@ from src.data.readers.tensor_files import image_ids
 
 _LOGGER = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".dcm", ".dicom"}
+    {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".dcm", ".dicom"}
 )
 
 
