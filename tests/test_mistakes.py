@@ -85,7 +85,7 @@ def start(path, *overrides):
         ("sae=archetypal sae.b_dec_init=mean", "Expected sae.decoder_constraint=none and sae.b_dec_init=zero"),
         pytest.param("sae=archetypal sae.n_points=5000", "set sae.n_points lower", marks=pytest.mark.slow),
         ("sae._target_=src.models.saes.nope.Nope", "sae: expected _target_ to name a class or function"),
-        ("train.batch_unit=images", "images with train.n_tokens"),
+        ("train.batch_unit=images", "equally many rows for train.batch_unit=images"),
         ("train.batch_unit=images train.n_tokens=7", "Expected a multiple of train.n_tokens=7 rows"),
         ("train.compile_backend=nonsense", "train.compile_backend: expected null or one of"),
         ("fold=17", "Expected the split of fold 17 at"),

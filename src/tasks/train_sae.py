@@ -19,6 +19,7 @@ from src.analysis.figures import plot_training_curves
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.rows import rows_an_item
 from src.data.feeding.epoch_order import block_batches
 from src.data.feeding.rows import RowSource
 from src.data.fold import FoldData, open_fold
@@ -89,6 +90,8 @@ def open_data(cfg: Any, fold: TrainFold) -> ActivationDataModule:
     """Returns the activations of a fold as the configuration feeds them."""
     options = {key: cfg.train[key] for key in DATA_KEYS}
     rows = fold.rows("train"), fold.rows("val")
+    if options["batch_unit"] == "images" and options["n_tokens"] is None:
+        options["n_tokens"] = rows_an_item(rows[0])
     return ActivationDataModule(*rows, seed=cfg.seed, n_checkpoints=cfg.train.checkpoints, **options)
 
 

@@ -96,4 +96,4 @@ class Images:
                 raise
             self.bad[item_id] = str(error)
             image = np.zeros((1, 1, 3), np.uint8)
-        return torch.from_numpy(image).permute(2, 0, 1)
+        return torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)

@@ -104,3 +104,18 @@ class ImageRows(RowSource):
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns images [stop - start, n_tokens * d_in]."""
         return self._source.read(start * self._n_tokens, stop * self._n_tokens).reshape(-1, self.d_in)
+
+
+def rows_an_item(source: RowSource) -> int:
+    """Returns how many rows each item of a source has: the tokens of an image.
+
+    Raises:
+        ValueError: when items differ.
+    """
+    lengths = np.unique(np.diff(source.slide_starts, append=source.n_rows))
+    if len(lengths) != 1:
+        raise ValueError(
+            f"Expected items of equally many rows for train.batch_unit=images, got {lengths[:5].tolist()}: give "
+            "train.n_tokens=<rows an image>, or train.batch_unit=rows."
+        )
+    return int(lengths[0])
