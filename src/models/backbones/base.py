@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from src.activation_spec import ActivationSpec
-from src.models.backbones.hooks import Call, calls_after, outputs_of
+from src.models.backbones.hooks import Call, calls_after, n_calls_to, outputs_of
 from src.models.backbones.preprocessing import Preprocessing
 from src.models.backbones.spec import OUTPUT, POOLED
 from src.models.backbones.tokens import TOKENS, find_grid, from_tokens, n_picked, pick, to_tokens
@@ -269,24 +269,23 @@ class Backbone(nn.Module, ABC):
         return {point: tuple(value.shape[1:]) for point, value in given.items()}
 
     def _calls(self, layer: str) -> list[Call]:
-        """Returns the calls between a layer and the output, checked on a random image once a layer and device."""
+        """Returns the calls between a layer and the output, found on a random image once a layer and device."""
         if layer == OUTPUT:
             return []
         key = layer, self.device
         if key not in self._tails:
+            module_name = self.layers[int(layer)]
             generator = torch.Generator().manual_seed(0)
             image = torch.randn(1, 3, *self.input_size, generator=generator).to(self.device)
-            module = self.model.get_submodule(self.layers[int(layer)])
             with torch.no_grad():
-                calls = calls_after(module, self.model, lambda: self._body(image))
                 native = self(image, (layer, OUTPUT))
-                x = native[layer]
-                for call in calls:
-                    x = call(x)
-            if x.shape != native[OUTPUT].shape or not torch.allclose(x, native[OUTPUT], rtol=1e-4, atol=1e-5):
+                module = self.model.get_submodule(module_name)
+                calls = calls_after(module, self.model, lambda: self._body(image))
+                n_needed = n_calls_to(calls, native[layer], native[OUTPUT])
+            if n_needed is None:
                 raise ValueError(
-                    f"Expected a model that calls one module after another behind layer {layer} "
-                    f"({self.layers[int(layer)]}), got {self._model_name}. Give a later layer."
+                    f"Expected a model that only calls one module after another behind layer {layer} ({module_name}), "
+                    f"got {self._model_name}. Give a later layer."
                 )
-            self._tails[key] = calls
+            self._tails[key] = calls[:n_needed]
         return self._tails[key]

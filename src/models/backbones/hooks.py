@@ -1,9 +1,12 @@
 """Looks into a model while it runs, with forward hooks: any model, without knowing how it is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+# Of the largest value: the same operations on the same numbers, but kernels differ with the layout in memory.
+_TOLERANCE = 1e-4
 
 
 class _ReachedError(Exception):
@@ -67,7 +70,7 @@ def calls_after(layer: nn.Module, model: nn.Module, run: Callable[[], Any]) -> l
     Args:
         layer: a module of the model.
         model: all of it.
-        run: a forward pass, up to where the calls are wanted.
+        run: a forward pass.
     """
     calls: list[Call] = []
     open_modules: list[nn.Module] = []
@@ -99,3 +102,21 @@ def calls_after(layer: nn.Module, model: nn.Module, run: Callable[[], Any]) -> l
         for handle in handles:
             handle.remove()
     return calls
+
+
+def n_calls_to(calls: Sequence[Call], x: Tensor, output: Tensor) -> int | None:
+    """Returns how many calls, one after another, turn an activation into the output; None when they do not.
+
+    Args:
+        calls: of `calls_after`.
+        x: the layer's output of the same forward pass.
+        output: where they are to lead.
+    """
+    for number in range(len(calls) + 1):
+        if x.shape == output.shape and (x - output).abs().max() <= _TOLERANCE * output.abs().max():
+            return number
+        try:
+            x = calls[number](x) if number < len(calls) else x
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return None  # something between the modules changes the shape: the caller tells the user
+    return None

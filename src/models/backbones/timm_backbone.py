@@ -1,5 +1,6 @@
 """Any timm model as a backbone."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ class TimmBackbone(Backbone):
         model_name: timm's name, or `hf-hub:<owner>/<model>`.
         checkpoint: a local weights file in timm's key names; loaded strictly, but for batch counters and for the
             classifier where the model has none.
-        pretrained: fetch the weights that timm or the hub has for the model. With neither, weights are random, fixed
-            by `seed`.
+        pretrained: true fetches the weights that timm has for the model, an id (`<owner>/<model>`) those in that
+            repository of the hub. With neither, weights are random, fixed by `seed`.
         model_args: further arguments of `timm.create_model`. Without `num_classes` there is no classifier.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width].
@@ -41,7 +42,7 @@ class TimmBackbone(Backbone):
         name: str,
         model_name: str,
         checkpoint: str | None = None,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
         model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
@@ -52,11 +53,17 @@ class TimmBackbone(Backbone):
                 f"Expected the weights of {model_name} at {checkpoint}, found none. Download them (gated models need "
                 "their licence accepted) and give backbone.checkpoint=<file>."
             )
-        arguments = {"num_classes": 0, **_size_argument(model_name, image_size), **(model_args or {})}
+        arguments: dict[str, Any] = {"num_classes": 0, **(model_args or {})}
+        if _is_size_fixed(model_name) and not {"img_size", "dynamic_img_size"} & arguments.keys():
+            arguments["img_size"] = size_pair(image_size)
+        if isinstance(pretrained, str) and checkpoint is None:
+            arguments["pretrained_cfg_overlay"] = {"hf_hub_id": pretrained, "source": "hf-hub", "custom_load": False}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                model: Any = timm.create_model(model_name, pretrained=pretrained and checkpoint is None, **arguments)
+                model: Any = timm.create_model(
+                    model_name, pretrained=bool(pretrained) and checkpoint is None, **arguments
+                )
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected timm to make {model_name} (pretrained={pretrained}), got: {error}. Without a network "
@@ -86,10 +93,10 @@ class TimmBackbone(Backbone):
         return model.forward_head(native)
 
 
-def _size_argument(model_name: str, image_size: int | Sequence[int]) -> dict[str, Any]:
-    """Returns the argument that makes a model for an input size, where its size is fixed."""
+def _is_size_fixed(model_name: str) -> bool:
+    """Whether a model is made for an input size; of those on the hub, its own config says for which."""
     config = None if ":" in model_name else timm.get_pretrained_cfg(model_name)
-    return {"img_size": size_pair(image_size)} if config is not None and config.fixed_input_size else {}
+    return config is not None and config.fixed_input_size
 
 
 def feature_layers(model: Any) -> list[str]:
@@ -108,8 +115,14 @@ def _load(model: nn.Module, checkpoint: str) -> None:
     Batch counters serve training alone, and weights that come from other libraries have none.
     """
     weights = load_state_dict(checkpoint)
-    weights = {key: value for key, value in weights.items() if not (_is_classifier(key, model))}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # timm's own conversion of the family, which fits position embeddings to the input size.
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    weights = weights if convert is None else convert(weights, model)
+    weights = {key: value for key, value in weights.items() if not _is_classifier(key, model)}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"Expected {checkpoint} to hold the weights of the configured model: {error}") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ValueError(
@@ -125,7 +138,9 @@ def _is_classifier(key: str, model: Any) -> bool:
     return not model.num_classes and key.startswith(tuple(f"{name}." for name in names))
 
 
-def _describe(model_name: str, checkpoint: str | None, pretrained: bool, seed: int) -> str:
+def _describe(model_name: str, checkpoint: str | None, pretrained: bool | str, seed: int) -> str:
     if checkpoint is not None:
         return f"{model_name} with the weights in {Path(checkpoint).name}"  # its folder may change
-    return f"{model_name}, published weights" if pretrained else f"{model_name} with random weights (seed {seed})"
+    if not pretrained:
+        return f"{model_name} with random weights (seed {seed})"
+    return f"{model_name}, published weights" + (f" {pretrained}" if isinstance(pretrained, str) else "")
