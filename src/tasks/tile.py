@@ -65,10 +65,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     for slide_id, reason in failed.items():
         _LOGGER.warning("Skipped slide %s: %s", slide_id, reason)
     if failed and cfg.dataset.on_bad_file == "error":
-        told = [f"{slides[slide_id].name}: {reason}" for slide_id, reason in failed.items()][:_MOST_TOLD]
+        told = [f"{slides[slide_id].name}: {reason.rstrip('.')}" for slide_id, reason in failed.items()][:_MOST_TOLD]
         raise ValueError(
             f"Expected patches of every slide in {cfg.dataset.slides_dir}, got none of {len(failed)}, listed in "
-            f"{out_dir / 'process_list_autogen.csv'}: {' | '.join(told)} Look at {out_dir / 'masks'}, change tile.*, or "
+            f"{out_dir / 'process_list_autogen.csv'}: {'; '.join(told)}. Look at {out_dir / 'masks'}, change tile.*, or "
             "set dataset.on_bad_file=skip; the other slides are cut."
         )
     results: dict[str, float] = {
@@ -121,7 +121,7 @@ def _cut_slide(path: Path, out_dir: Path, tiling: Tiling, overwrite: bool) -> tu
                 with write_atomically(out_dir / folder / f"{path.stem}.jpg") as temporary:
                     Image.fromarray(picture).save(temporary)
             if not len(cut.coords):
-                return SlideEntry(0, "no patch with enough tissue.", cut.columns), True
+                return SlideEntry(0, cut.reason, cut.columns), True
             write_patch_file(patch_path, cut.coords, cut.grid, slide, tiling.settings(), cut.columns)
     except ValueError as error:
         return SlideEntry(0, str(error)), True

@@ -71,7 +71,13 @@ class ClamTiling(Tiling):
         line_width = max(1, int(self.line_thickness / np.sqrt(np.prod(level_downsample(slide, vis_level)))))
         found = asdict(self) | {"seg_level": seg_level, "vis_level": vis_level}
         columns = {name: _spelled(found[name]) for name in CLAM_COLUMNS}
-        return Cut(coords, grid, view, pieces, line_width, columns)
+        reason = f"no patch that passes tile.contour_fn={self.contour_fn}"
+        if not pieces:
+            reason = (
+                f"no piece of tissue above tile.a_t={self.a_t:g} squares of 512 pixels, as in CLAM: give tile.a_t=1 or "
+                "tile=clam_bwh_biopsy for small pieces"
+            )
+        return Cut(coords, grid, view, pieces, line_width, reason, columns)
 
 
 def _view_level(slide: Any, level: int) -> int:

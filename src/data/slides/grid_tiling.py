@@ -52,7 +52,9 @@ class GridTiling(Tiling):
         pen = None if self.pen_contrast is None else find_pen(view, self.pen_contrast)
         tissue = find_tissue(view, self.saturation_threshold, pen=pen)
         coords = find_patches(tissue, slide.dimensions, grid, self.min_tissue)
-        if self.min_sharpness is not None:
+        reason = "" if len(coords) else f"no patch with enough tissue (tile.min_tissue={self.min_tissue})"
+        if self.min_sharpness is not None and len(coords):
+            reason = f"all {len(coords)} patches with enough tissue are blurred (tile.min_sharpness)"
             coords = drop_blurred(images, coords, grid, self.min_sharpness)
         scale = (slide.dimensions[0] / view.shape[1], slide.dimensions[1] / view.shape[0])
         line_width = max(1, max(view.shape) // _LEAST_SIDE)
@@ -63,4 +65,5 @@ class GridTiling(Tiling):
             "use_otsu": self.saturation_threshold is None,
             "use_padding": False,
         }
-        return Cut(coords, grid, view, [piece.scaled(*scale) for piece in trace(tissue)], line_width, columns)
+        pieces = [piece.scaled(*scale) for piece in trace(tissue)]
+        return Cut(coords, grid, view, pieces, line_width, reason, columns)
