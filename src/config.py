@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.checks.arguments import accepted_arguments
 from src.checks.paths import missing_data, wrong_folders, wrong_run
 from src.checks.values import flat_values, group_errors, kinds_of_files, value_errors
+from src.data.slides.layout import find_features_dir, find_patches_dir
 from src.folder_names import features_folder, folder_name, patches_folder
 from src.records import class_name
 from src.task_graph import STEPS, TaskGraph, TaskSpec, read_tasks
@@ -35,6 +36,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("loupe.patches", patches_folder, replace=True)
     OmegaConf.register_new_resolver("loupe.features", features_folder, replace=True)
+    OmegaConf.register_new_resolver("loupe.find_patches", find_patches_dir, replace=True)
+    OmegaConf.register_new_resolver("loupe.find_features", find_features_dir, replace=True)
 
 
 def config_dirs() -> tuple[Path, ...]:
@@ -300,7 +303,8 @@ def _unresolved(node: Any, key: str = "") -> Iterator[str]:
         try:
             child = None if OmegaConf.is_missing(node, name) else inside[name]
         except OmegaConfBaseException as error:
-            yield f"{inner}: expected references that lead somewhere, got {str(error).splitlines()[0]}"
+            told = f"expected references that lead somewhere, got {str(error).splitlines()[0]}"
+            yield f"{inner}: {error.__cause__ if isinstance(error.__cause__, ValueError) else told}"
             continue
         yield from _unresolved(child, inner)
 

@@ -13,7 +13,7 @@ from src.files import digest_text
 
 # Keys inside result-shaping groups that change no result: where things lie, and what they run on.
 _NEUTRAL_KEY = re.compile(
-    r"dataset\.(name|dir|root|on_bad_file|\w+_dir|metadata_csv|(tensor\w*|generator)(\..*)?)"
+    r"dataset\.(name|dir|root|on_bad_file|\w+_dir|metadata_csv|max_pixels|(tensor\w*|generator|listing)(\..*)?)"
     r"|backbone\.checkpoint"
     r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar)"
     r"|train\.(n_workers|block_size|residency)"
