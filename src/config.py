@@ -303,8 +303,7 @@ def _unresolved(node: Any, key: str = "") -> Iterator[str]:
         try:
             child = None if OmegaConf.is_missing(node, name) else inside[name]
         except OmegaConfBaseException as error:
-            told = f"expected references that lead somewhere, got {str(error).splitlines()[0]}"
-            yield f"{inner}: {error.__cause__ if isinstance(error.__cause__, ValueError) else told}"
+            yield f"{inner}: expected references that lead somewhere, got {str(error).splitlines()[0]}"
             continue
         yield from _unresolved(child, inner)
 
