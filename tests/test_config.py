@@ -52,7 +52,7 @@ def test_every_preset_composes_with_every_task(exp, task):
     ), complaint
 
 
-@pytest.mark.parametrize("group", ["sae", "backbone", "mil", "train", "trainer", "logger", "dataset"])
+@pytest.mark.parametrize("group", ["sae", "backbone", "mil", "train", "trainer", "logger", "dataset", "tile"])
 def test_every_choice_of_a_group_binds(group):
     for name in names(group):
         complaint = errors_of([f"{group}={name}", "task=tile"])
@@ -153,6 +153,6 @@ def test_defaults_of_sae_options_are_those_of_the_class(family):
     assert {key for key, value in options.items() if value != stated[key]} == DEVIATIONS.get(family, set())
 
 
-@pytest.mark.parametrize("group", ["sae", "train", "backbone"])
+@pytest.mark.parametrize("group", ["sae", "train", "backbone", "tile"])
 def test_every_choice_that_shapes_results_states_its_name(group):
     assert [config.compose([f"{group}={name}"])[group].name for name in names(group)] == names(group)

@@ -1,8 +1,10 @@
 """Cuts the tissue of a slide into patches and keeps their coordinates in CLAM's layout."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -10,6 +12,7 @@ import numpy as np
 
 from src.activation_spec import UNKNOWN
 from src.data.readers.h5_files import RECUT, open_h5, patch_size_level0, read_patch_coords
+from src.data.slides.slide_files import stated_mpp
 from src.files import write_atomically
 from src.models.backbones.spec import describe_scale
 
@@ -46,22 +49,37 @@ def plan_grid(slide: Any, patch_size: int, level: int, step: int | None, mpp: fl
     """
     step = patch_size if step is None else step
     if mpp is None:
-        if level >= slide.level_count:
-            raise ValueError(
-                f"Expected tile.patch_level below the slide's {slide.level_count} levels, got {level}: give a lower "
-                "level, or tile.mpp=<micrometres a pixel>."
-            )
+        require_level(slide, level)
         factor = float(slide.level_downsamples[level])
     else:
-        stated = slide.properties.get("openslide.mpp-x")
+        stated = stated_mpp(slide)
         if stated is None:
             raise ValueError(
                 "Expected the slide to state its resolution (openslide.mpp-x), as tile.mpp needs, got none: "
                 "give tile.patch_level and tile.mpp=null instead."
             )
-        factor = mpp / float(stated)
+        factor = mpp / stated
         level = slide.get_best_level_for_downsample(max(factor, 1.0) + 1e-3)
     return PatchGrid(patch_size, level, max(1, round(patch_size * factor)), max(1, round(step * factor)))
+
+
+def require_level(slide: Any, level: int) -> None:
+    """Refuses a level that a slide does not have.
+
+    Raises:
+        ValueError: saying how many it has.
+    """
+    if level >= slide.level_count:
+        raise ValueError(
+            f"Expected tile.patch_level below the slide's {slide.level_count} levels, got {level}: give a lower "
+            "level, or tile.mpp=<micrometres a pixel>."
+        )
+
+
+def level_downsample(slide: Any, level: int) -> tuple[float, float]:
+    """Returns the level-0 pixels a pixel of a level along x and y, by the sizes of the levels as CLAM takes them."""
+    (width, height), (level_width, level_height) = slide.dimensions, slide.level_dimensions[level]
+    return width / level_width, height / level_height
 
 
 def find_patches(tissue: np.ndarray, size_level0: tuple[int, int], grid: PatchGrid, least_share: float) -> np.ndarray:
@@ -104,14 +122,27 @@ def find_patches(tissue: np.ndarray, size_level0: tuple[int, int], grid: PatchGr
     return np.stack([xs[kept_x], ys[kept_y]], axis=1).astype(np.int64)
 
 
-def write_patch_file(path: Path, coords: np.ndarray, grid: PatchGrid, slide: Any, settings: str = "") -> None:
+def write_patch_file(
+    path: Path,
+    coords: np.ndarray,
+    grid: PatchGrid,
+    slide: Any,
+    settings: str = "",
+    columns: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Writes CLAM's patch file: `coords` [n_patches, 2] int64 level-0 corners, with CLAM's attributes and the edge.
 
     CLAM's readers take the edge as `patch_size * int(downsample)`; `patch_size_level0` (TRIDENT's name) states it.
-    `settings` says in words of the config what the slide was cut with; `read_settings` gives it back.
+
+    Args:
+        path: the file.
+        coords: of the patches.
+        grid: their size.
+        slide: open in OpenSlide.
+        settings: what the slide was cut with, as JSON of configuration values; `read_settings` gives it back.
+        columns: what CLAM's list of slides says of it; `read_columns` gives it back.
     """
-    level_size = slide.level_dimensions[grid.level]
-    downsample = (slide.dimensions[0] / level_size[0], slide.dimensions[1] / level_size[1])
+    level_size, downsample = slide.level_dimensions[grid.level], level_downsample(slide, grid.level)
     with write_atomically(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("coords", data=coords).attrs.update(
             {
@@ -127,7 +158,7 @@ def write_patch_file(path: Path, coords: np.ndarray, grid: PatchGrid, slide: Any
                 "patch_size_target": grid.patch_size,
             }
         )
-        file.attrs["settings"] = settings
+        file.attrs.update({"settings": settings, "columns": json.dumps(dict(columns))})
 
 
 def read_patch_file(path: Path) -> tuple[np.ndarray, int, int]:
@@ -160,3 +191,9 @@ def read_settings(path: Path) -> str:
     """Returns what a slide was cut with; empty when the file does not say, as CLAM's do not."""
     with open_h5(path, RECUT) as file:
         return str(file.attrs.get("settings", ""))
+
+
+def read_columns(path: Path) -> dict[str, Any]:
+    """Returns what CLAM's list of slides said of a slide when it was cut; empty when the file does not say."""
+    with open_h5(path, RECUT) as file:
+        return json.loads(file.attrs.get("columns", "{}"))

@@ -1,5 +1,6 @@
 """Finds and opens whole-slide images, and makes small images of them and of their patches."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ def open_slide(path: str | Path) -> Iterator[Any]:
 
     Raises:
         ImportError: when OpenSlide is not installed.
-        ValueError: when OpenSlide cannot read the file.
+        ValueError: when OpenSlide cannot read the file, also in the block.
     """
     try:
         import openslide
@@ -69,11 +70,20 @@ def open_slide(path: str | Path) -> Iterator[Any]:
             "Expected OpenSlide to read slides, found it not installed: pip install openslide-python openslide-bin."
         ) from error
     try:
-        slide = openslide.OpenSlide(path)
-    except openslide.OpenSlideError as error:
+        with openslide.OpenSlide(path) as slide:
+            yield slide
+    except openslide.OpenSlideError as error:  # at opening, or later where a part of the file is damaged
         raise ValueError(f"Expected a slide that OpenSlide reads at {path}, got {error}. Copy it again.") from error
-    with slide:
-        yield slide
+
+
+def stated_mpp(slide: Any) -> float | None:
+    """Returns the micrometres a level-0 pixel that a slide, open in OpenSlide, states; None when it does not."""
+    stated = slide.properties.get("openslide.mpp-x")
+    try:
+        mpp = float(stated or "nan")
+    except ValueError:  # some scanners write a text there
+        return None
+    return mpp if 0 < mpp < math.inf else None
 
 
 class SlideImages:
@@ -90,8 +100,7 @@ class SlideImages:
     @property
     def mpp(self) -> float | None:
         """Micrometres a level-0 pixel; None when the slide does not say."""
-        stated = self._slide.properties.get("openslide.mpp-x")
-        return None if stated is None else float(stated)
+        return stated_mpp(self._slide)
 
     def thumbnail(self, longest_side: int) -> np.ndarray:
         """Returns the whole slide, RGB uint8 [height, width, 3], its longer side at most `longest_side` pixels."""
