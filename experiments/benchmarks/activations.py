@@ -100,8 +100,9 @@ class RowByRow(IterableDataset):
 
 
 class ReadyRows:
-    n_together = 1
     """A source that computes nothing: what `stream` costs beside the backbone."""
+
+    n_together = 1
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows

@@ -19,9 +19,8 @@ from src.analysis.figures import plot_training_curves
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
-from src.data.feeding.rows import rows_an_item
 from src.data.feeding.epoch_order import block_batches
-from src.data.feeding.rows import RowSource
+from src.data.feeding.rows import RowSource, rows_an_item
 from src.data.fold import FoldData, open_fold
 from src.data.streamed_fold import StreamedFold
 from src.interrupts import keeping

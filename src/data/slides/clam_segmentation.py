@@ -1,5 +1,6 @@
 """Tissue as CLAM finds it (Lu et al., "Data-efficient and weakly supervised computational pathology on whole-slide
-images", Nature Biomedical Engineering 2021): by the saturation of a small image of the slide, with filters by area."""
+images", Nature Biomedical Engineering 2021): by the saturation of a small image of the slide, with filters by area.
+"""
 
 from collections.abc import Sequence
 
