@@ -5,6 +5,7 @@ Run: python -m experiments.benchmarks.embed [--quick]
 
 import argparse
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
+from timm.data import create_transform  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader, Dataset
 
+from src import config
 from src.data.embedding.embedder import Embedder
 from src.data.embedding.image_store import embed_images
 from src.data.embedding.pictures import Images
 from src.data.images.source import ImageSource
 from src.data.slides.slide_writer import write_slide
-from src.data.synthetic.tissue import draw_tissue
 from src.models.backbones.timm_backbone import TimmBackbone
 from src.prefetch import prefetch
+from src.tasks.tile import cut_slide
 
 SIZE, BATCH = 224, 32
 CONFIG = """_target_: experiments.benchmarks.one_product.OneProduct
@@ -104,7 +106,7 @@ class Files(Dataset):
 def plain_loop(paths: list[Path], backbone: TimmBackbone, out: Path, n_workers: int) -> None:
     """A DataLoader, the model and torch.save of one tensor, the way scripts cache tokens."""
     model: Any = backbone.model
-    transform = timm.data.create_transform(input_size=(3, SIZE, SIZE), crop_pct=1.0, interpolation="bicubic")
+    transform = create_transform(input_size=(3, SIZE, SIZE), crop_pct=1.0, interpolation="bicubic")
     loader = DataLoader(Files(paths, transform), BATCH, num_workers=n_workers)
     with torch.inference_mode():
         torch.save(torch.cat([model.forward_features(batch)[:, 1:] for batch in loader]), out)
@@ -135,7 +137,7 @@ def read_and_embed(folder: Path, n_images: int, rounds: int) -> None:
     for _ in range(rounds):
         for name, job in jobs.items():
             times[name].append(seconds(job))
-    best = {name: float(np.median(values)) for name, values in times.items()}
+    best = {name: statistics.median(values) for name, values in times.items()}
     print(f"{n_images} JPEGs of 640 x 480 to {SIZE}, vit_tiny_patch16_224, medians of {rounds}")
     print(f"{'':<42}{'s':>8}{'images/s':>10}")
     for name, value in best.items():
@@ -145,15 +147,24 @@ def read_and_embed(folder: Path, n_images: int, rounds: int) -> None:
     print(f"{min(plain) / whole:.2f} x the best plain loop")
 
 
-def cut_a_slide(folder: Path) -> None:
-    """Prints how long a 2048-px slide takes to cut, by the command's own function."""
-    from src.tasks.tile import cut_slide
-
+def cut_slides(folder: Path) -> None:
+    """Prints how long a pyramidal slide of 2048 px takes to cut, by both tilings: masks and stitches included."""
+    typed = ["exp=quickstart", f"paths.data={folder / 'data'}", "task=tile"]
     path = folder / "slide.tif"
-    write_slide(path, draw_tissue(2048), 0.5)
-    print(
-        f"cutting a 2048-px slide: {min(seconds(lambda: cut_slide(path, folder / 'patches')) for _ in range(3)):.2f} s"
-    )
+    write_slide(path, np.kron(draw_noise(256), np.ones((8, 8, 1), np.uint8)), 0.5)
+    for name in ("default", "clam"):
+        cfg = config.resolve(config.compose([*typed, f"tile={name}", "tile.patch_size=96"]))
+        tiling = config.instantiate(cfg.tile)
+        took = statistics.median(seconds(lambda: cut_slide(path, folder, tiling, True)) for _ in range(5))
+        print(f"cutting a slide of 2048 px, tile={name}: {took:.2f} s")
+
+
+def draw_noise(side: int) -> np.ndarray:
+    """Returns a square image, half of it pink tissue, half glass: uint8 [side, side, 3]."""
+    image = np.full((side, side, 3), 240, np.uint8)
+    grain = np.random.default_rng(0).integers(-20, 21, (side, side // 2, 3))
+    image[:, side // 4 : side // 4 + side // 2] = np.array([200, 120, 170]) + grain
+    return image
 
 
 def pipeline(folder: Path, n_items: int) -> None:
@@ -179,9 +190,8 @@ def pipeline(folder: Path, n_items: int) -> None:
     memory = 0
     for task in ("splits", "embed", "train_sae", "encode"):
         started = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, f"task={task}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = subprocess.Popen([*command, f"task={task}"], **pipes)
         watch = Watch(process.pid)
         output, _ = process.communicate()
         if process.returncode:
@@ -235,7 +245,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     places = folders()
     read_and_embed(next(places), 100 if quick else 2_000, 1 if quick else 3)
-    cut_a_slide(next(places))
+    cut_slides(next(places))
     pipeline(next(places), 2_000 if quick else 200_000)
 
 

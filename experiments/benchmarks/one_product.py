@@ -19,9 +19,7 @@ class OneProduct(Backbone):
         **options: of `Backbone`.
     """
 
-    def __init__(
-        self, name: str, model_name: str = "one_product", width: int = 64, seed: int = 0, **options: Any
-    ) -> None:
+    def __init__(self, name: str, model_name: str, width: int = 64, seed: int = 0, **options: Any) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = nn.Conv2d(3, width, kernel_size=1)

@@ -83,7 +83,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 def _cut_slides(cfg: Any, slides: Mapping[str, Path], out_dir: Path) -> dict[str, SlideEntry]:
     """Cuts all slides, and lists them after every one."""
     tiling: Tiling = config.instantiate(cfg.tile)
-    cut = partial(_cut_slide, out_dir=out_dir, tiling=tiling, overwrite=cfg.overwrite)
+    cut = partial(cut_slide, out_dir=out_dir, tiling=tiling, overwrite=cfg.overwrite)
     names = [path.name for path in slides.values()]
     entries: dict[str, SlideEntry] = {}
     with keeping(lambda: _describe_kept(cfg, slides)), worker_pool(tiling.n_workers) as pool:
@@ -106,7 +106,7 @@ def _patch_path(out_dir: Path, slide_id: str) -> Path:
     return out_dir / "patches" / f"{slide_id}.h5"
 
 
-def _cut_slide(path: Path, out_dir: Path, tiling: Tiling, overwrite: bool) -> tuple[SlideEntry, bool]:
+def cut_slide(path: Path, out_dir: Path, tiling: Tiling, overwrite: bool) -> tuple[SlideEntry, bool]:
     """Returns what became of a slide, and whether it was cut now."""
     patch_path = _patch_path(out_dir, path.stem)
     if patch_path.is_file():
