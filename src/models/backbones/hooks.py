@@ -27,7 +27,7 @@ def outputs_of(modules: Mapping[str, nn.Module], run: Callable[[], Any], stop: b
         stop: whether to end it after the last of the modules.
     """
     outputs: dict[str, Tensor] = {}
-    last = next(reversed(modules), None)
+    last = list(modules)[-1] if modules else None
 
     def take(name: str, output: Any) -> None:
         if stop and name == last:
