@@ -1,9 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
 
 from src.models.backbones.timm_backbone import TimmBackbone
-from tests.models.backbones.images import prepared
+from tests.models.backbones.images import images, prepared
 
 
 def make(model_name="test_vit", image_size=64, **options):
@@ -67,11 +69,22 @@ def test_output_is_after_the_last_norm_and_pooled_is_the_model_s_own(vit):
 
 def test_the_pass_ends_after_the_last_layer_asked_for(vit):
     ran = []
-    handles = [block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(vit.model.blocks)]
+    handles = [
+        block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(vit.model.blocks)
+    ]
     vit.activations(prepared(vit), [2, 0], "all")
     for handle in handles:
         handle.remove()
     assert ran == [0, 1, 2]
+
+
+def test_several_threads_get_their_own_activations(vit):
+    batches = [vit.normalize(images(2, 64, 64, seed=seed)) for seed in range(16)]
+    alone = [vit.activations(batch, [1, 4], "all") for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda batch: vit.activations(batch, [1, 4], "all"), batches))
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_maps_are_tokens_row_by_row():
