@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from src.activation_spec import ActivationSpec
-from src.models.backbones.hooks import Call, calls_after, n_calls_to, outputs_of
+from src.models.backbones.hooks import Call, calls_after, n_calls_to, outputs_of, watch
 from src.models.backbones.preprocessing import Preprocessing
 from src.models.backbones.spec import OUTPUT, POOLED
 from src.models.backbones.tokens import TOKENS, find_grid, from_tokens, n_picked, pick, to_tokens
@@ -86,6 +86,7 @@ class Backbone(nn.Module, ABC):
         places = ", ".join(one if one == OUTPUT else f"layer {one}" for one in self.chosen)
         self.description = f"{description}; {tokens} of {places}"
         self.eval().requires_grad_(False)
+        watch({str(index): model.get_submodule(module) for index, module in enumerate(self.layers)})
         self._shapes = self._find_shapes()
         self._tails: dict[tuple[str, torch.device], list[Call]] = {}
 
@@ -149,10 +150,10 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"], points: Sequence[str]) -> dict[str, Tensor]:
         """Returns what the model itself gives at layers, at its `output`, when it is `pooled` and `projected`."""
-        modules = {name: self.model.get_submodule(self.layers[int(name)]) for name in self._in_order(points)}
         beyond = [point for point in points if point in (OUTPUT, *_OF_OUTPUT)]
+        layers = sorted(set(points) - set(beyond), key=int)
         run: dict[str, Tensor] = {}
-        outputs = outputs_of(modules, lambda: run.update({OUTPUT: self._body(images)}), stop=not beyond)
+        outputs = outputs_of(layers, lambda: run.update({OUTPUT: self._body(images)}), stop=not beyond)
         if set(beyond) & set(_OF_OUTPUT):
             run["pooled"] = self._head(run[OUTPUT])
         if "projected" in beyond:
@@ -243,9 +244,6 @@ class Backbone(nn.Module, ABC):
         if len(self.chosen) != 1:
             raise ValueError(f"Expected one layer, got none of the {len(self.chosen)} chosen: {list(self.chosen)}.")
         return self.chosen[0]
-
-    def _in_order(self, points: Sequence[str]) -> list[str]:
-        return sorted({point for point in points if point not in (OUTPUT, *_OF_OUTPUT)}, key=int)
 
     def _check_tokens(self, layer: str, tokens: str) -> str:
         """Returns the point of `forward` that has these tokens of a layer."""

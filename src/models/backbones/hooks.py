@@ -1,6 +1,8 @@
 """Looks into a model while it runs, with forward hooks: any model, without knowing how it is written."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -18,35 +20,52 @@ def first_tensor(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def outputs_of(modules: Mapping[str, nn.Module], run: Callable[[], Any], stop: bool) -> dict[str, Tensor]:
-    """Returns the outputs of modules during a forward pass.
+class _Taken(threading.local):
+    """What the pass that runs in this thread is to take, and has taken."""
+
+    wanted: frozenset[str] = frozenset()
+    last: str | None = None
+    outputs: dict[str, Tensor]
+
+
+_TAKEN = _Taken()
+
+
+def watch(modules: Mapping[str, nn.Module]) -> None:
+    """Prepares modules for `outputs_of`, once and for all: several threads may run the model at once.
 
     Args:
-        modules: by name, in the order in which they run.
+        modules: by name.
+    """
+    for name, module in modules.items():
+        module.register_forward_hook(partial(_take, name))
+
+
+def outputs_of(names: Sequence[str], run: Callable[[], Any], stop: bool) -> dict[str, Tensor]:
+    """Returns the outputs of watched modules during a forward pass.
+
+    Args:
+        names: in the order in which the modules run.
         run: the forward pass.
         stop: whether to end it after the last of the modules.
     """
-    outputs: dict[str, Tensor] = {}
-    last = next(reversed(modules), None)
-
-    def take(name: str, output: Any) -> None:
-        if stop and name == last:
-            outputs[name] = first_tensor(output)
-            raise _ReachedError
-        outputs[name] = first_tensor(output).clone()  # what comes next may write into it (`x += shortcut`)
-
-    handles = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: take(name, output))
-        for name, module in modules.items()
-    ]
+    _TAKEN.wanted, _TAKEN.last, _TAKEN.outputs = frozenset(names), names[-1] if stop else None, {}
     try:
         run()
     except _ReachedError:
         pass  # the pass ended where it was to
     finally:
-        for handle in handles:
-            handle.remove()
+        outputs, _TAKEN.wanted, _TAKEN.outputs = _TAKEN.outputs, frozenset(), {}
     return outputs
+
+
+def _take(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+    if name not in _TAKEN.wanted:
+        return
+    if name == _TAKEN.last:
+        _TAKEN.outputs[name] = first_tensor(output)
+        raise _ReachedError
+    _TAKEN.outputs[name] = first_tensor(output).clone()  # what comes next may write into it (`x += shortcut`)
 
 
 class Call(NamedTuple):
@@ -66,6 +85,8 @@ class Call(NamedTuple):
 
 def calls_after(layer: nn.Module, model: nn.Module, run: Callable[[], Any]) -> list[Call]:
     """Returns the outermost module calls that begin after a layer has ended, in order.
+
+    No other thread may run the model meanwhile.
 
     Args:
         layer: a module of the model.

@@ -111,8 +111,10 @@ def describe_weights(backbone: Mapping[str, Any]) -> str:
     pretrained = backbone.get("pretrained")
     path = backbone.get("checkpoint") or (pretrained if isinstance(pretrained, str) else None)
     if path is not None and Path(path).exists():
-        files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
-        digests = [_digest_unchanged(file) for file in files if len(files) == 1 or file.suffix in _WEIGHT_SUFFIXES]
+        files = [Path(path)]
+        if Path(path).is_dir():
+            files = sorted(file for file in Path(path).iterdir() if file.suffix in _WEIGHT_SUFFIXES)
+        digests = [_digest_unchanged(file) for file in files]
         return digests[0] if len(digests) == 1 else digest_text(" ".join(digests), _DIGEST_LENGTH)
     if backbone.get("checkpoint") is not None:
         return UNKNOWN

@@ -42,7 +42,7 @@ class TimmBackbone(Backbone):
         name: str,
         model_name: str,
         checkpoint: str | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
@@ -138,7 +138,7 @@ def _is_classifier(key: str, model: Any) -> bool:
     return not model.num_classes and key.startswith(tuple(f"{name}." for name in names))
 
 
-def _describe(model_name: str, checkpoint: str | None, pretrained: bool | str, seed: int) -> str:
+def _describe(model_name: str, checkpoint: str | None, pretrained: bool | str | None, seed: int) -> str:
     if checkpoint is not None:
         return f"{model_name} with the weights in {Path(checkpoint).name}"  # its folder may change
     if not pretrained:
