@@ -198,16 +198,25 @@ def class_name(value: Any, key: str) -> str:
     raise ValueError(f"Expected a text in {key}, got {value!r}: put the label in quotes, as the csv spells it.")
 
 
-def order_classes(labels: Iterable[str], positive_class: str | None) -> tuple[str, ...]:
-    """Returns the class names in a fixed order: sorted, with the positive class of two last.
+def order_classes(
+    labels: Iterable[str], positive_class: str | None, class_names: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the class names in a fixed order: that of the configuration or sorted, with the positive of two last.
 
     The index of a name in the result is its label everywhere, so that in two-class data 1 means positive whatever
     the classes are called.
+
+    Args:
+        labels: those that occur; others are no classes.
+        positive_class: of two classes.
+        class_names: the order that the configuration gives; None: sorted.
 
     Raises:
         ValueError: when there is one class only, the positive class is not a class, or two-class data names none.
     """
     names = sorted(set(labels))
+    if class_names is not None:
+        names.sort(key=[class_name(name, "dataset.class_names") for name in class_names].index)
     if len(names) < 2:
         raise ValueError(f"Expected at least two classes among the labels, got {names}.")
     if positive_class is not None:

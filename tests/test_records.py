@@ -123,6 +123,8 @@ def test_missing_csv_says_which_key_gives_it(tmp_path):
 def test_positive_class_of_two_is_last():
     assert order_classes(["a", "b", "a"], "a") == ("b", "a")
     assert order_classes(["c", "a", "b"], None) == ("a", "b", "c")
+    assert order_classes(["c", "a", "b"], None, ["b", "d", "a", "c"]) == ("b", "a", "c")
+    assert order_classes(["a", "b"], "a", ["a", "b"]) == ("b", "a")
     with pytest.raises(ValueError, match=r"got none of \['a', 'b'\]"):
         order_classes(["a", "b"], None)
     with pytest.raises(ValueError, match="got 'z'"):

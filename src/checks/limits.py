@@ -108,6 +108,7 @@ LIMITS: dict[str, Limit] = {
     "dataset.class_names[]": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.positive_class": _kind(TEXT, WHOLE, NUMBER, SWITCH),
     "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,
+    "dataset.listing.*": _kind(NONE, SWITCH, WHOLE, NUMBER, TEXT, LIST, MAPPING),  # arguments of any function
     "dataset.max_pixels": _ONE_OR_MORE_WHOLE,
     "dataset.window": _kind(LIST),
     "dataset.window[]": _ANY_NUMBER,

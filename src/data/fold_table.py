@@ -21,6 +21,7 @@ class FoldTable:
         metadata_csv: the csv.
         splits_dir: the folder of the split.
         positive_class: that of the dataset's configuration.
+        class_names: the order of the classes that the configuration gives; None: sorted.
     """
 
     items: dict[str, Item]
@@ -28,12 +29,16 @@ class FoldTable:
     metadata_csv: Path
     splits_dir: Path | None
     positive_class: str | None
+    class_names: tuple[str, ...] | None = None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Class names, of two the positive last; at most one where items have no labels to tell apart."""
+        """Class names in the configuration's order or sorted, of two the positive last.
+
+        At most one where items have no labels to tell apart.
+        """
         labels = {item.label for item in self.items.values() if item.label is not None}
-        return order_classes(labels, self.positive_class) if len(labels) > 1 else tuple(labels)
+        return order_classes(labels, self.positive_class, self.class_names) if len(labels) > 1 else tuple(labels)
 
     def labelled(self, parts: str) -> tuple[str, ...]:
         """Returns the items of a part or union of parts that have a label of the target.
@@ -106,4 +111,5 @@ def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable
         splits_dir = Path(dataset.splits_dir)
         split = read_split(splits_dir, int(fold))
         check_split(split, list(items.values()), str(metadata_csv), needed)
-    return FoldTable(items, split, metadata_csv, splits_dir, dataset.positive_class)
+    class_names = None if dataset.class_names is None else tuple(dataset.class_names)
+    return FoldTable(items, split, metadata_csv, splits_dir, dataset.positive_class, class_names)
