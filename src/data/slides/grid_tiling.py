@@ -52,7 +52,7 @@ class GridTiling(Tiling):
         pen = None if self.pen_contrast is None else find_pen(view, self.pen_contrast)
         tissue = find_tissue(view, self.saturation_threshold, pen=pen)
         coords = find_patches(tissue, slide.dimensions, grid, self.min_tissue)
-        reason = "" if len(coords) else f"no patch with enough tissue (tile.min_tissue={self.min_tissue})"
+        reason = f"no patch with enough tissue (tile.min_tissue={self.min_tissue})"
         if self.min_sharpness is not None and len(coords):
             reason = f"all {len(coords)} patches with enough tissue are blurred (tile.min_sharpness)"
             coords = drop_blurred(images, coords, grid, self.min_sharpness)
