@@ -76,8 +76,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         told = [f"{slides[slide_id].name}: {reason.rstrip('.')}" for slide_id, reason in failed.items()][:_MOST_TOLD]
         raise ValueError(
             f"Expected patches of every slide in {cfg.dataset.slides_dir}, got none of {len(failed)}, listed in "
-            f"{out_dir / 'process_list_autogen.csv'}: {'; '.join(told)}. Look at {out_dir / 'masks'}, change tile.*, or "
-            "set dataset.on_bad_file=skip; the other slides are cut."
+            f"{out_dir / 'process_list_autogen.csv'}: {'; '.join(told)}. Look at {out_dir / 'masks'}, change "
+            "tile.*, or set dataset.on_bad_file=skip; the other slides are cut."
         )
     results: dict[str, float] = {
         "n_slides": len(slides) - len(failed),
@@ -140,8 +140,9 @@ def _kept(patch_path: Path, tiling: Tiling) -> SlideEntry:
     coords, _, _ = read_patch_file(patch_path)
     made_with = read_settings(patch_path)
     if made_with != tiling.settings():
+        found = made_with or "patches of another program"
         raise ValueError(
-            f"Expected {patch_path} to be cut with {tiling.settings()}, got {made_with or 'patches of another program'}. "
+            f"Expected {patch_path} to be cut with {tiling.settings()}, got {found}. "
             "Give another dataset.patches_dir and dataset.features_dir, or overwrite=true to cut the slides again."
         )
     return SlideEntry(len(coords), "", read_columns(patch_path))

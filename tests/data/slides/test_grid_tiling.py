@@ -74,7 +74,7 @@ def test_pen_marks_give_no_patches_unless_wanted(colour):
 
 def test_pen_does_not_lift_the_threshold_of_pale_tissue():
     image = painted(640, 320, (384, 64, 576, 256, GREEN))
-    image[64:256, 64:256] = (235, 215, 228) + np.random.default_rng(0).integers(-2, 3, (192, 192, 1))
+    image[64:256, 64:256] = np.array((235, 215, 228)) + np.random.default_rng(0).integers(-2, 3, (192, 192, 1))
     tissue = np.zeros((320, 640), bool)
     tissue[64:256, 64:256] = True
     assert (find_tissue(image, pen=find_pen(image, 0.1)) == tissue).mean() > 0.999
