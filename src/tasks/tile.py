@@ -18,7 +18,7 @@ from src.data.slides.patching import read_columns, read_patch_file, read_setting
 from src.data.slides.process_list import SlideEntry, write_process_list
 from src.data.slides.slide_files import SlideImages, list_slides, open_slide
 from src.data.slides.tiling import Tiling
-from src.files import remove_leftovers, write_atomically
+from src.files import list_files, remove_leftovers, write_atomically
 from src.interrupts import keeping
 from src.progress import track
 from src.report.page import Page
@@ -35,7 +35,15 @@ def missing_inputs(cfg: Any, kinds: Sequence[str] = ("slides",)) -> list[str]:
     """Returns why there are no slides to cut, or none of other kinds of files; of several reasons the first."""
     folders = {kind: cfg.dataset[f"{kind}_dir"] for kind in kinds if cfg.dataset.get("generator") is None}
     missing = (kind for kind, folder in folders.items() if folder is None or not Path(folder).is_dir())
-    return [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing][:1]
+    reasons = [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing]
+    if "patches" not in kinds and _is_foreign(Path(cfg.dataset.patches_dir)):
+        reasons.append(f"another program cut the slides: dataset.patches_dir is {cfg.dataset.patches_dir}")
+    return reasons[:1]
+
+
+def _is_foreign(out_dir: Path) -> bool:
+    """Whether patch files are there that do not state how they were cut, as CLAM's do not."""
+    return any(not read_settings(path) for path in list_files(out_dir / "patches", "*.h5")[:1])
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -68,8 +76,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         told = [f"{slides[slide_id].name}: {reason.rstrip('.')}" for slide_id, reason in failed.items()][:_MOST_TOLD]
         raise ValueError(
             f"Expected patches of every slide in {cfg.dataset.slides_dir}, got none of {len(failed)}, listed in "
-            f"{out_dir / 'process_list_autogen.csv'}: {'; '.join(told)}. Look at {out_dir / 'masks'}, change tile.*, or "
-            "set dataset.on_bad_file=skip; the other slides are cut."
+            f"{out_dir / 'process_list_autogen.csv'}: {'; '.join(told)}. Look at {out_dir / 'masks'}, change "
+            "tile.*, or set dataset.on_bad_file=skip; the other slides are cut."
         )
     results: dict[str, float] = {
         "n_slides": len(slides) - len(failed),
@@ -129,11 +137,12 @@ def cut_slide(path: Path, out_dir: Path, tiling: Tiling, overwrite: bool) -> tup
 
 
 def _kept(patch_path: Path, tiling: Tiling) -> SlideEntry:
-    coords, _, patch_size = read_patch_file(patch_path)
+    coords, _, _ = read_patch_file(patch_path)
     made_with = read_settings(patch_path)
-    if patch_size != tiling.patch_size or made_with not in ("", tiling.settings()):
+    if made_with != tiling.settings():
+        found = made_with or "patches of another program"
         raise ValueError(
-            f"Expected {patch_path} to be cut with {tiling.settings()}, got {made_with or f'{patch_size} px'}. "
+            f"Expected {patch_path} to be cut with {tiling.settings()}, got {found}. "
             "Give another dataset.patches_dir and dataset.features_dir, or overwrite=true to cut the slides again."
         )
     return SlideEntry(len(coords), "", read_columns(patch_path))

@@ -1,5 +1,7 @@
-"""Tissue as CLAM finds it (Lu et al., "Data-efficient and weakly supervised computational pathology on whole-slide
-images", Nature Biomedical Engineering 2021): by the saturation of a small image of the slide, with filters by area.
+"""Tissue as CLAM finds it: by the saturation of a small image of the slide, with filters by area.
+
+Lu et al., "Data-efficient and weakly supervised computational pathology on whole-slide images", Nature Biomedical
+Engineering 2021, and the options of its program `create_patches_fp.py`.
 """
 
 from collections.abc import Sequence

@@ -17,6 +17,8 @@ from src.data.slides.tissue import LEAST_SATURATION, MEDIAN_SIZE, find_pen, find
 _PIXELS_PER_PATCH = 8
 _LEAST_SIDE = 600
 _MOST_SIDE = 10_000
+# Of the side of that image is the width of the outlines on it.
+_LINE = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,12 @@ class GridTiling(Tiling):
         pen = None if self.pen_contrast is None else find_pen(view, self.pen_contrast)
         tissue = find_tissue(view, self.saturation_threshold, pen=pen)
         coords = find_patches(tissue, slide.dimensions, grid, self.min_tissue)
-        reason = "" if len(coords) else f"no patch with enough tissue (tile.min_tissue={self.min_tissue})"
+        reason = f"no patch with enough tissue (tile.min_tissue={self.min_tissue})"
         if self.min_sharpness is not None and len(coords):
             reason = f"all {len(coords)} patches with enough tissue are blurred (tile.min_sharpness)"
             coords = drop_blurred(images, coords, grid, self.min_sharpness)
         scale = (slide.dimensions[0] / view.shape[1], slide.dimensions[1] / view.shape[0])
-        line_width = max(1, max(view.shape) // _LEAST_SIDE)
+        line_width = max(1, max(view.shape) // _LINE)
         # In words of CLAM's columns; those that mean nothing here stay empty.
         columns = {
             "sthresh": round((self.saturation_threshold or LEAST_SATURATION) * 255),

@@ -112,7 +112,7 @@ def _outlined_test_slides(annotations_dir: str | Path | None) -> set[str]:
     outlined = {path.stem.lower() for path in files if path.stem.lower().startswith(f"{_TEST}_")}
     if not outlined:
         raise FileNotFoundError(
-            f"Expected outlines of test slides (test_<number>.xml) in {annotations_dir}, found none: without them every "
-            "test slide would count as normal. Give dataset.annotations_dir=<folder>."
+            f"Expected outlines of test slides (test_<number>.xml) in {annotations_dir}, found none: without them "
+            "every test slide would count as normal. Give dataset.annotations_dir=<folder>."
         )
     return outlined

@@ -14,6 +14,8 @@ from src.files import list_files
 # What OpenSlide reads by suffix; formats that are folders or need companions are named by their main file.
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 
+_MOST_PIXELS = 50_000_000
+
 
 def list_slides(slides_dir: str | Path) -> dict[str, Path]:
     """Returns the slides of a folder by slide id, the file name without suffix, sorted.
@@ -116,11 +118,22 @@ class SlideImages:
         """Reads from the smallest level that still has every pixel asked for."""
         level = self._slide.get_best_level_for_downsample(max(1.0, width / size[0]))
         downsample = self._slide.level_downsamples[level]
-        at_level = max(1, round(width / downsample)), max(1, round(height / downsample))
-        region = self._slide.read_region((int(x), int(y)), level, at_level)
+        columns, rows = max(1, round(width / downsample)), max(1, round(height / downsample))
+        # A large slide of one level is made smaller band by band, so that it is never whole in memory.
+        factor = max(1, min(columns // size[0], rows // size[1])) if columns * rows > _MOST_PIXELS else 1
+        band = max(1, _MOST_PIXELS // (columns * factor)) * factor if factor > 1 else rows
+        image = Image.new("RGB", (-(-columns // factor), -(-rows // factor)))
+        for top in range(0, rows, band):
+            at = (int(x), int(y) + round(top * downsample))
+            region = self._region(at, level, (columns, min(band, rows - top)))
+            image.paste(region.reduce(factor), (0, top // factor))
+        return np.asarray(image.resize(size))
+
+    def _region(self, at: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        region = self._slide.read_region(at, level, size)
         white = Image.new("RGB", region.size, "white")
         white.paste(region, mask=region.getchannel("A"))
-        return np.asarray(white.resize(size))
+        return white
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Cut:
         view: the whole slide in small, RGB uint8 [height, width, 3].
         pieces: the tissue, in level-0 pixels.
         line_width: of its outline drawn on the view, in pixels.
-        reason: why there are no patches, where there are none.
+        reason: what to say of the slide when there are no patches.
         columns: what CLAM's list says of the slide, those of `CLAM_COLUMNS` that mean something here.
     """
 
