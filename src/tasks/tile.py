@@ -36,14 +36,15 @@ def missing_inputs(cfg: Any, kinds: Sequence[str] = ("slides",)) -> list[str]:
     folders = {kind: cfg.dataset[f"{kind}_dir"] for kind in kinds if cfg.dataset.get("generator") is None}
     missing = (kind for kind, folder in folders.items() if folder is None or not Path(folder).is_dir())
     reasons = [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing]
-    if "patches" not in kinds and _is_foreign(Path(cfg.dataset.patches_dir)):
+    if "patches" not in kinds and _is_foreign(cfg.dataset.patches_dir):
         reasons.append(f"another program cut the slides: dataset.patches_dir is {cfg.dataset.patches_dir}")
     return reasons[:1]
 
 
-def _is_foreign(out_dir: Path) -> bool:
+def _is_foreign(out_dir: str | None) -> bool:
     """Whether patch files are there that do not state how they were cut, as CLAM's do not."""
-    return any(not read_settings(path) for path in list_files(out_dir / "patches", "*.h5")[:1])
+    files = [] if out_dir is None else list_files(Path(out_dir) / "patches", "*.h5")
+    return any(not read_settings(path) for path in files[:1])
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
