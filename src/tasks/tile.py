@@ -36,14 +36,15 @@ def missing_inputs(cfg: Any, kinds: Sequence[str] = ("slides",)) -> list[str]:
     folders = {kind: cfg.dataset[f"{kind}_dir"] for kind in kinds if cfg.dataset.get("generator") is None}
     missing = (kind for kind, folder in folders.items() if folder is None or not Path(folder).is_dir())
     reasons = [f"no {kind}: dataset.{kind}_dir is {folders[kind]}" for kind in missing]
-    if "patches" not in kinds and _is_foreign(Path(cfg.dataset.patches_dir)):
+    if "patches" not in kinds and _is_foreign(cfg.dataset.patches_dir):
         reasons.append(f"another program cut the slides: dataset.patches_dir is {cfg.dataset.patches_dir}")
     return reasons[:1]
 
 
-def _is_foreign(out_dir: Path) -> bool:
+def _is_foreign(out_dir: str | None) -> bool:
     """Whether patch files are there that do not state how they were cut, as CLAM's do not."""
-    return any(not read_settings(path) for path in list_files(out_dir / "patches", "*.h5")[:1])
+    files = [] if out_dir is None else list_files(Path(out_dir) / "patches", "*.h5")
+    return any(not read_settings(path) for path in files[:1])
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -66,6 +67,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     slides = list_slides(cfg.dataset.slides_dir)
     rundir.record(*CurrentInputs(cfg).read("generator", "slides all"))
     out_dir = Path(cfg.dataset.patches_dir)
+    if _is_foreign(cfg.dataset.patches_dir) and not cfg.overwrite:
+        raise ValueError(
+            f"Expected no patches of another program in {out_dir}, got some, which would be mixed with these. Give "
+            "another dataset.patches_dir, or overwrite=true to replace them."
+        )
     for folder in (out_dir, *(out_dir / name for name in ("patches", "masks", "stitches"))):
         remove_leftovers(folder)
     entries = _cut_slides(cfg, slides, out_dir)
@@ -140,9 +146,8 @@ def _kept(patch_path: Path, tiling: Tiling) -> SlideEntry:
     coords, _, _ = read_patch_file(patch_path)
     made_with = read_settings(patch_path)
     if made_with != tiling.settings():
-        found = made_with or "patches of another program"
         raise ValueError(
-            f"Expected {patch_path} to be cut with {tiling.settings()}, got {found}. "
+            f"Expected {patch_path} to be cut with {tiling.settings()}, got {made_with or 'no word of it'}. "
             "Give another dataset.patches_dir and dataset.features_dir, or overwrite=true to cut the slides again."
         )
     return SlideEntry(len(coords), "", read_columns(patch_path))

@@ -130,21 +130,25 @@ def bad_slides(folder):
     write_slide(folder / "slides" / "blank.tif", np.full((512, 512, 3), 240, np.uint8), 0.5)
     write_slide(folder / "slides" / "tiny.tif", np.full((300, 50, 3), (200, 120, 170), np.uint8), 0.5)
     (folder / "slides" / "text.svs").write_text("no slide")
+    damaged = bytearray((folder / "slides" / "stained.tif").read_bytes())
+    damaged[2_000:-4_000] = bytes(len(damaged) - 6_000)  # opens, and cannot be decoded
+    (folder / "slides" / "damaged.tif").write_bytes(damaged)
 
 
 def test_slides_that_cannot_be_cut_are_listed_and_the_rest_go_on(slides, tmp_path, caplog):
     shutil.copytree(slides, tmp_path, dirs_exist_ok=True)
     bad_slides(tmp_path)
     results, patches_dir = run(tmp_path, "dataset.on_bad_file=skip")
-    assert (results["n_slides"], results["n_failed"]) == (2, 3)
+    assert (results["n_slides"], results["n_failed"]) == (2, 4)
     rows = listed(patches_dir)
     assert {name: row["status"] for name, row in rows.items()} == {
-        **dict.fromkeys(("blank.tif", "text.svs", "tiny.tif"), "failed_seg"),
+        **dict.fromkeys(("blank.tif", "damaged.tif", "text.svs", "tiny.tif"), "failed_seg"),
         **dict.fromkeys(("other.tif", "stained.tif"), "processed"),
     }
     assert rows["blank.tif"]["reason"] == "no patch with enough tissue (tile.min_tissue=0.5)"
     assert "at least one patch, 64 level-0 pixels, got 50 x 300" in rows["tiny.tif"]["reason"]
     assert "a slide that OpenSlide reads" in rows["text.svs"]["reason"]
+    assert "a slide that OpenSlide reads" in rows["damaged.tif"]["reason"]
     assert "Skipped slide text" in caplog.text
 
 
@@ -152,7 +156,8 @@ def test_an_error_tells_them_after_all_others_were_cut(slides, tmp_path):
     shutil.copytree(slides, tmp_path, dirs_exist_ok=True)
     bad_slides(tmp_path)
     with pytest.raises(
-        ValueError, match=r"(?s)none of 3, listed in .*csv: blank\.tif: no patch.*; text\.svs: .*; tiny\.tif"
+        ValueError,
+        match=r"(?s)none of 4, listed in .*csv: blank\.tif: no patch.*; damaged\.tif: .*; text\.svs: .*; tiny\.tif",
     ) as caught:
         run(tmp_path)
     assert "dataset.on_bad_file=skip" in str(caught.value)
@@ -160,7 +165,7 @@ def test_an_error_tells_them_after_all_others_were_cut(slides, tmp_path):
     assert sorted(path.stem for path in cut.iterdir()) == ["other", "stained"]
     # What was cut is not cut again.
     before = {path: path.stat().st_mtime_ns for path in cut.iterdir()}
-    for name in ("blank.tif", "text.svs", "tiny.tif"):
+    for name in ("blank.tif", "damaged.tif", "text.svs", "tiny.tif"):
         (tmp_path / "slides" / name).unlink()
     assert run(tmp_path)[0]["n_slides"] == 2
     assert {path: path.stat().st_mtime_ns for path in cut.iterdir()} == before
@@ -221,7 +226,7 @@ def test_what_another_program_cut_is_left_alone(slides, tmp_path):
     )
     assert tile.missing_inputs(cfg)[0].startswith("another program cut the slides")
     assert tile.missing_inputs(cfg, ("patches", "slides")) == []
-    with pytest.raises(ValueError, match="got patches of another program"):
+    with pytest.raises(ValueError, match=r"no patches of another program in .*overwrite=true"):
         run(tmp_path)
     assert (tmp_path / patches_dir / "process_list_autogen.csv").read_bytes() == before
 

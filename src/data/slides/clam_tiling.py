@@ -35,7 +35,7 @@ class ClamTiling(Tiling):
         exclude_ids: likewise.
         vis_level: the level that masks and stitches are drawn on; -1: the one for a downsample of 64.
         line_thickness: of the outline, in level-0 pixels.
-        use_padding: whether patches may leave the slide, black there.
+        use_padding: whether patches may leave the slide; they are white there when they are embedded, black in CLAM.
         contour_fn: see `is_inside`.
     """
 

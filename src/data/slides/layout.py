@@ -1,7 +1,7 @@
 """Finds what CLAM, and sae-1n after it, left below the folder of a data set."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ def find_features_dir(named: str, root: str | None, backbone: Mapping[str, Any])
     """Returns the folder of features that another program left, where the one that a configuration names has none.
 
     It is known by what it holds, `h5_files/*.h5` or `pt_files/*.pt`, and looked for in `root` and two folders down.
-    A backbone that computes activations has those that were computed with it, and no others.
+    A backbone that computes activations has those that were computed with it, and no others; what task=embed or
+    task=tile made under other values is not taken either.
 
     Args:
         named: the folder that the configuration names.
@@ -39,11 +40,11 @@ def find_patches_dir(named: str, root: str | None, backbone: Mapping[str, Any]) 
 
 
 def _find(
-    named: str, root: str | None, backbone: Mapping[str, Any], contents: tuple[tuple[str, str], ...], key: str
+    named: str, root: str | None, backbone: Mapping[str, Any], contents: Sequence[tuple[str, str]], key: str
 ) -> str:
-    if root is None or "_target_" in backbone or _holds(Path(named), (*contents, *_LOOSE)):
+    if root is None or "_target_" in backbone or _first_file(Path(named), (*contents, *_LOOSE)) is not None:
         return named
-    found = [str(folder) for folder in _folders(Path(root), _DEPTH) if _holds(folder, contents)]
+    found = [str(folder) for folder in _folders(Path(root), _DEPTH) if _is_of_others(_first_file(folder, contents))]
     if len(found) > 1:
         raise ValueError(
             f"Expected one folder for dataset.{key} below {root}, got {', '.join(found)}. "
@@ -64,10 +65,25 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
             yield from _folders(folder / name, depth - 1)
 
 
-def _holds(folder: Path, contents: tuple[tuple[str, str], ...]) -> bool:
+def _first_file(folder: Path, contents: Sequence[tuple[str, str]]) -> Path | None:
+    """Returns one of the files that a folder is known by; None where it has none of them."""
     for name, suffix in contents:
         if (folder / name).is_dir():
             with os.scandir(folder / name) as entries:
-                if any(entry.name.endswith(suffix) and not entry.name.startswith(".") for entry in entries):
-                    return True
-    return False
+                for entry in entries:
+                    if entry.name.endswith(suffix) and not entry.name.startswith("."):
+                        return Path(entry.path)
+    return None
+
+
+def _is_of_others(file: Path | None) -> bool:
+    """Whether another program made a file; those of task=tile and task=embed say what they were made with."""
+    if file is None:
+        return False
+    import h5py  # most starts look at no file
+
+    try:
+        with h5py.File(file, locking=False) as opened:
+            return not {"settings", "spec"} & set(opened.attrs)
+    except OSError:  # a pt file, or a damaged one, which is told when it is read
+        return True

@@ -25,7 +25,8 @@ def find_pen(image: np.ndarray, contrast: float) -> np.ndarray:
     Haematoxylin and eosin both absorb green at least as much as red (Ruifrok and Johnston, "Quantification of
     histochemical staining by color deconvolution", 2001: optical densities of red and green 0.65 and 0.70, 0.07 and
     0.99), and so does every mixture of them, and DAB: what is clearly greener than red is ink. Black ink is dark and
-    grey. Red ink has the colour of eosin and stays.
+    grey. Red ink has the colour of eosin and stays. With other stains (trichrome, Alcian blue) tissue itself may be
+    green or blue: do not look for pen on such slides.
 
     Args:
         image: RGB uint8 [H, W, 3].

@@ -1,3 +1,4 @@
+import h5py
 import pytest
 
 from src import config
@@ -28,6 +29,15 @@ def test_folder_that_is_named_comes_first(tmp_path):
 def test_backbone_that_computes_reads_no_others(tmp_path):
     put(tmp_path / "features_conch_v1" / "h5_files" / "a.h5")
     assert find_features_dir("named", str(tmp_path), OWN) == "named"
+
+
+def test_what_loupe_made_under_other_values_is_not_taken(tmp_path):
+    for folder, key in (("patches_64_level0/patches", "settings"), ("features_uni/h5_files", "spec")):
+        (tmp_path / folder).mkdir(parents=True)
+        with h5py.File(tmp_path / folder / "a.h5", "w") as file:
+            file.attrs[key] = "{}"
+    assert find_patches_dir("named", str(tmp_path), FOREIGN) == "named"
+    assert find_features_dir("named", str(tmp_path), FOREIGN) == "named"
 
 
 def test_nothing_found_leaves_the_name(tmp_path):
