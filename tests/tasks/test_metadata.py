@@ -8,8 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src import config
 from src.data.images.boxes import read_boxes
 from src.records import read_items, read_split
+from src.runs.execution import execute
 from src.tasks import metadata
 
 PARTS = ("train", "val", "test", "all")
@@ -189,3 +191,28 @@ def test_a_data_set_without_a_listing_is_told_how_to_get_one(images):
     assert metadata.missing_inputs(images) == ["the data set has no listing"]
     with pytest.raises(ValueError, match=r"Expected dataset\.listing"):
         metadata.run(images, Records())
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["camelyon16", "panda"])
+def test_the_published_tables_of_sae1n_are_written_byte_for_byte(data_dir, tmp_path, name):
+    published = data_dir / "tables" / "sae1n" / f"{name}_metadata.csv"
+    table = pd.read_csv(published, dtype=str)
+    features = tmp_path / "features" / "h5_files"
+    (tmp_path / "annotations").mkdir()
+    features.mkdir(parents=True)
+    for slide_id in table.slide_id:
+        (features / f"{slide_id}.h5").touch()
+    if name == "camelyon16":
+        for slide_id in table.slide_id[(table.split == "test") & (table.label == "tumor")]:
+            (tmp_path / "annotations" / f"{slide_id}.xml").touch()
+    else:
+        grades = pd.DataFrame({"image_id": table.slide_id, "data_provider": table.data_provider})
+        grades["isup_grade"] = (table.label == "tumor").astype(int)
+        grades.loc[len(grades)] = ["0" * 32, "radboud", 5]  # without an h5
+        grades.to_csv(tmp_path / "train.csv", index=False)
+    config.register_resolvers()
+    typed = [f"dataset={name}", f"dataset.dir={tmp_path}", f"dataset.features_dir={tmp_path / 'features'}"]
+    typed += [f"dataset.metadata_csv={tmp_path / 'dataset.csv'}", f"paths.runs={tmp_path / 'runs'}", "task=metadata"]
+    execute(config.compose(typed), typed)
+    assert (tmp_path / "dataset.csv").read_bytes() == published.read_bytes()
