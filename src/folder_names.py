@@ -47,7 +47,7 @@ def features_folder(
     if len(parts) > 1 or backbone["tokens"] != "pooled":
         parts.append(backbone["tokens"])
     size = backbone["image_size"]
-    parts.append(f"{size}px" if isinstance(size, int) else f"{size[0]}x{size[1]}px")
+    parts.append(f"{size}px" if isinstance(size, int) else f"{'x'.join(map(str, size))}px")
     if tile is not None:
         parts.append(patches_folder(tile).removeprefix("patches_"))
     return "_".join(parts)
