@@ -118,7 +118,7 @@ class Backbone(nn.Module, ABC):
             return OUTPUT
         if layer in self.layers:
             return str(self.layers.index(layer))
-        number = int(layer) if str(layer).lstrip("-").isdecimal() else None
+        number = int(layer) if str(layer).removeprefix("-").isdecimal() else None
         if number is None or not -len(self.layers) <= number < len(self.layers):
             named = ", ".join(f"{index} {module}" for index, module in enumerate(self.layers))
             raise ValueError(
