@@ -45,13 +45,14 @@ def features_folder(
     parts = [name]
     layers = backbone.get("layer") if layer is None else layer
     if isinstance(layers, Sequence) and not isinstance(layers, str):
-        layers = "+".join(map(str, layers))
+        layers = "+".join("output" if one is None else str(one) for one in layers)
     if layers not in (None, "output"):
         parts.append(f"layer{layers}")
-    if len(parts) > 1 or backbone["tokens"] != "pooled":
-        parts.append(backbone["tokens"])
+    tokens = backbone.get("tokens", "pooled")
+    if len(parts) > 1 or tokens != "pooled":
+        parts.append(tokens)
     size = backbone["image_size"]
-    parts.append(f"{size}px" if isinstance(size, int) else f"{size[0]}x{size[1]}px")
+    parts.append(f"{size}px" if isinstance(size, int) else f"{'x'.join(map(str, size))}px")
     if tile is not None:
         parts.append(patches_folder(tile).removeprefix("patches_"))
     return "_".join(parts)

@@ -15,6 +15,7 @@ BACKBONE = {"_target_": "some.Backbone", "name": "vit", "layer": None, "tokens":
         ({"layer": -2, "tokens": "all"}, "features_vit_layer-2_all_224px"),
         ({"layer": "blocks.3", "tokens": "cls"}, "features_vit_layerblocks.3_cls_224px"),
         ({"layer": [2, 5], "tokens": "cls"}, "features_vit_layer2+5_cls_224px"),
+        ({"layer": [2, None], "tokens": "patch"}, "features_vit_layer2+output_patch_224px"),
         ({"image_size": [224, 112]}, "features_vit_224x112px"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from src.activation_spec import ActivationSpec
 from src.models.backbones.hooks import Call, calls_after, n_calls_to, outputs_of, watch
-from src.models.backbones.preprocessing import Preprocessing
-from src.models.backbones.spec import OUTPUT, POOLED
+from src.models.backbones.preprocessing import Interpolation, Preprocessing, Resize
+from src.models.backbones.spec import CROP_PCT, IMAGE_SIZE, INTERPOLATION, MEAN, OUTPUT, POOLED, RESIZE, STD
 from src.models.backbones.tokens import TOKENS, find_grid, from_tokens, n_picked, pick, to_tokens
 
 Tokens = Literal["cls", "patch", "all", "mean", "pooled", "projected"]
@@ -49,7 +49,7 @@ class Backbone(nn.Module, ABC):
         tokens: see above.
         n_prefix: see above.
         channels_last: whether maps are [batch, rows, columns, d].
-        **preprocessing: of `Preprocessing`.
+        image_size, mean, std, interpolation, resize, crop_pct, normalize_each: of `Preprocessing`.
 
     Raises:
         ValueError: when there is no such layer, or it has no such tokens.
@@ -70,11 +70,17 @@ class Backbone(nn.Module, ABC):
         tokens: Tokens = "pooled",
         n_prefix: int = 0,
         channels_last: bool = False,
-        **preprocessing: Any,
+        image_size: int | Sequence[int] = IMAGE_SIZE,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        interpolation: Interpolation = INTERPOLATION,
+        resize: Resize = RESIZE,
+        crop_pct: float = CROP_PCT,
+        normalize_each: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.model, self.layers = name, model, tuple(layers)
-        self._preprocessing = Preprocessing(**preprocessing)
+        self._preprocessing = Preprocessing(image_size, mean, std, interpolation, resize, crop_pct, normalize_each)
         self.input_size = self._preprocessing.size
         self.n_prefix, self._channels_last = n_prefix, channels_last
         self._model_name, self._weights = model_name, weights
@@ -112,7 +118,7 @@ class Backbone(nn.Module, ABC):
             return OUTPUT
         if layer in self.layers:
             return str(self.layers.index(layer))
-        number = int(layer) if str(layer).lstrip("-").isdecimal() else None
+        number = int(layer) if str(layer).removeprefix("-").isdecimal() else None
         if number is None or not -len(self.layers) <= number < len(self.layers):
             named = ", ".join(f"{index} {module}" for index, module in enumerate(self.layers))
             raise ValueError(

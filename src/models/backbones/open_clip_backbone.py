@@ -11,7 +11,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
 
 
@@ -27,11 +27,12 @@ class OpenClipBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: open_clip's architecture, or `hf-hub:<owner>/<model>`.
-        pretrained: a local checkpoint or open_clip's tag of published weights; random weights when None.
+        pretrained: a local checkpoint, open_clip's tag of published weights, or true for those of `hf-hub:`; random
+            weights when None.
         model_args: further arguments of `open_clip.create_model`.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]; the tower is made for it.
-        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
+        **options: `layer`, `tokens` and the preprocessing of `Backbone`.
 
     Raises:
         ValueError: when open_clip cannot make the model or its weights cannot be had, or the model has no such layer
@@ -44,7 +45,7 @@ class OpenClipBackbone(Backbone):
         self,
         name: str,
         model_name: str,
-        pretrained: str | None = None,
+        pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
@@ -56,21 +57,25 @@ class OpenClipBackbone(Backbone):
             torch.manual_seed(seed)
             try:
                 clip: Any = open_clip.create_model(
-                    model_name, pretrained=pretrained, device=torch.get_default_device(), **arguments
+                    model_name,
+                    pretrained=pretrained if isinstance(pretrained, str) else None,
+                    load_weights=bool(pretrained),
+                    device=torch.get_default_device(),
+                    **arguments,
                 )
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected open_clip to make {model_name} with weights {pretrained}, got: {error}. Without a "
                     "network, and for gated models, download them and give backbone.pretrained=<file>."
                 ) from error
-        weights = describe_weights({"pretrained": pretrained, "seed": seed})
+        source = {"pretrained": pretrained, "seed": seed}
         super().__init__(
             name,
             clip.visual,
             layers=_layers(clip.visual),
             model_name=model_name,
-            weights=weights,
-            description=f"{model_name}, weights {pretrained or weights}",
+            weights=describe_weights(source),
+            description=f"{model_name} with {word_weights(source)}",
             n_prefix=_n_prefix(clip.visual),
             channels_last=getattr(_trunk(clip.visual), "output_fmt", "NCHW") == "NHWC",
             image_size=image_size,

@@ -21,6 +21,8 @@ from src.models.backbones.spec import (
     size_pair,
 )
 
+Interpolation = Literal["bilinear", "bicubic"]
+Resize = Literal["stretch", "crop"]
 # A blank image stays blank: one grey level of contrast in 255.
 _LEAST_STD = 1 / 255
 
@@ -53,8 +55,8 @@ class Preprocessing:
         image_size: int | Sequence[int] = IMAGE_SIZE,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
-        interpolation: Literal["bilinear", "bicubic"] = INTERPOLATION,
-        resize: Literal["stretch", "crop"] = RESIZE,
+        interpolation: Interpolation = INTERPOLATION,
+        resize: Resize = RESIZE,
         crop_pct: float = CROP_PCT,
         normalize_each: bool = False,
     ) -> None:
@@ -71,9 +73,9 @@ class Preprocessing:
         channels together, as decoders give them.
         """
         height, width = images.shape[-2:]
-        if (height, width) == self.size:
-            return images
         if self._resize == "stretch":
+            if (height, width) == self.size:
+                return images
             return F.resize(images, list(self.size), self._mode, antialias=True)
         least = [math.floor(edge / self._crop_pct) for edge in self.size]
         scale = max(least[0] / height, least[1] / width)

@@ -123,6 +123,16 @@ def describe_weights(backbone: Mapping[str, Any]) -> str:
     return f"random, seed {backbone.get('seed', 0)}"
 
 
+def word_weights(backbone: Mapping[str, Any]) -> str:
+    """Returns what weights are, for the report: without folders, which may change."""
+    source = backbone.get("checkpoint") or backbone.get("pretrained")
+    if not source:
+        return f"random weights (seed {backbone.get('seed', 0)})"
+    if source is True:
+        return "published weights"
+    return f"the weights in {Path(source).name}" if Path(source).exists() else f"published weights {source}"
+
+
 def _digest_unchanged(path: Path) -> str:
     status = os.stat(path)
     return _digest(str(path), status.st_size, status.st_mtime_ns)

@@ -11,7 +11,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 
 class TimmBackbone(Backbone):
@@ -30,7 +30,7 @@ class TimmBackbone(Backbone):
         model_args: further arguments of `timm.create_model`. Without `num_classes` there is no classifier.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width].
-        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
+        **options: `layer`, `tokens` and the preprocessing of `Backbone`.
 
     Raises:
         FileNotFoundError: when the checkpoint does not exist.
@@ -54,13 +54,13 @@ class TimmBackbone(Backbone):
                 "their licence accepted) and give backbone.checkpoint=<file>."
             )
         arguments: dict[str, Any] = {"num_classes": 0, **(model_args or {})}
-        if _is_size_fixed(model_name) and not {"img_size", "dynamic_img_size"} & arguments.keys():
-            arguments["img_size"] = size_pair(image_size)
         if isinstance(pretrained, str) and checkpoint is None:
             arguments["pretrained_cfg_overlay"] = {"hf_hub_id": pretrained, "source": "hf-hub", "custom_load": False}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
+                if _is_size_fixed(model_name) and not {"img_size", "dynamic_img_size"} & arguments.keys():
+                    arguments["img_size"] = size_pair(image_size)
                 model: Any = timm.create_model(
                     model_name, pretrained=bool(pretrained) and checkpoint is None, **arguments
                 )
@@ -71,13 +71,14 @@ class TimmBackbone(Backbone):
                 ) from error
         if checkpoint is not None:
             _load(model, checkpoint)
+        source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
         super().__init__(
             name,
             model,
             layers=feature_layers(model),
             model_name=model_name,
-            weights=describe_weights({"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}),
-            description=_describe(model_name, checkpoint, pretrained, seed),
+            weights=describe_weights(source),
+            description=f"{model_name} with {word_weights(source)}",
             n_prefix=getattr(model, "num_prefix_tokens", 0),
             channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
             image_size=image_size,
@@ -136,11 +137,3 @@ def _is_classifier(key: str, model: Any) -> bool:
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     names = [classifier] if isinstance(classifier, str) else classifier or []
     return not model.num_classes and key.startswith(tuple(f"{name}." for name in names))
-
-
-def _describe(model_name: str, checkpoint: str | None, pretrained: bool | str | None, seed: int) -> str:
-    if checkpoint is not None:
-        return f"{model_name} with the weights in {Path(checkpoint).name}"  # its folder may change
-    if not pretrained:
-        return f"{model_name} with random weights (seed {seed})"
-    return f"{model_name}, published weights" + (f" {pretrained}" if isinstance(pretrained, str) else "")

@@ -10,7 +10,7 @@ from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 _HEADS = ("permute", "avgpool", "flatten", "fc", "classifier", "heads", "head")
 _STAGES = ("features", "trunk_output", "encoder.layers", "blocks")
@@ -30,7 +30,7 @@ class TorchvisionBackbone(Backbone):
         model_args: further arguments of `torchvision.models.get_model`.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]. A ViT is made for it, and takes squares only.
-        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
+        **options: `layer`, `tokens` and the preprocessing of `Backbone`.
 
     Raises:
         FileNotFoundError: when the checkpoint does not exist.
@@ -54,7 +54,7 @@ class TorchvisionBackbone(Backbone):
             try:
                 published = None if checkpoint else "DEFAULT" if pretrained is True else pretrained or None
                 model: Any = models.get_model(model_name, weights=published, **arguments)
-            except (OSError, RuntimeError, KeyError) as error:
+            except (OSError, RuntimeError, KeyError, ValueError) as error:
                 raise ValueError(
                     f"Expected torchvision to make {model_name} with weights {pretrained}, got: {error}. Without a "
                     "network give backbone.pretrained=null backbone.checkpoint=<file>."
@@ -62,14 +62,14 @@ class TorchvisionBackbone(Backbone):
         if checkpoint is not None:
             _load(model, model_name, checkpoint)
         _remove_classifier(model)
-        weights = describe_weights({"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed})
+        source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
         super().__init__(
             name,
             model,
             layers=_layers(model),
             model_name=model_name,
-            weights=weights,
-            description=f"{model_name} of torchvision, weights {Path(checkpoint).name if checkpoint else weights}",
+            weights=describe_weights(source),
+            description=f"{model_name} of torchvision with {word_weights(source)}",
             n_prefix=int(isinstance(model, models.VisionTransformer)),
             channels_last=isinstance(model, SwinTransformer),
             image_size=image_size,

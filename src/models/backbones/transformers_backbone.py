@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair
+from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 _PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 
@@ -27,7 +27,7 @@ class TransformersBackbone(Backbone):
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]. Position embeddings of another size are
             interpolated, where the model can.
-        **options: `layer`, `tokens` of `Backbone`, and those of `Preprocessing`.
+        **options: `layer`, `tokens` and the preprocessing of `Backbone`.
 
     Raises:
         ImportError: when transformers is not installed.
@@ -45,14 +45,14 @@ class TransformersBackbone(Backbone):
         **options: Any,
     ) -> None:
         model: Any = _make(model_name, pretrained, model_args or {}, seed)
-        weights = describe_weights({"pretrained": pretrained, "seed": seed})
+        source = {"pretrained": pretrained, "seed": seed}
         super().__init__(
             name,
             model,
             layers=_layers(model),
             model_name=model_name,
-            weights=weights,
-            description=f"{model_name} of transformers, weights {pretrained or weights}",
+            weights=describe_weights(source),
+            description=f"{model_name} of transformers with {word_weights(source)}",
             n_prefix=_n_prefix(model),
             image_size=image_size,
             **options,
@@ -90,7 +90,7 @@ def _make(model_name: str, pretrained: str | None, model_args: Mapping[str, Any]
         ) from error
     try:
         if pretrained is not None:
-            model = transformers.AutoModel.from_pretrained(pretrained)
+            model = transformers.AutoModel.from_pretrained(pretrained, dtype=torch.float32)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)

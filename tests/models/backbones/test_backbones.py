@@ -151,6 +151,8 @@ def test_layers_that_are_not_there_are_listed(vit):
         ({"tokens": "projected"}, r"projection for backbone\.tokens=projected"),
         ({"tokens": "avg"}, r"backbone\.tokens to be one of cls, patch, .*got avg"),
         ({"resize": "pad"}, r"backbone\.resize to be stretch or crop, got pad"),
+        ({"model_name": "no_such_model"}, r"timm to make no_such_model"),
+        ({"model_name": "resnet18.no_such_tag"}, r"timm to make resnet18\.no_such_tag"),
         ({"image_size": [1, 2, 3]}, r"one number or \[height, width\], got \[1, 2, 3\]"),
     ],
 )

@@ -52,7 +52,7 @@ def test_text_and_images_share_a_space_and_the_seed(tower):
     text = torch.randint(0, 64, (2, 8), generator=torch.Generator().manual_seed(0))
     features = tower.text_features(text)
     assert features.shape == (2, 48)
-    assert "random, seed 0" in tower.description
+    assert "random weights (seed 0)" in tower.description
     again = OpenClipBackbone("c", "tiny", image_size=32)
     torch.testing.assert_close(again.text_features(text), features)
     with pytest.raises(ValueError, match=r"open_clip to make no-such-model"):
