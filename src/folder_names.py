@@ -23,7 +23,8 @@ def patches_folder(tile: Mapping[str, Any]) -> str:
     """Names a folder of patches by how they are cut: `patches_256_level1`, `patches_256_0.5mpp_step128_<tile>`."""
     scale = f"level{tile['patch_level']}" if tile.get("mpp") is None else f"{tile['mpp']}mpp"
     step = "" if tile["step"] in (None, tile["patch_size"]) else f"_step{tile['step']}"
-    method = "" if tile["name"] == "default" else f"_{tile['name']}"
+    name = tile.get("name", "default")
+    method = "" if name == "default" else f"_{name}"
     return f"patches_{tile['patch_size']}_{scale}{step}{method}"
 
 

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from src import config
+from src.data.slides import focus
 from src.data.slides.focus import is_blurred
 from src.data.slides.grid_tiling import GridTiling
 from src.data.slides.tissue import find_pen, find_tissue
@@ -102,6 +103,18 @@ def test_blurred_patches_are_left_out_unless_wanted():
     cut = GridTiling(patch_size=128, saturation_threshold=0.1).cut(blurred)
     assert len(cut.coords) == 0
     assert cut.reason == "all 16 patches with enough tissue are blurred (tile.min_sharpness)"
+
+
+def test_overlapping_patches_are_judged_where_their_centre_lies(monkeypatch):
+    sharp = textured(512, 256)
+    image = np.concatenate([sharp, np.asarray(Image.fromarray(sharp).filter(ImageFilter.GaussianBlur(12)))], axis=1)
+    options = {"patch_size": 128, "saturation_threshold": 0.1}
+    looked_at = []
+    monkeypatch.setattr(focus, "is_blurred", lambda *values: bool(looked_at.append(1)) or is_blurred(*values))
+    found = {x for x, _ in corners(ArraySlide(image), step=32, **options)}
+    assert found == set(range(0, 448, 32))  # a centre at 512 lies in the blurred half
+    assert len(looked_at) == 8 * 2
+    assert {x for x, _ in corners(ArraySlide(image), step=160, **options)} == {0, 160, 320, 480}  # 480 is half sharp
 
 
 def test_even_areas_are_not_taken_for_blurred():

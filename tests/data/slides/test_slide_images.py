@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.data.slides import slide_files
 from src.data.slides.slide_files import SlideImages, open_slide_images
+from tests.data.slides.array_slide import ArraySlide
 
 
 class _Slide:
@@ -83,3 +85,20 @@ def test_real_slide(data_dir):
         y, x = height // 2 * thumbnail.shape[0] // height, width // 2 * thumbnail.shape[1] // width
         side = round(256 * thumbnail.shape[1] / width)
         assert np.abs(patch.mean((0, 1)) - thumbnail[y : y + side, x : x + side].mean((0, 1))).max() < 12
+
+
+def test_a_large_slide_of_one_level_is_read_band_by_band(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (900, 610, 3)).astype(np.uint8)
+    slide = ArraySlide(image)
+    sizes = []
+    monkeypatch.setattr(slide, "read_region", lambda at, level, size: (sizes.append(size), read(at, level, size))[1])
+    read = ArraySlide(image).read_region
+    whole = SlideImages(slide).thumbnail(90)
+    assert sizes == [(610, 900)]
+    monkeypatch.setattr(slide_files, "_MOST_PIXELS", 610 * 105)
+    sizes.clear()
+    banded = SlideImages(slide).thumbnail(90)
+    assert sizes == [(610, 100)] * 9
+    assert banded.shape == whole.shape == (90, 61, 3)
+    # Averages of 10 x 10 pixels, of which a resize to a tenth makes nearly the same.
+    np.testing.assert_allclose(banded, image.reshape(90, 10, 61, 10, 3).mean(axis=(1, 3)), atol=1)
