@@ -38,7 +38,7 @@ class CurrentInputs:
         Args:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
                 csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
-                with patches), `images all` of the csv, `outlines <parts>`; `listing`, what a data set is found to hold;
+                with patches), `images <parts>`, `outlines <parts>`; `listing`, what a data set is found to hold;
                 `weights`, `generator`, `tensors`; `file`, a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
@@ -100,10 +100,11 @@ class CurrentInputs:
                     found.append(find_slide(folder, item_id))
         return [large_file_input(what, path, recorded) for path in found]
 
-    def _images(self, what: str, *_: object) -> list[Input]:
+    def _images(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         # Of many small files the sizes and times: reading them all takes as long as embedding them.
         source = open_images(self._dataset)
-        identities = [(item_id, *source.identity(item_id)) for item_id in source.item_ids]
+        item_ids = source.item_ids if parts == "all" else self._table.item_ids(parts)
+        identities = [(item_id, *source.identity(item_id)) for item_id in item_ids]
         return [Input(what, "", str(self._folder("images_dir")), 0, 0, digest_text(json.dumps(identities)))]
 
     def _patches(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:

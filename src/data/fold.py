@@ -12,6 +12,7 @@ from src.activation_spec import ActivationSpec, require_same_spec
 from src.data.feeding.rows import RowSource, StoreRows
 from src.data.feeding.standardize import Standardizer, fit_standardizer
 from src.data.fold_table import FoldTable, read_fold
+from src.data.images.source import as_decoded
 from src.data.packing import pack_activations
 from src.data.readers.feature_reader import FeatureReader
 from src.data.readers.features import FeatureFolder
@@ -137,7 +138,10 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
     needed = set(table.split.item_ids("train+val+test"))
     wanted = needed.union(table.items.keys() & set(folder.item_ids))
     store = pack_activations(folder, wanted, Path(cfg.paths.cache) / "activations")
-    configured = configured_spec(cfg.backbone, None if dataset.get("images_dir") else cfg.tile)
+    if dataset.get("images_dir") is None:
+        configured = configured_spec(cfg.backbone, cfg.tile)
+    else:
+        configured = as_decoded(configured_spec(cfg.backbone), dataset)
     remedy = "Give the backbone's own dataset.features_dir, or make it with task=embed."
     if checks_spec:
         require_same_spec(configured, "the configuration", store.spec, str(folder.path), remedy)

@@ -14,7 +14,7 @@ from src.data.embedding.pictures import Images, SlidePatches
 from src.data.feeding.backbone_rows import BackboneRows
 from src.data.fold import keep_slides
 from src.data.fold_table import FoldTable, read_fold
-from src.data.images.source import open_images
+from src.data.images.source import as_decoded, open_images
 from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
 from src.files import digest_array
@@ -96,10 +96,10 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     table = read_fold(cfg.dataset, cfg.fold, ("train", "test"))
     item_ids, embedder = table.split.item_ids("train+val"), Embedder(backbone, cfg.embed.batch_size)
     if cfg.dataset.get("images_dir") is not None:
-        source = open_images(cfg.dataset)
+        source, spec = open_images(cfg.dataset), as_decoded(backbone.spec(), cfg.dataset)
         images = {item_id: Images([item_id], source) for item_id in item_ids}
         contents = {item_id: repr(source.identity(item_id)) for item_id in item_ids}
-        return StreamedFold(table, table.split, images, contents, embedder, backbone.spec())
+        return StreamedFold(table, table.split, images, contents, embedder, spec)
     patches, scale = _read_patches(cfg.dataset, item_ids)
     split = keep_slides(table.split, {*patches, *table.split.test})
     contents = {

@@ -16,7 +16,7 @@ from src.data.current_inputs import CurrentInputs
 from src.data.embedding.embedder import Embedder
 from src.data.embedding.image_store import check_specs, embed_images, is_of, lacking_images
 from src.data.embedding.pictures import SlidePatches
-from src.data.images.source import open_images
+from src.data.images.source import as_decoded, open_images
 from src.data.slides.feature_writer import is_embedded, write_features
 from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
@@ -172,7 +172,7 @@ def _embed_images(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[st
             bad[item_id] = str(error)
     stores: dict[str, tuple[Path, ActivationSpec, Sequence[str]]] = {}
     for layer, folder in folders.items():
-        spec = backbone.spec(layer)
+        spec = as_decoded(backbone.spec(layer), dataset)
         own = folder if cfg.embed.part is None else folder / part_folder(cfg.embed.part)
         if cfg.overwrite or (rundir.replaces and not is_of(folder, spec)):
             shutil.rmtree(own, ignore_errors=True)

@@ -79,9 +79,13 @@ def open_train_fold(cfg: Any) -> TrainFold:
 
 def record_train_inputs(cfg: Any, rundir: RunDir, fold: TrainFold) -> None:
     """Notes what training on a fold reads."""
-    read, rows = CurrentInputs(cfg).read, ("slides train+val", "patches train+val", "weights")
+    read = CurrentInputs(cfg).read
     if isinstance(fold, FoldData):
         read, rows = fold.inputs, ("activations train+val",)
+    elif cfg.dataset.get("images_dir") is not None:
+        rows = ("images train+val", "weights")
+    else:
+        rows = ("slides train+val", "patches train+val", "weights")
     rundir.record(*read("split train+val", "cases train+val", *rows))
 
 

@@ -147,6 +147,12 @@ def test_another_layer_is_refused_with_both_specs_printed(folder):
         open_fold(resolve(folder, "train_sae", *other))
 
 
+def test_activations_of_images_decoded_with_another_window_are_refused(folder):
+    run(folder, "metadata", "embed", "splits", overrides=["backbone.layer=0"])
+    with pytest.raises(ValueError, match=r"differ in transform"):
+        open_fold(resolve(folder, "train_sae", "backbone.layer=0", "dataset.window=[100,50]"))
+
+
 def test_a_streamed_sae_reads_what_embed_writes(folder):
     layer = "backbone.layer=1"
     run(folder, "metadata", "embed", "splits", overrides=[layer])

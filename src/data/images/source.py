@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.activation_spec import ActivationSpec
 from src.csv_tables import read_table, repeated, some
 from src.data.images.arrays import ImageArrays
 from src.data.images.decode import MAX_PIXELS, read_image
@@ -102,3 +104,9 @@ def open_images(dataset: Any) -> ImageSource:
         raise ValueError("Expected the folder of the images, got none: give dataset.dir=<folder>.")
     options = {key: dataset.get(key) for key in ("max_pixels", "window") if dataset.get(key) is not None}
     return ImageSource(dataset.metadata_csv, dataset.dir, **options)
+
+
+def as_decoded(spec: ActivationSpec, dataset: Any) -> ActivationSpec:
+    """Returns a spec with the window of grey values that images of a data set are decoded with, where there is one."""
+    window = dataset.get("window")
+    return spec if window is None else replace(spec, transform=f"window {list(window)}, {spec.transform}")

@@ -33,6 +33,7 @@ from src.data.feeding.activations import ActivationDataModule
 class Mapped:
     dtype, slide_starts, identity = rows.dtype, np.array([0]), "mapped"
     n_rows, d_in = rows.shape
+    n_together = 1
 
     def read(self, start, stop):
         return rows[start:stop]
