@@ -71,6 +71,12 @@ def with_task(cfg: DictConfig, task: str) -> DictConfig:
     return _frozen(to_container(cfg) | {"task": dict(tasks()[task].node)})
 
 
+def with_values(cfg: DictConfig, groups: dict[str, dict[str, Any]]) -> DictConfig:
+    """Returns a resolved configuration with some values of some groups replaced."""
+    values = to_container(cfg)
+    return _frozen(values | {group: values[group] | changed for group, changed in groups.items()})
+
+
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Composes a configuration as the command line with these overrides would, without Hydra's own node."""
     if GlobalHydra.instance().is_initialized():  # inside a run: the same search path, `--config-dir` included

@@ -36,6 +36,7 @@ class StreamedFold:
         contents: a text by item that is equal where its pictures are the same.
         embedder: runs the backbone.
         spec: what the activations are of.
+        layer: the one that is meant; None where the backbone gives one only.
     """
 
     table: FoldTable
@@ -44,12 +45,27 @@ class StreamedFold:
     contents: Mapping[str, str]
     embedder: Embedder
     spec: ActivationSpec
+    layer: str | None = None
     standardizer: None = None
 
     @property
     def d_in(self) -> int:
-        """The width of the activations."""
-        return self.embedder.backbone.d_in()
+        """The width of the activations of the layer that is meant."""
+        return self.embedder.backbone.d_in(self.layer)
+
+    @property
+    def columns(self) -> slice:
+        """Where the layer's activations lie in a row, which holds those of all layers of the backbone."""
+        if self.layer is None:
+            return slice(None)
+        first = self.embedder.backbone.chosen.index(self.layer) * self.d_in
+        return slice(first, first + self.d_in)
+
+    def of_layer(self, layer: int | str | None) -> "StreamedFold":
+        """Returns the fold for one of several layers that the backbone gives in one pass."""
+        name = self.embedder.backbone.resolve(layer)
+        known = self.embedder.backbone.spec(name)
+        return replace(self, layer=name, spec=replace(self.spec, layer=known.layer, grid=known.grid))
 
     def rows(self, parts: str) -> BackboneRows:
         """Returns the activations of the train items, the validation items or both, computed when they are read."""
@@ -64,7 +80,8 @@ class StreamedFold:
 
         The digest is empty: activations that are not kept have none. The rule still compares items and cases.
         """
-        n_tokens = self.embedder.backbone.n_tokens()
+        backbone = self.embedder.backbone
+        n_tokens = backbone.n_tokens(backbone.chosen[0])
         return [
             FittedItem(item_id, self.table.items[item_id].case_id, "", self.pictures[item_id].n_pictures * n_tokens)
             for item_id in self.split.item_ids(parts)
@@ -96,7 +113,7 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     table = read_fold(cfg.dataset, cfg.fold, ("train", "test"))
     item_ids, embedder = table.split.item_ids("train+val"), Embedder(backbone, cfg.embed.batch_size)
     if cfg.dataset.get("images_dir") is not None:
-        source, spec = open_images(cfg.dataset), as_decoded(backbone.spec(), cfg.dataset)
+        source, spec = open_images(cfg.dataset), as_decoded(backbone.spec(backbone.chosen[0]), cfg.dataset)
         images = {item_id: Images([item_id], source) for item_id in item_ids}
         contents = {item_id: repr(source.identity(item_id)) for item_id in item_ids}
         return StreamedFold(table, table.split, images, contents, embedder, spec)
@@ -105,7 +122,7 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
     contents = {
         item_id: f"{item_id} {digest_array(np.ascontiguousarray(one.coords))}" for item_id, one in patches.items()
     }
-    spec = backbone.spec()
+    spec = backbone.spec(backbone.chosen[0])
     if patches:
         spec = replace(spec, patch_size=str(next(iter(patches.values())).side), mpp=scale)
     return StreamedFold(table, split, patches, contents, embedder, spec)

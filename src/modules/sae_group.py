@@ -32,10 +32,12 @@ class SAEGroup(lightning.LightningModule):
 
     Args:
         members: the modules of single SAEs, as each would be trained alone.
+        columns: for each, which columns of a batch it is trained on: those of its layer. All columns when None.
     """
 
-    def __init__(self, members: Sequence[SAEModule]) -> None:
+    def __init__(self, members: Sequence[SAEModule], columns: Sequence[slice] | None = None) -> None:
         super().__init__()
+        self._columns = [slice(None)] * len(members) if columns is None else list(columns)
         self.automatic_optimization = False
         for number, member in enumerate(members):
             self.add_module(str(number), member)  # a child itself: Lightning gives the trainer to children
@@ -73,7 +75,8 @@ class SAEGroup(lightning.LightningModule):
         n_steps_before = self.n_steps
         for number, (member, optimizer) in enumerate(zip(self.members, optimizers, strict=True)):
             with failing_as(number):
-                values = member.train_block(block, optimizer, n_steps_before)
+                own = [batch[..., self._columns[number]].contiguous() for batch in block]
+                values = member.train_block(own, optimizer, n_steps_before)
             self.log_dict({f"{number}.{key}": value for key, value in values.items()})
         self.log("step", float(self.n_steps))
 
@@ -84,8 +87,8 @@ class SAEGroup(lightning.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Adds a batch [n_rows, d_in] to the metrics of all members."""
-        for member in self.members:
-            member.validation_step(batch, batch_idx)
+        for member, columns in zip(self.members, self._columns, strict=True):
+            member.validation_step(batch[..., columns].contiguous(), batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the whole validation set."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -51,6 +51,20 @@ _MODULE_KEYS = (*_RATE_KEYS, "max_grad_norm", "compile_backend")
 TrainFold = FoldData | StreamedFold
 
 
+class Trained(NamedTuple):
+    """An SAE, the run that it is trained in, and what it is trained on."""
+
+    cfg: Any
+    rundir: RunDir
+    fold: TrainFold
+    sae: SAE
+
+
+def columns_of(fold: TrainFold) -> slice:
+    """Returns where the activations that are meant lie in a row: several layers of one stream lie side by side."""
+    return fold.columns if isinstance(fold, StreamedFold) else slice(None)
+
+
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Trains, resuming from the newest checkpoint when there is one, and exports the last weights.
 
@@ -68,12 +82,17 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     callbacks.append(StepCheckpoints([rundir.checkpoints_dir], data.checkpoint_steps))
     trainer = make_trainer(cfg, rundir, callbacks, **arguments)
     with keeping(lambda: describe_checkpoint(rundir.checkpoints_dir)):
-        measured = fit(trainer, module, fold, data, [(cfg, rundir, module.sae)], start)
+        measured = fit(trainer, module, data, [Trained(cfg, rundir, fold, module.sae)], start)
     return finish_training(cfg, rundir, fold, data, module.sae, measured)
 
 
 def open_train_fold(cfg: Any) -> TrainFold:
     """Opens the configured fold: its feature files, or with train.residency=stream its slides and the backbone."""
+    if isinstance(cfg.backbone.get("layer"), Sequence) and not isinstance(cfg.backbone.layer, str):
+        raise ValueError(
+            f"Expected one backbone.layer to train an SAE on, got {list(cfg.backbone.layer)}: give one, or train one "
+            "SAE a layer with task=train_sae_sweep train.residency=stream \"sweep.grid=['backbone.layer=2,5']\"."
+        )
     return open_stream(cfg) if cfg.train.residency == "stream" else open_fold(cfg)
 
 
@@ -109,9 +128,8 @@ def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
 def fit(
     trainer: lightning.Trainer,
     module: lightning.LightningModule,
-    fold: TrainFold,
     data: ActivationDataModule,
-    trained: Sequence[tuple[Any, RunDir, SAE]],
+    trained: Sequence[Trained],
     start: Position | None,
 ) -> dict[str, float]:
     """Trains a module from a checkpoint or the start, exports its SAEs, and returns what its validation gives.
@@ -121,21 +139,22 @@ def fit(
     trainer.fit(module, data, ckpt_path=start and start.path)
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was interrupted; start again to resume it.")
-    export(fold, data, trained)
-    (measured,) = trainer.validate(module, data, verbose=False) if fold.split.val else ({},)
+    export(data, trained)
+    (measured,) = trainer.validate(module, data, verbose=False) if trained[0].fold.split.val else ({},)
     return dict(measured)
 
 
-def export(fold: TrainFold, data: ActivationDataModule, trained: Sequence[tuple[Any, RunDir, SAE]]) -> None:
+def export(data: ActivationDataModule, trained: Sequence[Trained]) -> None:
     """Exports trained SAEs of the given configurations to the directories of their runs, thresholds calibrated."""
-    searches: list[tuple[SAE, ThresholdSearch]] = []
+    searches: list[tuple[Trained, ThresholdSearch]] = []
     n_rows = data.train_rows.n_rows
-    for cfg, _, sae in trained:
+    for one in trained:
+        cfg, sae = one.cfg, one.sae
         sae.eval().cpu()
         if cfg.train.calibrate_threshold and sae.threshold_l0 is not None:
-            searches.append((sae, ThresholdSearch(cfg.train.calibrate_l0 or getattr(sae, sae.threshold_l0), n_rows)))
-    _calibrate(trained[0][0], searches, data)
-    for cfg, rundir, sae in trained:
+            searches.append((one, ThresholdSearch(cfg.train.calibrate_l0 or getattr(sae, sae.threshold_l0), n_rows)))
+    _calibrate(trained[0].cfg, searches, data)
+    for cfg, rundir, fold, sae in trained:
         require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
         metadata = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
         metadata |= {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}
@@ -198,7 +217,8 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     # A checkpoint holds what these are fitted to.
     if sae.input_norm in ("centre", "global_scale") and not is_resumed:
         _LOGGER.info("Reading all train rows once for sae.input_norm=%s.", sae.input_norm)
-        sae.fit_input_norm_(prefetch(_reads_in_order(data.train_rows), data.n_workers, data.n_workers))
+        reads = _reads_in_order(data.train_rows, columns_of(fold))
+        sae.fit_input_norm_(prefetch(reads, data.n_workers, data.n_workers))
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
@@ -232,20 +252,22 @@ def best_and_last(
     return [*best, keep(filename="last")]
 
 
-def _calibrate(cfg: Any, searches: Sequence[tuple[SAE, ThresholdSearch]], data: ActivationDataModule) -> None:
+def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], data: ActivationDataModule) -> None:
     """Sets the thresholds at which inference keeps k latents per train row: the moving average saw moving weights."""
     if not searches:
         return
     _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    inference = open_inference(cfg, *(sae for sae, _ in searches))
+    inference = open_inference(cfg, *(one.sae for one, _ in searches))
 
     def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
-        return len(rows), [search.candidates(sae.pre_latents(rows).float()) for sae, search in searches]
+        own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in searches)
+        return len(rows), [search.candidates(sae.pre_latents(columns).float()) for sae, columns, search in own]
 
     for n_rows, found in inference.run(candidates, _reads_in_order(data.train_rows)):
         for (_, search), values in zip(searches, found, strict=True):
             search.add(values, n_rows)
-    for sae, search in searches:
+    for one, search in searches:
+        sae = one.sae
         sae.threshold.copy_(search.compute())
         sae.cpu()
         _LOGGER.info("Inference threshold: %.4g, calibrated on all train rows.", float(sae.threshold))
@@ -259,11 +281,11 @@ def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
     return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
 
 
-def _reads_in_order(rows: RowSource) -> Iterator[Callable[[], torch.Tensor]]:
+def _reads_in_order(rows: RowSource, columns: slice = slice(None)) -> Iterator[Callable[[], torch.Tensor]]:
     """Yields what reads all rows in batches of at least _BATCH_ROWS, where there are as many, of almost one size."""
 
     def read(start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(rows.read(start, stop), dtype=np.float32))
+        return torch.from_numpy(np.array(rows.read(start, stop)[:, columns], dtype=np.float32))
 
     n_batches = max(1, rows.n_rows // _BATCH_ROWS)
     pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))

@@ -12,13 +12,15 @@ from src import config
 from src.analysis.sae_figures import plot_frontier
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.feeding.activations import ActivationDataModule
+from src.data.streamed_fold import StreamedFold
 from src.interrupts import keeping
 from src.modules.sae_group import MemberError, SAEGroup, failing_as, of_member
 from src.report.page import Page
 from src.runs.execution import execute
 from src.runs.rundir import RunDir
 from src.tasks import train_sae
-from src.tasks.train_sae import TrainFold
+from src.tasks.streaming import open_stream
+from src.tasks.train_sae import Trained, TrainFold
 from src.training.checkpoints import Position, StepCheckpoints, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLogger
@@ -54,22 +56,22 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _check(composed, combinations)
 
     first, *_ = [config.resolve(one) for one in composed]  # all, so that no mistake waits for the others to be trained
-    fold = train_sae.open_train_fold(first)
+    fold = open_shared_fold(first, [one.backbone for one in composed])
     train_sae.record_train_inputs(first, rundir, fold)
     data = train_sae.open_data(first, fold)
-    begun: dict[int, tuple[Any, RunDir]] = {}
+    begun: dict[int, tuple[Any, RunDir, TrainFold]] = {}
     outcomes: dict[int, dict[str, float] | Exception] = {}
 
     def begin(number: int) -> None:
         """Begins the runs from a number on, each inside the one before, and in the last one trains those that began."""
         if number == len(composed):
-            outcomes.update(_train(rundir, fold, data, begun))
+            outcomes.update(_train(rundir, data, begun))
             return
 
         def work(member_cfg: Any, member_dir: RunDir) -> dict[str, float]:
             train_sae.record_train_inputs(member_cfg, member_dir, fold)
             member_dir.write_fitted_on(fold.fitted("train"))
-            begun[number] = (member_cfg, member_dir)
+            begun[number] = (member_cfg, member_dir, _of_member(fold, member_cfg))
             begin(number + 1)
             if isinstance(outcome := outcomes[number], Exception):
                 raise outcome
@@ -91,7 +93,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 
 def _train(
-    rundir: RunDir, fold: TrainFold, data: ActivationDataModule, runs: Mapping[int, tuple[Any, RunDir]]
+    rundir: RunDir, data: ActivationDataModule, runs: Mapping[int, tuple[Any, RunDir, TrainFold]]
 ) -> dict[int, dict[str, float] | Exception]:
     """Trains the SAEs of runs to their ends, and returns the results of each run or what ended it.
 
@@ -105,7 +107,7 @@ def _train(
         steps = {number: start.step if start else 0 for number, start in starts.items()}
         group = [number for number in waiting if steps[number] == min(steps.values())]
         try:
-            results = _train_group(rundir, fold, data, [(*runs[number], starts[number]) for number in group])
+            results = _train_group(rundir, data, [(*runs[number], starts[number]) for number in group])
             outcomes |= zip(group, results, strict=True)
         except MemberError as error:
             outcomes[group[error.member]] = error.__cause__  # pyright: ignore[reportArgumentType]
@@ -115,29 +117,51 @@ def _train(
 
 
 def _train_group(
-    rundir: RunDir, fold: TrainFold, data: ActivationDataModule, runs: Sequence[tuple[Any, RunDir, Position | None]]
+    rundir: RunDir,
+    data: ActivationDataModule,
+    runs: Sequence[tuple[Any, RunDir, TrainFold, Position | None]],
 ) -> list[dict[str, float]]:
     """Trains, exports and measures the SAEs of runs that stand at one place, and returns their results."""
     first = runs[0][0]
     arguments = train_sae.fit_arguments(first, data)
     modules, loggers, callbacks = [], [], [LoopState(), SlideMixing()]
-    for number, (cfg, member_dir, start) in enumerate(runs):
+    for number, (cfg, member_dir, fold, start) in enumerate(runs):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # as where it is trained alone
         with failing_as(number):
             modules.append(train_sae.build_module(cfg, fold, data, is_resumed=start is not None))
         callbacks += train_sae.best_and_last(partial(MemberCheckpoint, number), member_dir, fold, arguments)
         loggers += [MemberLogger(number, logger) for logger in make_loggers(cfg, member_dir)]
-    folders = [member_dir.checkpoints_dir for _, member_dir, _ in runs]
+    folders = [member_dir.checkpoints_dir for _, member_dir, _, _ in runs]
     callbacks.append(StepCheckpoints(folders, data.checkpoint_steps))
-    plugin = MemberCheckpointIO(folders, [start.path for _, _, start in runs if start])
+    plugin = MemberCheckpointIO(folders, [start.path for *_, start in runs if start])
     trainer = make_trainer(first, rundir, callbacks, loggers, plugins=[plugin], **arguments)
     _LOGGER.info("Training %d SAEs on one stream.", len(runs))
-    trained = [(cfg, member_dir, module.sae) for (cfg, member_dir, _), module in zip(runs, modules, strict=True)]
-    measured = train_sae.fit(trainer, SAEGroup(modules), fold, data, trained, runs[0][2])
+    trained = [Trained(*run[:3], module.sae) for run, module in zip(runs, modules, strict=True)]
+    group = SAEGroup(modules, [train_sae.columns_of(one.fold) for one in trained])
+    measured = train_sae.fit(trainer, group, data, trained, runs[0][3])
     return [
         train_sae.finish_training(cfg, member_dir, fold, data, sae, of_member(measured, number))
-        for number, (cfg, member_dir, sae) in enumerate(trained)
+        for number, (cfg, member_dir, fold, sae) in enumerate(trained)
     ]
+
+
+def open_shared_fold(cfg: Any, backbones: Sequence[Any]) -> TrainFold:
+    """Opens what all members are trained on: on a stream, one backbone that gives all their layers in one pass.
+
+    Args:
+        cfg: of one member.
+        backbones: the backbone nodes of all members.
+    """
+    layers = list(dict.fromkeys(node.get("layer") for node in backbones))
+    if len(layers) < 2:
+        return train_sae.open_train_fold(cfg)
+    return open_stream(config.with_values(cfg, {"backbone": {"layer": layers}}))
+
+
+def _of_member(fold: TrainFold, cfg: Any) -> TrainFold:
+    if isinstance(fold, StreamedFold) and len(fold.embedder.backbone.chosen) > 1:
+        return fold.of_layer(cfg.backbone.layer)
+    return fold
 
 
 def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[Any]) -> None:
@@ -163,12 +187,20 @@ def _check(composed: list[Any], combinations: list[list[str]]) -> None:
                 "process: use -m with task=train_sae instead."
             )
         changed = [f"train.{key}" for key in _STREAM_KEYS if one.train[key] != composed[0].train[key]]
-        changed += [key for key in _SHARED_KEYS if one[key] != composed[0][key]]
+        changed += [key for key in _SHARED_KEYS if _shared(one, key) != _shared(composed[0], key)]
         if changed:
             raise ValueError(
                 f"Expected combinations of sweep.grid that read the same activations in the same order, got other "
                 f"{', '.join(changed)} for {', '.join(combination)}: use -m with task=train_sae for those."
             )
+
+
+def _shared(cfg: Any, key: str) -> Any:
+    """Returns what members share of a group: on a stream all but the layer, and the folder that it would have."""
+    own = {"backbone": "layer", "dataset": "features_dir"}.get(key)
+    if own is None or cfg.train.residency != "stream":
+        return cfg[key]
+    return {name: value for name, value in cfg[key].items() if name != own}
 
 
 def _raise_failures(outcomes: list[dict[str, float] | Exception], combinations: list[list[str]]) -> None:

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from src.activation_spec import ActivationSpec
+
 
 class Corner(torch.nn.Module):
     """A backbone as an embedder asks one: tokens of the top left pixel plus the token's number.
@@ -23,6 +25,9 @@ class Corner(torch.nn.Module):
 
     def n_tokens(self, layer=None, tokens=None):
         return self._n_tokens
+
+    def spec(self, layer=None):
+        return ActivationSpec(model="corner", layer="output")
 
     def resize(self, images):
         return images if images.shape[-1] == 4 else torch.zeros((*images.shape[:-2], 4, 4), dtype=torch.uint8)

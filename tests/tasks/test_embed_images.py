@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from src import config
+from src.data.embedding.embedder import Embedder
 from src.data.fold import open_fold
 from src.data.readers.tensor_folder import TensorFolder
 from src.data.streamed_fold import StreamedFold
@@ -192,3 +193,32 @@ def test_an_sae_that_counts_images_takes_its_tokens_from_the_store(folder):
     images = ["backbone.layer=1", "train.batch_unit=images", "sae=patchsae", "train=patchsae", "train.batch_size=4"]
     run(folder, "metadata", "embed", "splits", overrides=images)
     assert run(folder, "train_sae", overrides=[*images, "train.epochs=2"])["n_steps"] > 2
+
+
+@pytest.mark.slow
+def test_saes_on_several_layers_of_one_stream_equal_those_alone(folder, monkeypatch):
+    stream = ["train.residency=stream", "train.epochs=3", "sae.k=4", "train.batch_size=16", "train.n_validations=1"]
+    run(folder, "metadata", "splits")
+    files = {}
+    for layer in (0, 2):
+        alone = [*stream, f"backbone.layer={layer}", f"paths.runs={folder / 'alone'}"]
+        run(folder, "train_sae", overrides=alone)
+        place = open_rundir(resolve(folder, "train_sae", *alone), []).path
+        files |= {path.relative_to(folder / "alone"): path for path in place.rglob("*.safetensors")}
+        files |= {place.relative_to(folder / "alone") / name: place / name for name in ("results.json", "metrics.csv")}
+    overrides = typed(folder, "train_sae_sweep", *stream, "sweep.grid=['backbone.layer=0,2']")
+    monkeypatch.setattr(config, "hydra_overrides", lambda: overrides)
+    passes = []
+    embed = Embedder._forward
+    monkeypatch.setattr(Embedder, "_forward", lambda self, *args: passes.append(self) or embed(self, *args))
+    execute(config.compose(overrides), overrides)
+    assert len(set(map(id, passes))) == 1  # one backbone
+    assert len(files) == 8  # weights, how often neurons fire, results and metrics of each
+    for path, expected in files.items():
+        assert (folder / "runs" / path).read_bytes() == expected.read_bytes(), path
+
+
+def test_several_layers_are_refused_where_one_sae_is_trained(folder):
+    run(folder, "metadata", "splits")
+    with pytest.raises(ValueError, match=r"Expected one backbone\.layer .*train_sae_sweep"):
+        run(folder, "train_sae", overrides=["backbone.layer=[0,2]", "train.residency=stream"])

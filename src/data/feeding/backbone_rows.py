@@ -1,7 +1,7 @@
 """Rows that a backbone computes from the patches of slides, or from images, whenever they are read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -12,41 +12,44 @@ from src.files import digest_text
 
 
 class BackboneRows(RowSource):
-    """The tokens of each picture, in the order of the pictures.
+    """The tokens of each picture, in the order of the pictures; of several layers side by side.
 
     Args:
         units: pictures that go through the backbone together, batch by batch.
         counts: the pictures of each item; items follow each other in the units.
         identity: a text that is equal where the pictures are the same.
-        embedder: makes the activations.
-        layer: of the backbone; the only one it gives when None.
+        embedder: makes the activations of the layers that its backbone was made for.
+
+    Raises:
+        ValueError: when these layers have other widths or numbers of tokens than each other.
     """
 
-    def __init__(
-        self,
-        units: Sequence[Pictures],
-        counts: Sequence[int],
-        identity: str,
-        embedder: Embedder,
-        layer: str | None = None,
-    ) -> None:
+    def __init__(self, units: Sequence[Pictures], counts: Sequence[int], identity: str, embedder: Embedder) -> None:
         backbone = embedder.backbone
         self._units, self._embedder = list(units), embedder
-        self._layer = backbone.chosen[0] if layer is None else layer
-        self._n_tokens = backbone.n_tokens(self._layer)
+        shapes = {layer: (backbone.n_tokens(layer), backbone.d_in(layer)) for layer in backbone.chosen}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(
+                f"Expected layers with equally many tokens of one width on one stream, got {shapes} (tokens, width). "
+                "Train on them one by one."
+            )
+        ((self._n_tokens, width),) = set(shapes.values())
+        self.n_layers, self.d_in = len(shapes), len(shapes) * width
         self._ends = np.cumsum([unit.n_pictures for unit in self._units], dtype=np.int64)
         lengths = np.array(counts, np.int64) * self._n_tokens
         self.slide_starts = np.cumsum(lengths) - lengths
         self.n_rows = int(lengths.sum())
         self.n_together = embedder.batch_size * self._n_tokens
-        self.d_in = backbone.d_in(self._layer)
         self.dtype = np.dtype(np.float32)
-        self.identity = digest_text("\n".join([backbone.description, backbone.transform, self._layer, identity]))
+        # Whatever the layer: a row number means the same token of the same picture.
+        model = replace(backbone.spec(backbone.chosen[0]), layer="any")
+        self.identity = digest_text(f"{model.to_json()}\n{identity}")
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns activations [stop - start, d_in] float32, computed anew."""
         first, last = start // self._n_tokens, -(-stop // self._n_tokens)
-        found = [values[self._layer] for _, values in self._embedder.embed(self._parts(first, last))]
+        embedded = self._embedder.embed(self._parts(first, last))
+        found = [np.concatenate(list(values.values()), axis=2) for _, values in embedded]
         if not found:
             return np.empty((0, self.d_in), np.float32)
         rows = np.concatenate(found).reshape(-1, self.d_in)

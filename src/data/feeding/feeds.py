@@ -29,7 +29,7 @@ def windowed_order(source: RowSource, seed: int, window_bytes: int = WINDOW_BYTE
     chunk), made of chunks of CHUNK_BYTES (at least what a source makes together), so that they can be read from disk at
     its speed, and a backbone runs over whole batches.
     """
-    row_bytes = source.d_in * source.dtype.itemsize
+    row_bytes = source.d_in // source.n_layers * source.dtype.itemsize
     together = source.n_together
     if source.n_rows * row_bytes <= window_bytes:
         return EpochOrder(source.n_rows, seed)

@@ -21,6 +21,8 @@ class RowSource(Protocol):
         identity: a text that is equal where row numbers mean the same rows.
         slide_starts: the first row of each slide, ascending: [n_slides] int64.
         n_together: consecutive rows that are made at once; more than 1 where a backbone computes them.
+        n_layers: how many layers' activations lie side by side in a row, all of one width; the order of training is
+            that of one layer alone.
     """
 
     n_rows: int
@@ -29,6 +31,7 @@ class RowSource(Protocol):
     identity: str
     slide_starts: np.ndarray
     n_together: int = 1
+    n_layers: int = 1
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns rows [stop - start, d_in], perhaps a read-only view."""
@@ -100,6 +103,7 @@ class ImageRows(RowSource):
         self.identity = f"{source.identity}/{n_tokens}"
         self.slide_starts = source.slide_starts // n_tokens
         self.n_together = -(-source.n_together // n_tokens)
+        self.n_layers = source.n_layers
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns images [stop - start, n_tokens * d_in]."""
