@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.epoch_order import epoch_order
 from src.data.feeding.residency import choose_residency
-from src.data.feeding.rows import StoreRows
+from src.data.feeding.rows import RowSource, StoreRows
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 from src.stores.activations import writer
@@ -99,10 +99,8 @@ class RowByRow(IterableDataset):
             yield self._rows[row_id]
 
 
-class ReadyRows:
+class ReadyRows(RowSource):
     """A source that computes nothing: what `stream` costs beside the backbone."""
-
-    n_together = 1
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows

@@ -22,6 +22,7 @@ import timm
 import torch
 
 from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.rows import RowSource
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 from src.modules.sae_group import SAEGroup
@@ -31,7 +32,7 @@ N_TOKENS, D_IN, N_LATENTS = 196, 192, 1536
 IMAGES_AT_ONCE = 32
 
 
-class TokenRows:
+class TokenRows(RowSource):
     """A `RowSource` whose rows are the tokens of a ViT's last block, computed when they are read."""
 
     dtype = np.dtype(np.float32)

@@ -70,10 +70,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     waited = embedder.seconds_waited / (time.perf_counter() - started)
     _LOGGER.info("The model waited for pictures %.0f %% of the time.", 100 * waited)
     rows = ", ".join(f"{backbone.d_in(layer):,} wide at layer {layer}" for layer in folders)
-    paragraphs = [
-        f"{backbone.description}: {rows}; tokens: {backbone.tokens}. Preprocessing: {backbone.transform}.",
-        f"The model waited for pictures {waited:.0%} of the time; embed.n_workers reads ahead of it.",
-    ]
+    paragraphs = [f"{backbone.description}: {rows}; tokens: {backbone.tokens}. Preprocessing: {backbone.transform}."]
     rundir.write_page(Page("Backbone", paragraphs))
     return results
 

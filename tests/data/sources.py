@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 
+from src.data.feeding.rows import RowSource
 
-class NumberedRows:
+
+class NumberedRows(RowSource):
     """Rows [n_rows, d_in] whose first value is their number; notes what was read, and fails at row `fail_at`."""
-
-    n_together = 1
 
     def __init__(self, n_rows, d_in=2, slide_starts=(0,), dtype=np.float32, fail_at=None):
         self.n_rows, self.d_in, self.dtype = n_rows, d_in, np.dtype(dtype)

@@ -1,6 +1,7 @@
 """What the README promises of `make demo`, on the full quickstart."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from experiments.quickstart.chance import count_chance_findings
 from experiments.quickstart.figures import read as read_quoted
 from src.analysis.pooling import pool_items
+from src.file_lock import wait_for_lock
 from src.records import read_items, read_split
 from src.stores.latents.store import LatentStore
 
@@ -20,10 +22,13 @@ pytest.importorskip("openslide")
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    path = tmp_path_factory.mktemp("quickstart")
+    """The full quickstart, made once for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "the_quickstart"
     command = [sys.executable, "-m", "src.run", "exp=quickstart", "task=pipeline"]
     command += [f"paths.data={path / 'data'}", f"paths.runs={path / 'runs'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    with wait_for_lock(path / ".lock", "the quickstart"):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     return path
 

@@ -29,11 +29,11 @@ FEED = (
     ROWS
     + """
 from src.data.feeding.activations import ActivationDataModule
+from src.data.feeding.rows import RowSource
 
-class Mapped:
+class Mapped(RowSource):
     dtype, slide_starts, identity = rows.dtype, np.array([0]), "mapped"
     n_rows, d_in = rows.shape
-    n_together = 1
 
     def read(self, start, stop):
         return rows[start:stop]
