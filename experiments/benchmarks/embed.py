@@ -242,9 +242,13 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often images are read and embedded; medians are shown"
+    )
+    arguments = parser.parse_args()
+    quick = arguments.quick
     places = folders()
-    read_and_embed(next(places), 100 if quick else 2_000, 1 if quick else 3)
+    read_and_embed(next(places), 100 if quick else 2_000, 1 if quick else arguments.rounds)
     cut_slides(next(places))
     pipeline(next(places), 2_000 if quick else 200_000)
 
