@@ -149,6 +149,7 @@ def read_and_embed(folder: Path, n_images: int, rounds: int) -> None:
 
 def cut_slides(folder: Path) -> None:
     """Prints how long a pyramidal slide of 2048 px takes to cut, by both tilings: masks and stitches included."""
+    config.register_resolvers()
     typed = ["exp=quickstart", f"paths.data={folder / 'data'}", "task=tile"]
     path = folder / "slide.tif"
     write_slide(path, np.kron(draw_noise(256), np.ones((8, 8, 1), np.uint8)), 0.5)
