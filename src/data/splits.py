@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from src.files import write_atomically
 from src.records import PARTS, FoldSplit, Item
 
 # Items without a label are spread over the folds as a class is.
 _UNLABELLED = "unlabelled"
+_MANY = 20_000
 
 
 def make_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float = 0.1) -> list[FoldSplit]:
@@ -21,8 +22,8 @@ def make_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float
 
     The test slides of fold k are the k-th of `n_folds` groups, so every slide is a test slide once. Of the rest about
     `val_share` of all slides is taken for validation, again stratified and by case, with at least one case of every
-    class, and what remains is trained on. Groups come from scikit-learn's StratifiedGroupKFold. The order of `slides`
-    does not matter.
+    class, and what remains is trained on. Groups come from scikit-learn's StratifiedGroupKFold, those of more than
+    20,000 items that are each a case of its own from its StratifiedKFold. The order of `slides` does not matter.
 
     Args:
         slides: all slides of the data set.
@@ -100,11 +101,15 @@ def _try_folds(slides: Sequence[Item], n_folds: int, seed: int, val_share: float
 
 
 def _group_folds(slides: Sequence[Item], n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    cases = [slide.case_id for slide in slides]
+    # Grouping takes Python's time for every group: with as many cases as items there is nothing to group.
+    is_large = len(slides) > _MANY and len(set(cases)) == len(slides)
+    kind = StratifiedKFold if is_large else StratifiedGroupKFold
+    folds = kind(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer slides than folds: answered by `make_folds`, in terms of cases.
         warnings.filterwarnings("ignore", message="The least populated class")
-        return list(folds.split(np.zeros(len(slides)), [*map(_class, slides)], [slide.case_id for slide in slides]))
+        return list(folds.split(np.zeros(len(slides)), [*map(_class, slides)], None if is_large else cases))
 
 
 def _cases_by_class(slides: Sequence[Item]) -> dict[str, set[str]]:

@@ -104,3 +104,13 @@ def test_published_files_look_like_ours(data_dir, tmp_path):
     ours, theirs = (pd.read_csv(folder / "splits_0_descriptor.csv", index_col=0) for folder in (tmp_path, published))
     assert list(ours.columns) == ["train", "val", "test"]
     pd.testing.assert_frame_equal(ours[theirs.columns], theirs)
+
+
+def test_many_items_that_are_cases_of_their_own_are_stratified_too():
+    items = [Item(f"i{number:06d}", f"c{number:06d}", "ab"[number % 4 == 0]) for number in range(40_000)]
+    folds = make_folds(items, 5, seed=0)
+    assert sorted(one for fold in folds for one in fold.test) == [item.item_id for item in items]
+    assert [len(fold.test) for fold in folds] == [8000] * 5
+    for fold in folds:
+        assert sum(int(one[1:]) % 4 == 0 for one in fold.test) == 2000
+        assert not set(fold.train) & set(fold.val + fold.test)
