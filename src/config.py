@@ -80,7 +80,9 @@ def with_values(cfg: DictConfig, groups: dict[str, dict[str, Any]]) -> DictConfi
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Composes a configuration as the command line with these overrides would, without Hydra's own node."""
     if GlobalHydra.instance().is_initialized():  # inside a run: the same search path, `--config-dir` included
-        return take(hydra.compose("config", overrides=list(overrides), return_hydra_config=True))
+        typed = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+        searched = [override for override in typed if override.startswith("hydra.searchpath=")]
+        return take(hydra.compose("config", overrides=[*overrides, *searched], return_hydra_config=True))
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return take(hydra.compose("config", overrides=list(overrides), return_hydra_config=True))
 
