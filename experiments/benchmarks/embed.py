@@ -185,6 +185,7 @@ def pipeline(folder: Path, n_items: int) -> None:
         "sae.expansion=8",
         "sae.k=8",
         "train.epochs=1",
+        "train.residency=mmap",
         "embed.batch_size=2048",
     ]
     print(f"\n{n_items:,} images x 49 tokens x 64, from a csv to latents of 512 neurons, k 8")
