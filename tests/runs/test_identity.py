@@ -185,6 +185,7 @@ def test_equal_values_share_a_directory_and_different_ones_do_not(first, second)
         assert (run_path(one, task) == run_path(other, task)) == is_same
 
 
+@pytest.mark.slow
 @settings(_SETTINGS, max_examples=8)
 @given(_LINES)
 def test_every_directory_can_be_typed_as_an_override(typed):
