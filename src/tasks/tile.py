@@ -73,6 +73,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             "another dataset.patches_dir, or overwrite=true to replace them."
         )
     for folder in (out_dir, *(out_dir / name for name in ("patches", "masks", "stitches"))):
+        folder.mkdir(parents=True, exist_ok=True)  # here, and not by whichever worker comes first
         remove_leftovers(folder)
     entries = _cut_slides(cfg, slides, out_dir)
     failed = {slide_id: entry.reason for slide_id, entry in entries.items() if not entry.n_patches}
