@@ -39,7 +39,7 @@ class CurrentInputs:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
                 csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
                 with patches), `images <parts>`, `outlines <parts>`; `listing`, what a data set is found to hold;
-                `weights`, `generator`, `tensors`; `file`, a file at its recorded place.
+                `weights`, `generator`; `file`, a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
         Raises:
@@ -61,7 +61,6 @@ class CurrentInputs:
             "weights": self._weights,
             "generator": self._generator,
             "listing": self._listing,
-            "tensors": self._tensors,
             "file": self._file,
         }
         if kind not in readers:
@@ -130,14 +129,6 @@ class CurrentInputs:
 
     def _listing(self, what: str, *_: object) -> list[Input]:
         return [value_input(what, digest_text(repr(find_items(self._dataset.listing))))]
-
-    def _tensors(self, what: str, _: str, recorded: Sequence[Input]) -> list[Input]:
-        return [
-            large_file_input(what, path, recorded, f"{key}.{part}")
-            for key in ("tensors", "tensor_ids", "tensor_labels", "tensor_cases")
-            for part, path in (self._dataset.get(key) or {}).items()
-            if path is not None
-        ]
 
     def _folder(self, key: str) -> Path:
         if self._dataset[key] is None:
