@@ -72,7 +72,7 @@ from src.report.page import Page
 
 def count(cfg, rundir):
     encoded = rundir.upstream("encode")
-    n = encoded.read_results()["n_slides"]
+    n = encoded.read_results()["n_items"]
     rundir.write_page(Page("Latents, counted", [f"Counted {n:g} slides."]))
     return {"n_counted": n}
 '''

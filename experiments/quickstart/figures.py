@@ -27,7 +27,7 @@ _WIDTH = 126
 # The task whose results each figure comes from; tile's run belongs to the data set.
 _FIGURES = {
     "train_sae": ("n_train_rows", "n_steps", "d_in", "n_latents"),
-    "encode": ("n_slides", "n_patches", "test/explained_variance", "test/l0"),
+    "encode": ("n_items", "n_rows", "test/explained_variance", "test/l0"),
     "select_neurons": ("neuron_id", "q_value", "n_found"),
 }
 _METHODS = {

@@ -115,8 +115,8 @@ def describe_test_sets(predictions: pd.DataFrame) -> str:
             "other patients."
         )
     if sum(map(len, test_sets)) > len(frozenset.union(*test_sets)):
-        return "The folds' test sets overlap: some slides count more than once in what is pooled."
-    return "Each slide is tested in one fold."
+        return "The folds' test sets overlap: some items count more than once in what is pooled."
+    return "Each item is tested in one fold."
 
 
 def _pooled_intervals(

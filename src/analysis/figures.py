@@ -13,11 +13,12 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from src.analysis.figure_labels import spread
 from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
 from src.analysis.methods import Method
+from src.wording import SLIDES, Words
 
 _SUMMARY_COLUMNS = 2
 _CURVE_PANELS = {
     "explained_variance": "Explained variance",
-    "l0": "Active latents per patch (L0)",
+    "l0": "Active latents (L0)",
     "dead_fraction": "Dead latents (fraction)",
     "loss": "Loss",
 }
@@ -65,7 +66,7 @@ def plot_training_curves(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05) -> Figure:
+def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05, words: Words = SLIDES) -> Figure:
     """Draws the effect of every neuron against the evidence for it, the best ones with their ids.
 
     Args:
@@ -73,6 +74,7 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
             class was compared with the rest.
         n_labels: how many of the best carry their id.
         q_limit: the false discovery rate at which the line is drawn.
+        words: what items are called.
     """
     shown = neurons.dropna(subset=["effect_size", "q_value"])
     # A q-value that underflowed to 0 is drawn at the smallest positive double: higher than all others, still finite.
@@ -84,7 +86,7 @@ def plot_volcano(neurons: pd.DataFrame, n_labels: int = 8, q_limit: float = 0.05
     axes.scatter(effect[~found], height[~found], s=14, color=GREY, alpha=0.6, linewidth=0, label="not significant")
     axes.scatter(effect[found], height[found], s=20, color=VERMILLION, alpha=0.8, linewidth=0, label=f"q < {q_limit:g}")
     axes.axhline(-np.log10(q_limit), color=BLACK, linewidth=0.9, linestyle=":")
-    axes.set(xlabel="Effect size, positive against other slides", ylabel="−log10 q")
+    axes.set(xlabel=f"Effect size, positive against other {words.items}", ylabel="−log10 q")
     axes.set_ylim(0, max(1.05 * height.max(initial=0), -1.6 * np.log10(q_limit)))
     axes.legend(loc="upper left", markerscale=2)
     axes.set_title(f"{found.sum()} of {len(shown)} neurons found; {len(neurons) - len(shown)} could not be tested")
@@ -116,7 +118,7 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str, methods: Mapping[st
         is_positive = np.asarray(rows["label"].astype(str) == positive_class)
         if is_positive.all() or not is_positive.any():
             raise ValueError(
-                f"Expected test slides with and without {positive_class!r}, got {is_positive.sum()} of "
+                f"Expected test items with and without {positive_class!r}, got {is_positive.sum()} of "
                 f"{len(is_positive)} with it: no ROC curve exists. Give folds that hold both (task=splits)."
             )
         scores = np.asarray(rows[column], dtype=float)
@@ -127,17 +129,18 @@ def plot_roc(predictions: pd.DataFrame, positive_class: str, methods: Mapping[st
         axes.plot(fpr, tpr, label=f"{auroc:.3f}  {method.label}", **method.line)
     finish_roc(axes)
     figure.legend(loc="outside right center", title="AUROC", alignment="left")
-    axes.set_title(f"Test slides: {positive_class} against the rest")
+    axes.set_title(f"Test set: {positive_class} against the rest")
     return figure
 
 
 @styled
-def plot_summary(summary: pd.DataFrame, methods: Mapping[str, Method]) -> Figure:
+def plot_summary(summary: pd.DataFrame, methods: Mapping[str, Method], words: Words = SLIDES) -> Figure:
     """Draws, for each metric, every method's mean over folds and its value on all slides pooled, with their intervals.
 
     Args:
         summary: of summarize_cv: method, metric, mean, fold_low, fold_high, pooled, slide_low, slide_high.
         methods: what the methods are, by name; they are drawn in this order.
+        words: what items are called.
     """
     metrics: Sequence[str] = list(dict.fromkeys(summary["metric"]))
     n_columns = min(len(metrics), _SUMMARY_COLUMNS)
@@ -148,7 +151,7 @@ def plot_summary(summary: pd.DataFrame, methods: Mapping[str, Method]) -> Figure
         axes.set_axis_off()
     series = {
         "mean over folds": ("mean", "fold_low", "fold_high", BLUE, "o", -0.13),
-        "all test slides pooled": ("pooled", "slide_low", "slide_high", ORANGE, "s", 0.13),
+        f"all test {words.items} pooled": ("pooled", "slide_low", "slide_high", ORANGE, "s", 0.13),
     }
     for axes, metric in zip(grid, metrics, strict=False):
         rows = summary[summary["metric"] == metric].set_index("method")

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
 from src.metrics.redundancy import random_nearest_cosine
+from src.wording import SLIDES, Words
 
 _BINS_PER_DECADE = 6
 _MOST_L0_BARS = 60
@@ -17,7 +18,7 @@ _MOST_L0_BARS = 60
 
 @styled
 def plot_firing_rates(
-    density: np.ndarray, n_tokens: int, almost_dead_below: float = 0.0, dense_above: float = 1.0
+    density: np.ndarray, n_tokens: int, almost_dead_below: float = 0.0, dense_above: float = 1.0, words: Words = SLIDES
 ) -> Figure:
     """Draws a histogram of log10 firing rates, with dead, almost dead and dense neurons apart.
 
@@ -26,6 +27,7 @@ def plot_firing_rates(
         n_tokens: the number of those patches; no rate is between 0 and one of them.
         almost_dead_below: rates below are almost dead.
         dense_above: rates above are dense.
+        words: what rows are called.
     """
     active = density[density > 0]
     lowest = min(int(np.floor(np.log10(1 / n_tokens))), -1)
@@ -56,17 +58,18 @@ def plot_firing_rates(
     axes.set_xticks([dead_at, *ticks], ["0", *ticks.values()])
     axes.minorticks_off()
     axes.set(xlim=(dead_at / 1.6, 1.1), ylim=(0, 1.06 * max(n_dead, heights.max())))
-    title = f"{len(density):,} neurons on {n_tokens:,} patches"
-    _finish(figure, axes, title, "Share of patches on which a neuron fires", "Neurons")
+    title = f"{len(density):,} neurons on {n_tokens:,} {words.rows}"
+    _finish(figure, axes, title, f"Share of {words.rows} on which a neuron fires", "Neurons")
     return figure
 
 
 @styled
-def plot_l0(n_rows: np.ndarray) -> Figure:
+def plot_l0(n_rows: np.ndarray, words: Words = SLIDES) -> Figure:
     """Draws how many latents patches have above zero.
 
     Args:
         n_rows: the number of patches with 0, 1, 2, ... such latents.
+        words: what rows are called.
     """
     l0 = np.arange(len(n_rows))
     share = np.cumsum(n_rows) / n_rows.sum()
@@ -82,7 +85,13 @@ def plot_l0(n_rows: np.ndarray) -> Figure:
     axes.axvline(mean, color=VERMILLION, linestyle="--", label=f"mean {mean:.1f}, median {median}")
     axes.set_xlim(-0.5, 1.03 * last + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    _finish(figure, axes, f"{int(n_rows.sum()):,} patches", "Active latents of a patch (L0)", "Share of patches")
+    _finish(
+        figure,
+        axes,
+        f"{int(n_rows.sum()):,} {words.rows}",
+        f"Active latents of a {words.row} (L0)",
+        f"Share of {words.rows}",
+    )
     return figure
 
 

@@ -87,7 +87,7 @@ def rank_neurons(
         if min(counts) < 2:
             raise ValueError(
                 f"Expected at least two {rule.unit}s of class {classes[class_index]!r} and two others, got "
-                f"{counts[0]} and {counts[1]}: use more slides (selection.split=train+val) or another split."
+                f"{counts[0]} and {counts[1]}: use more items (selection.split=train+val) or another split."
             )
         table = _test_neurons(maxima, labels == class_index, rule)
         table["density"] = np.nan if density is None else density

@@ -96,8 +96,8 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and unbiased variance of each column, in float64; a constant column has variance 0 exactly."""
     if len(values) < 2:
         raise ValueError(
-            f"Expected at least two slides or cases in each class to compare means, got {len(values)}: "
-            "use more train slides (selection.split=train+val) or another split."
+            f"Expected at least two items or cases in each class to compare means, got {len(values)}: "
+            "use more train items (selection.split=train+val) or another split."
         )
     values = values.astype(np.float64)
     # Subtracting a row first keeps constants exact whatever their value, and large offsets harmless.

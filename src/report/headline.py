@@ -9,6 +9,7 @@ import pandas as pd
 
 from src.analysis.methods import NEURON, Method, read_methods
 from src.report.page import PageFigure
+from src.wording import SLIDES, Words
 
 _Q_LIMIT = 0.05
 
@@ -48,6 +49,7 @@ def build_headline(
     summary: Path | None,
     figure: PageFigure | None,
     positive_class: str | None,
+    words: Words = SLIDES,
 ) -> Headline:
     """Builds the headline from the tables that are there; what is not there is left out.
 
@@ -57,8 +59,9 @@ def build_headline(
         summary: summary.csv of the cross-validation, beside its methods.csv.
         figure: the chosen neuron's map beside the true outline.
         positive_class: the class that is looked for.
+        words: what items are called.
     """
-    sentences = [_describe_neurons(rankings, positive_class)] if rankings else []
+    sentences = [_describe_neurons(rankings, positive_class, words)] if rankings else []
     charts = []
     if localizations:
         table: Any = pd.concat([pd.read_csv(path) for path in localizations.values()], ignore_index=True)
@@ -67,7 +70,7 @@ def build_headline(
     if summary is not None:
         table: Any = pd.read_csv(summary)
         if len(table := table[table["metric"] == "auroc"].set_index("method")):
-            charts.append(_slide_chart(table, _methods(summary)))
+            charts.append(_item_chart(table, _methods(summary), words))
     return Headline(sentences, charts, figure)
 
 
@@ -76,12 +79,12 @@ def _methods(*tables: Path) -> dict[str, Method]:
     return dict(sorted(found.items(), key=lambda item: item[0] != NEURON))  # the others are compared with it
 
 
-def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | None) -> str:
+def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | None, words: Words) -> str:
     best = pd.DataFrame({fold: pd.read_csv(path).iloc[0] for fold, path in rankings.items()}).T
     n_neurons = pd.read_csv(next(iter(rankings.values())))["neuron_id"].nunique()
     sought = best["class"].iloc[0] if "class" in best else positive_class
     aurocs = ", ".join(f"{auroc:.3f}" for auroc in best["auroc"])
-    evidence = f"(AUROC on train slides {aurocs}, q at most {best['q_value'].max():.3g})"
+    evidence = f"(AUROC on train {words.items} {aurocs}, q at most {best['q_value'].max():.3g})"
     names = ", ".join(str(int(neuron_id)) for neuron_id in best["neuron_id"])
     if len(best) == 1:
         chosen = f"Of {n_neurons:,} neurons, neuron {names}"
@@ -89,9 +92,13 @@ def _describe_neurons(rankings: Mapping[int | str, Path], positive_class: str | 
     else:
         chosen = f"Of each fold's {n_neurons:,} neurons, neuron {names} (folds {', '.join(map(str, rankings))})"
     if bool((best["q_value"].to_numpy(float) < _Q_LIMIT).all()):
-        return f"{chosen} tells {sought} slides from the others best, by the labels of train slides alone {evidence}."
+        return (
+            f"{chosen} tells {sought} {words.items} from the others best, by the labels of train {words.items} alone "
+            f"{evidence}."
+        )
     return (
-        f"{chosen} comes closest to telling {sought} slides from the others, by the labels of train slides alone; "
+        f"{chosen} comes closest to telling {sought} {words.items} from the others, by the labels of train "
+        f"{words.items} alone; "
         f"this is not significant {evidence}."
     )
 
@@ -116,12 +123,12 @@ def _patch_chart(table: Any, n_folds: int, methods: Mapping[str, Method]) -> Cha
     return Chart("Does it fire in the right place?", note, _bars(values, methods))
 
 
-def _slide_chart(table: Any, methods: Mapping[str, Method]) -> Chart:
+def _item_chart(table: Any, methods: Mapping[str, Method], words: Words) -> Chart:
     several = bool((table["n_folds"] > 1).any())
     ends = ["fold_low", "fold_high"] if several else ["slide_low", "slide_high"]
-    over = "folds, about their mean" if several else "slides"
-    note = f"Slide-level AUROC on test slides; lines: 95 % interval over {over}."
-    return Chart("Does it tell slides apart?", note, _bars(table[["mean", *ends]], methods))
+    over = "folds, about their mean" if several else words.items
+    note = f"AUROC on test {words.items}; lines: 95 % interval over {over}."
+    return Chart(f"Does it tell {words.items} apart?", note, _bars(table[["mean", *ends]], methods))
 
 
 def _bars(values: pd.DataFrame, methods: Mapping[str, Method]) -> list[Bar]:

@@ -149,7 +149,7 @@ def _embed_slides(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[st
     table = pd.DataFrame(sorted(counts.items()), columns=["slide_id", "n_patches"])
     rundir.add_table("embedded", table, "Patches by slide.", 0)
     first = next(iter(folders))
-    return {"n_slides": len(counts), "n_patches": sum(counts.values()), "d_in": backbone.d_in(first)}
+    return {"n_items": len(counts), "n_rows": sum(counts.values()), "d_in": backbone.d_in(first)}
 
 
 def _embed_images(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[str, Path]) -> dict[str, float]:
@@ -190,4 +190,4 @@ def _embed_images(cfg: Any, rundir: RunDir, embedder: Embedder, folders: dict[st
         _LOGGER.warning("Skipped image %s: %s", item_id, reason)
     first = next(iter(folders))
     n_images = len(item_ids) - len(bad)
-    return {"n_images": n_images, "n_rows": n_images * backbone.n_tokens(first), "d_in": backbone.d_in(first)}
+    return {"n_items": n_images, "n_rows": n_images * backbone.n_tokens(first), "d_in": backbone.d_in(first)}

@@ -27,6 +27,7 @@ from src.stores.latents.index import LatentItem
 from src.stores.latents.writer import LatentWriter
 from src.stores.sae import digest_export
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
+from src.wording import Words, words_of
 
 _LOGGER = logging.getLogger(__name__)
 # Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
@@ -41,7 +42,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     kill keeps the shards that were written before and ends with the same files and numbers.
 
     Returns:
-        `<split>/l0`, `<split>/explained_variance`, `<split>/fvu`, `n_slides` and `n_patches`.
+        `<split>/l0`, `<split>/explained_variance`, `<split>/fvu`, `n_items` and `n_rows`.
 
     Raises:
         ValueError: when the SAE was fitted on held-out cases, or takes activations of another width.
@@ -68,8 +69,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     store = writer.finish(cfg.encode.by_neuron)
     if cfg.encode.dense_formats:
         export_clam(store, rundir.path / "latents" / "dense", list(cfg.encode.dense_formats))
-    results = measures.results() | {"n_slides": len(fold.items), "n_patches": writer.n_rows}
-    _write_page(rundir, measures.n_active, results, warn_of_doubts(cfg, results))
+    results = measures.results() | {"n_items": len(fold.items), "n_rows": writer.n_rows}
+    _write_page(rundir, measures.n_active, results, warn_of_doubts(cfg, results), words_of(cfg.dataset))
     return results
 
 
@@ -127,16 +128,18 @@ class _Measures:
         )
 
 
-def _write_page(rundir: RunDir, n_active: Tensor, results: dict[str, float], doubts: list[str]) -> None:
-    density = n_active.numpy() / results["n_patches"]
+def _write_page(rundir: RunDir, n_active: Tensor, results: dict[str, float], doubts: list[str], words: Words) -> None:
+    density = n_active.numpy() / results["n_rows"]
     table = pd.DataFrame({"neuron_id": np.arange(len(density)), "density": density, "n_active": n_active})
     rundir.add_table("density", table, "Density by neuron.", max_rows=0)
     rundir.add_figure(
-        "density", plot_firing_rates(density, int(results["n_patches"])), "Share of patches on which each neuron fires."
+        "density",
+        plot_firing_rates(density, int(results["n_rows"])),
+        f"Share of {words.rows} on which each neuron fires.",
     )
     text = (
-        f"{results['n_patches']:,} patches of {results['n_slides']} slides have {int(n_active.sum()):,} latents that "
-        f"are not zero. {int((density == 0).sum())} of {len(density)} neurons are silent on all of them."
+        f"{results['n_rows']:,} {words.rows} of {results['n_items']} {words.items} have {int(n_active.sum()):,} "
+        f"latents that are not zero. {int((density == 0).sum())} of {len(density)} neurons are silent on all of them."
     )
     numbers = {key: value for key, value in results.items() if key.startswith("test/")}
     rundir.write_page(Page("Latents", [text, *doubts], numbers))

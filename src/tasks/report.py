@@ -14,6 +14,7 @@ from src.report.page import PageFigure, read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
 from src.tasks.pipeline import why_skipped
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 _MEASURE_SAES = ("train_sae", "evaluate_sae", "encode")
@@ -125,6 +126,7 @@ def _headline(cfg: Any, runs: list[tuple[str, int | str | None, RunDir]], pages:
         summary,
         figure,
         cfg.dataset.positive_class,
+        words_of(cfg.dataset),
     )
 
 

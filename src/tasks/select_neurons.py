@@ -16,6 +16,7 @@ from src.records import PARTS, FittedItem
 from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 _Q_THRESHOLD = 0.05
@@ -34,7 +35,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """
     table = read_fold(cfg.dataset, cfg.fold, ())
     selection = cfg.selection
-    parts = selection.split
+    parts, words = selection.split, words_of(cfg.dataset)
     rundir.record(*(table.input(what) for what in ("split train+val+test", "cases all", f"labels {parts}", "classes")))
     encoded = rundir.upstream("encode")
     latents = LatentStore(encoded.latents_dir())
@@ -59,17 +60,19 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         rundir.add_table("channels", channels, caption, 5, columns)
     results = _results(neurons)
     _LOGGER.info(
-        "%d of %d tested neurons have q < %g on %d %s slides; best: %d.",
-        *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(item_ids), selection.split, results["neuron_id"]),
+        "%d of %d tested neurons have q < %g on %d %s %s; best: %d.",
+        *(results["n_found"], results["n_tested"], _Q_THRESHOLD, len(item_ids), selection.split, words.items),
+        results["neuron_id"],
     )
-    rundir.add_figure("volcano", plot_volcano(neurons), "Effect size (Hedges' g) and q-value of every neuron.")
+    figure = plot_volcano(neurons, words=words)
+    rundir.add_figure("volcano", figure, "Effect size (Hedges' g) and q-value of every neuron.")
     target = table.classes[-1] if len(table.classes) == 2 else "each class against the rest"
     text = (
-        f"Every neuron's maximum over a slide, tested for being higher in {target}: Welch's t over {rule.unit}s of the "
-        f"{parts} slides, one-sided, Benjamini-Hochberg over all tests. {results['n_found']} of "
-        f"{results['n_tested']} tested neurons have q below {_Q_THRESHOLD}."
+        f"Every neuron's maximum over each {words.item}, tested for being higher in {target}: Welch's t over "
+        f"{rule.unit}s of the {parts} {words.items}, one-sided, Benjamini-Hochberg over all tests. "
+        f"{results['n_found']} of {results['n_tested']} tested neurons have q below {_Q_THRESHOLD}."
     )
-    rundir.write_page(Page("Neurons that tell the slide label", [text], results))
+    rundir.write_page(Page(f"Neurons that tell the {words.item} label", [text], results))
     return results
 
 

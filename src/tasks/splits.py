@@ -14,6 +14,7 @@ from src.files import remove_leftovers
 from src.records import MADE_BY_LOUPE, PARTS, FoldSplit, Item
 from src.report.page import Page
 from src.runs.rundir import RunDir
+from src.wording import words_of
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -39,12 +40,16 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     remove_leftovers(splits_dir)
     rundir.write_json(splits_dir / MADE_BY_LOUPE, origin)
     write_folds(folds, slides, splits_dir)
-    rundir.add_table("splits", _count(folds, slides), "Slides and cases by fold and part.", 3 * len(folds))
+    words = words_of(cfg.dataset)
+    rundir.add_table(
+        "splits", _count(folds, slides), f"{words.items.capitalize()} and cases by fold and part.", 3 * len(folds)
+    )
     n_cases = len({slide.case_id for slide in slides})
-    results: dict[str, float] = {"n_folds": len(folds), "n_slides": len(slides), "n_cases": n_cases}
+    results: dict[str, float] = {"n_folds": len(folds), "n_items": len(slides), "n_cases": n_cases}
     text = (
-        f"{len(slides)} slides of {n_cases} cases in {len(folds)} folds. Every slide is a test slide once; all slides "
-        "of a case are in one part of a fold; every part holds about the same share of each class."
+        f"{len(slides)} {words.items} of {n_cases} cases in {len(folds)} folds. Every {words.item} is a test "
+        f"{words.item} once; all {words.items} of a case are in one part of a fold; every part "
+        "holds about the same share of each class."
     )
     rundir.write_page(Page("Splits", [text], results))
     return results
@@ -97,6 +102,6 @@ def _count(folds: list[FoldSplit], slides: list[Item]) -> pd.DataFrame:
     for split, part in product(folds, PARTS):
         item_ids = split.item_ids(part)
         n_cases = len({case_of[item_id] for item_id in item_ids})
-        row = {"fold": split.fold, "part": part, "n_slides": len(item_ids), "n_cases": n_cases}
+        row = {"fold": split.fold, "part": part, "n_items": len(item_ids), "n_cases": n_cases}
         rows.append(row | count_classes(split, slides)[part].to_dict())
     return pd.DataFrame(rows)

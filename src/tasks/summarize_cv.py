@@ -12,6 +12,7 @@ from src.analysis.figures import plot_summary
 from src.analysis.methods import Method, read_methods, write_methods
 from src.report.page import Page
 from src.runs.rundir import RunDir
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     remarks = [describe_test_sets(predictions), *_missing(cfg, sorted(runs)), *_undefined(folds)]
     for remark in remarks:
         _LOGGER.info("%s", remark)
-    _LOGGER.info("Test slides, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
-    _write_page(rundir, summary, methods, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
+    _LOGGER.info("Test items, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
+    _write_page(cfg, rundir, summary, methods, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
     keys = "test/" + summary["method"] + "_" + summary["metric"]
     return {"n_folds": len(runs)} | {str(key): float(mean) for key, mean in zip(keys, summary["mean"], strict=True)}
 
@@ -70,7 +71,7 @@ def _undefined(folds: pd.DataFrame) -> list[str]:
     gaps: Any = folds[folds["auroc"].isna()]
     return [
         f"AUROC and average precision are undefined in fold {row['fold']}: a class is missing among its "
-        f"{row['n_slides']} test slides."
+        f"{row['n_slides']} test items."
         for _, row in gaps.drop_duplicates("fold").iterrows()
     ]
 
@@ -78,7 +79,8 @@ def _undefined(folds: pd.DataFrame) -> list[str]:
 def _describe_intervals(confidence: float) -> str:
     return (
         f"Intervals of {confidence:.0%}. Over folds: Nadeau and Bengio's corrected resampled t interval (2003), which "
-        "allows for train sets that overlap, cut off at 0 and 1. Over slides: a percentile bootstrap of whole cases."
+        "allows for train sets that overlap, cut off at 0 and 1. Over all test items: a percentile bootstrap of whole "
+        "cases."
     )
 
 
@@ -87,19 +89,23 @@ def _as_text(summary: pd.DataFrame, confidence: float) -> str:
     shown = summary.assign(
         text=[
             f"{row['mean']:.3f} ± {row['sd']:.3f} [{row['fold_low']:.3f}, {row['fold_high']:.3f}] "
-            f"slides {row['pooled']:.3f} [{row['slide_low']:.3f}, {row['slide_high']:.3f}]"
+            f"pooled {row['pooled']:.3f} [{row['slide_low']:.3f}, {row['slide_high']:.3f}]"
             for _, row in summary.iterrows()
         ]
     )
-    lines = [f"mean ± sd [{confidence:.0%} over folds], all slides pooled [{confidence:.0%} over cases]"]
+    lines = [f"mean ± sd [{confidence:.0%} over folds], all test items pooled [{confidence:.0%} over cases]"]
     for metric, part in shown.groupby("metric", sort=False):
         lines += [f"{metric}:", *(f"  {row['method']:<24} {row['text']}" for _, row in part.iterrows())]
     return "\n".join(lines)
 
 
 def _write_page(
-    rundir: RunDir, summary: pd.DataFrame, methods: dict[str, Method], remarks: list[str], n_folds: int
+    cfg: Any, rundir: RunDir, summary: pd.DataFrame, methods: dict[str, Method], remarks: list[str], n_folds: int
 ) -> None:
-    caption = "Test slides: mean over folds with the t interval, and all slides pooled with the bootstrap interval."
-    rundir.add_figure("summary", plot_summary(summary, methods), caption)
+    words = words_of(cfg.dataset)
+    caption = (
+        f"Test {words.items}: mean over folds with the t interval, and all {words.items} pooled with the bootstrap "
+        "interval."
+    )
+    rundir.add_figure("summary", plot_summary(summary, methods, words), caption)
     rundir.write_page(Page("Cross-validation", remarks, {"n_folds": n_folds}))

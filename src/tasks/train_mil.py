@@ -29,6 +29,7 @@ from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import describe, save_module
 from src.training.trainer import make_trainer
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 # Values of a bag from which a second CPU thread pays. Below, a step is over before the thread has woken: on a busy
@@ -70,7 +71,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
-    rundir.add_table("metrics", metrics, "Metrics on validation and test slides.", 30)
+    rundir.add_table("metrics", metrics, f"Metrics on validation and test {words_of(cfg.dataset).items}.", 30)
     _write_page(cfg, rundir, fold, table, methods)
     rows: list[dict[str, Any]] = metrics.to_dict("records")  # pyright: ignore[reportAssignmentType]
     return {f"{row['split']}/{row['method']}_{name}": row[name] for row in rows for name in METRICS}
@@ -157,8 +158,8 @@ def _train_and_predict(
     predictions: list[BagPrediction] = [prediction for batch in predicted for prediction in batch]
     if spoilt := [one.item_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
         raise ValueError(
-            f"Expected finite probabilities of {method}, got others for slides {', '.join(spoilt[:5])} ({len(spoilt)} "
-            f"in all): their features are far larger than those of the train slides. Look at them."
+            f"Expected finite probabilities of {method}, got others for {', '.join(spoilt[:5])} ({len(spoilt)} "
+            f"in all): their features are far larger than those of the train items. Look at them."
         )
     chosen = {key: value for key, value in config.to_container(mil.pools[parsed.pool]).items() if key != "_target_"}
     return predictions, classifier.cpu(), chosen | arguments
@@ -217,17 +218,18 @@ def _write_attention(rundir: RunDir, method: str, predictions: list[BagPredictio
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:
+    words = words_of(cfg.dataset)
     test_labels = {fold.items[item_id].label for item_id in fold.split.test}
     for name in fold.classes if len(fold.classes) > 2 else fold.classes[-1:]:
         if name not in test_labels or len(test_labels) < 2:
             _LOGGER.warning("No ROC curve of %s: the test slides of fold %d are of %s.", name, cfg.fold, test_labels)
             continue
-        caption = f"Slide-level ROC on {len(fold.split.test)} test slides, {name} positive."
+        caption = f"ROC on {len(fold.split.test)} test {words.items}, {name} positive."
         rundir.add_figure("roc" if len(fold.classes) == 2 else f"roc_{name}", plot_roc(table, name, methods), caption)
     text = (
-        f"Trained on {len(fold.split.train)} slides; the weights with the lowest loss on {len(fold.split.val)} "
-        f"validation slides predict {len(fold.split.test)} test slides. Top neurons: the {cfg.mil.n_top_neurons} best "
-        "of the ranking made on train slides; neuron: the best one alone, logistic regression on its maximum over the "
-        "slide."
+        f"Trained on {len(fold.split.train)} {words.items}; the weights with the lowest loss on {len(fold.split.val)} "
+        f"validation {words.items} predict {len(fold.split.test)} test {words.items}. Top neurons: the "
+        f"{cfg.mil.n_top_neurons} best of the ranking made on train {words.items}; neuron: the best one alone, "
+        f"logistic regression on its maximum over the {words.item}."
     )
-    rundir.write_page(Page("Slide classifiers", [text]))
+    rundir.write_page(Page(f"{words.item.capitalize()} classifiers", [text]))

@@ -40,6 +40,7 @@ from src.tasks.upstream_sae import open_inference
 from src.training.checkpoints import Position, StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_ROWS = 4096
@@ -191,12 +192,13 @@ def finish_training(
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
     if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
         results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
+    words = words_of(cfg.dataset)
     caption = "Training. The last validation is that of the exported SAE, its threshold calibrated."
     rundir.add_figure("curves", plot_training_curves(pd.read_csv(rundir.metrics_path)), caption)
     text = (
         f"{type(sae).__name__} with {sae.n_latents} latents on activations of {sae.d_in} dimensions, trained on "
-        f"{results['n_train_rows']:,} patches of {len(fold.split.train)} train slides in {results['n_steps']:,} "
-        "optimizer steps. Explained variance is about the mean, over the whole validation set."
+        f"{results['n_train_rows']:,} {words.rows} of {len(fold.split.train)} train {words.items} in "
+        f"{results['n_steps']:,} optimizer steps. Explained variance is about the mean, over the whole validation set."
     )
     numbers = {key: value for key, value in results.items() if key.startswith("val/")}
     rundir.write_page(Page("Sparse autoencoder", [*warn_of_doubts(cfg, results), text], numbers))

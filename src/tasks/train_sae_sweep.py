@@ -172,7 +172,7 @@ def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[An
     if {"val/l0", "val/explained_variance"} <= set(table.columns):
         names = [", ".join(override.removeprefix("sae.") for override in combination) for combination in combinations]
         figure = plot_frontier(table["val/l0"].tolist(), table["val/explained_variance"].tolist(), names)
-        rundir.add_figure("frontier", figure, "What each SAE reaches on validation slides.")
+        rundir.add_figure("frontier", figure, "What each SAE reaches on validation data.")
     text = f"{len(rows)} SAEs, trained together on one stream of activations."
     rundir.write_page(Page("Sweep of sparse autoencoders", [text]))
 

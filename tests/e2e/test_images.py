@@ -61,7 +61,7 @@ def test_from_a_folder_to_a_report_and_again_when_an_image_is_added(folder):
     (folder / "square" / "P01_9.png").write_bytes(first.read_bytes())
     run(folder, *given)
     assert results(folder, "metadata")["n_items"] == 49
-    assert results(folder, "embed")["n_images"] == 49
+    assert results(folder, "embed")["n_items"] == 49
 
 
 def test_a_csv_of_other_columns_brings_split_and_boxes(folder):

@@ -87,7 +87,7 @@ def test_the_readme_quotes_what_the_run_gives(workplace):
     trained, encoded, ranked = (results(workplace, task) for task in ("train_sae", "encode", "select_neurons"))
     for name in ("n_train_rows", "n_steps", "d_in", "n_latents"):
         assert quoted[name] == trained[name]
-    for name in ("n_slides", "n_patches"):
+    for name in ("n_items", "n_rows"):
         assert quoted[name] == encoded[name]
     # Machines round differently, and training carries it on.
     assert quoted["test/explained_variance"] == pytest.approx(encoded["test/explained_variance"], abs=0.01)

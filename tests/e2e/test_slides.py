@@ -39,7 +39,7 @@ def test_a_real_slide_is_cut_embedded_and_read_back(data_dir, tmp_path, tiling):
         np.testing.assert_array_equal(file["coords"][:], coords)
         rows = file["features"][:]
     assert torch.equal(torch.load(f"{features}/pt_files/{SLIDE}.pt", weights_only=True), torch.from_numpy(rows))
-    assert results["n_patches"] == len(coords) > 100
+    assert results["n_rows"] == len(coords) > 100
     assert {path.name for path in (tmp_path / "data").rglob("*.jpg")} == {f"{SLIDE}.jpg"}
 
     # As ours does.

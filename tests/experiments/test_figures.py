@@ -32,8 +32,8 @@ def test_quickstart_quotes_its_tables():
 def test_quickstart_says_of_its_data_what_the_run_found():
     figures, scores = quickstart.read()
     readme = text_of("quickstart")
-    assert f"{figures['n_slides']:.0f} H&E-like slides of {figures['n_cases']:.0f} cases" in readme
-    assert f"{figures['n_patches']:,.0f} patches of 96 px" in readme
+    assert f"{figures['n_items']:.0f} H&E-like slides of {figures['n_cases']:.0f} cases" in readme
+    assert f"{figures['n_rows']:,.0f} patches of 96 px" in readme
     assert f"{figures['d_in']:.0f} activations" in readme
     assert figures["n_permutations_with_findings"] <= 0.05 * figures["n_permutations"]
     assert scores.loc["neuron", "auroc"] >= 0.90

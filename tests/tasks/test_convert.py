@@ -150,7 +150,7 @@ def test_an_imported_sae_encodes(checkpoint, convert, tmp_path, caplog):
         with caplog.at_level(logging.WARNING):
             results = execute(composed, typed)
     encoded = open_rundir(config.resolve(composed), typed)
-    assert results["n_slides"] == 24
+    assert results["n_items"] == 24
     assert 0 < results["test/l0"] <= K
     assert f"Leakage cannot be ruled out for {rundir.path}: the SAE was imported from" in caplog.text
     assert LatentStore(encoded.latents_dir()).n_latents == N_LATENTS

@@ -75,7 +75,7 @@ def store_of(folder, layer):
 def test_images_become_tokens_of_one_store(folder, caplog):
     with caplog.at_level(logging.INFO):
         results = run(folder, "metadata", "embed", overrides=["backbone.layer=1"])
-    assert results == {"n_images": 24, "n_rows": 24 * 4, "d_in": 192}
+    assert results == {"n_items": 24, "n_rows": 24 * 4, "d_in": 192}
     assert "The model waited for pictures" in caplog.text
     store = store_of(folder, 1)
     assert (len(store.item_ids), store.n_rows, store.spec.grid, store.spec.tokens) == (24, 96, "2x2", "patch")
@@ -100,7 +100,7 @@ def test_parts_have_runs_of_their_own_and_are_taken_over(folder):
     run(folder, "metadata")
     for number in (1, 2, 3):
         results = run(folder, "embed", overrides=["backbone.layer=0", f"embed.part={number}/3"])
-        assert results["n_images"] == 8
+        assert results["n_items"] == 8
         rundir = open_rundir(resolve(folder, "embed", "backbone.layer=0", f"embed.part={number}/3"), [])
         assert rundir.path.name == f"part_{number}_of_3"
     run(folder, "embed", overrides=["backbone.layer=0"])
@@ -134,7 +134,7 @@ def test_a_bad_image_is_named_and_left_out_when_asked(folder, caplog):
     with pytest.raises(ValueError, match=r"b04\.png"):
         run(folder, "embed", overrides=["backbone.layer=0"])
     skip = ["backbone.layer=0", "dataset.on_bad_file=skip"]
-    assert run(folder, "embed", overrides=skip)["n_images"] == 23
+    assert run(folder, "embed", overrides=skip)["n_items"] == 23
     assert "b04.png" in caplog.text
     run(folder, "splits", overrides=skip)
     fold = open_fold(resolve(folder, "train_sae", *skip))

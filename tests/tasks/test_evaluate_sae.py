@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_exported_sae_on_the_test_slides(run):
     assert results["test/cosine"] == pytest.approx(float(cosines.mean()), rel=1e-5)
     assert results["test/l1"] == pytest.approx(float(dense.sum() / len(dense)), rel=1e-5)
     assert results["test/n_tokens"] == len(activations)
-    assert results["test/n_fitted_slides"] == 0
+    assert results["test/n_fitted_items"] == 0
     neurons = pd.read_csv(rundir.table("neuron_densities"))
     assert list(neurons) == [
         *("neuron_id", "n_fired", "density", "mean_when_active", "max"),
@@ -100,7 +100,7 @@ def test_train_slides_may_be_asked_for_and_are_labelled(run):
     results, rundir, cfg = run("evaluate_sae", "evaluation.split=train+val")
     assert results["train+val/n_tokens"] == len(rows_of(cfg, "train+val"))
     n_train = len(rundir.upstream("train_sae").read_fitted_on())
-    assert 0 < results["train+val/n_fitted_slides"] == n_train < results["train+val/n_slides"]
+    assert 0 < results["train+val/n_fitted_items"] == n_train < results["train+val/n_items"]
     assert f"fitted on {n_train} of these" in read_page(rundir.page_path).paragraphs[0]
 
 
@@ -114,7 +114,7 @@ def test_an_sae_fitted_elsewhere_is_evaluated_and_the_page_says_so(run, tmp_path
     manifest["outputs"] = [output for output in manifest["outputs"] if output["path"] != "fitted_on.csv"]
     imported.write_json(imported.manifest_path, manifest)
     results, rundir, _ = run("evaluate_sae", f"sae_run={imported.path}")
-    assert np.isnan(results["test/n_fitted_slides"])
+    assert np.isnan(results["test/n_fitted_items"])
     assert "not known whether it was fitted on these slides" in read_page(rundir.page_path).paragraphs[0]
     assert "Leakage cannot be ruled out" in caplog.text
 
@@ -140,7 +140,7 @@ def test_sae_fitted_on_evaluated_slides_is_refused_unless_they_are_train_slides(
     with pytest.raises(ValueError, match="in both"):
         evaluate_sae.run(cfg, mine)
     _, _, train = run("evaluate_sae", "evaluation.split=train")
-    assert evaluate_sae.run(train, mine)["train/n_fitted_slides"] == len(fold.split.train)
+    assert evaluate_sae.run(train, mine)["train/n_fitted_items"] == len(fold.split.train)
 
 
 def test_out_of_gpu_memory_halves_the_batch(run, monkeypatch, caplog):

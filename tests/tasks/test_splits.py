@@ -28,11 +28,11 @@ def files(cfg):
 
 def test_writes_folds_table_and_page(cfg, tmp_path):
     rundir = RunDir(tmp_path / "run")
-    assert splits.run(cfg, rundir) == {"n_folds": 4, "n_slides": 20, "n_cases": 20}
+    assert splits.run(cfg, rundir) == {"n_folds": 4, "n_items": 20, "n_cases": 20}
     assert len(read_split(cfg.dataset.splits_dir, 3).test) == 5
     table = pd.read_csv(rundir.table("splits"))
-    assert list(table.columns) == ["fold", "part", "n_slides", "n_cases", "normal", "tumor"]
-    assert table.groupby("fold")["n_slides"].sum().tolist() == [20] * 4
+    assert list(table.columns) == ["fold", "part", "n_items", "n_cases", "normal", "tumor"]
+    assert table.groupby("fold")["n_items"].sum().tolist() == [20] * 4
     assert rundir.page_path.is_file()
     assert [(one.what, one.path) for one in rundir.recorded()] == [("all cases", str(cfg.dataset.metadata_csv))]
 

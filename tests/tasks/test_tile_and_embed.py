@@ -46,8 +46,8 @@ def embedded(tmp_path_factory):
 
 def test_patches_and_their_activations_are_in_clams_layout_and_order(embedded):
     folder, cfg, tiled, results, _, _ = embedded
-    assert tiled["n_slides"] == results["n_slides"] == 2
-    assert tiled["n_patches"] == results["n_patches"] > 4
+    assert tiled["n_slides"] == results["n_items"] == 2
+    assert tiled["n_patches"] == results["n_rows"] > 4
     root = folder / "data" / "synthetic_slides"
     processed = pd.read_csv(root / "patches_64_level0" / "process_list_autogen.csv")
     assert processed["slide_id"].tolist() == ["case_1_1.tif", "case_2_1.tif"]
@@ -85,7 +85,7 @@ def test_finished_slides_are_not_made_again(embedded):
     lost = folder / "data" / "synthetic_slides" / cfg.dataset.features_dir.rpartition("/")[2] / "h5_files/case_2_1.h5"
     lost.unlink()
     assert run(tile, folder)[0]["n_slides"] == 2
-    assert run(embed, folder)[0]["n_slides"] == 2
+    assert run(embed, folder)[0]["n_items"] == 2
     assert lost.is_file()
     assert {path: path.stat().st_mtime_ns for path in files if path != lost} == {
         path: time for path, time in before.items() if path != lost
@@ -100,7 +100,7 @@ def test_what_killed_writers_left_is_no_slide_and_no_patch_file(embedded):
     for path in (*leftovers, patches / ".s1.x1.h5"):
         path.write_bytes(b"half")
     assert run(tile, folder)[0]["n_slides"] == 2
-    assert run(embed, folder)[0]["n_slides"] == 2
+    assert run(embed, folder)[0]["n_items"] == 2
     for path in (*leftovers, patches / ".s1.x1.h5"):
         path.unlink(missing_ok=True)
 
@@ -166,7 +166,7 @@ def test_overwrite_cuts_and_embeds_again(embedded, tmp_path):
     with pytest.raises(ValueError, match="overwrite=true"):
         run(embed, tmp_path, "tile.step=32", "backbone.layer=1", *places)
     results, _, cfg = run(embed, tmp_path, *overlapping, "backbone.layer=1")
-    assert results == {"n_slides": 2, "n_patches": n_patches, "d_in": 64}
+    assert results == {"n_items": 2, "n_rows": n_patches, "d_in": 64}
     bags = [look(FeatureFolder(cfg.dataset.features_dir), slide_id) for slide_id in ("case_1_1", "case_2_1")]
     assert sum(bag.n_rows for bag in bags) == n_patches
 
