@@ -120,7 +120,7 @@ def test_same_seed_same_intervals():
 
 def test_test_sets_are_called_what_they_are():
     assert "share a test set" in describe_test_sets(predict(shared=True))
-    assert describe_test_sets(predict()) == "Each slide is tested in one fold."
+    assert describe_test_sets(predict()) == "Each item is tested in one fold."
     assert "One fold" in describe_test_sets(predict(n_folds=1))
     overlapping = pd.concat([predict(n_folds=2), predict(n_folds=1).assign(fold=1)[:3]])
     assert "overlap" in describe_test_sets(overlapping)

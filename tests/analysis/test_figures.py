@@ -34,7 +34,7 @@ def test_training_curves_draw_the_columns_that_are_there():
         }
     )
     figure = figures.plot_training_curves(table)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Active latents per patch (L0)", "Loss"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Active latents (L0)", "Loss"]
     train, val = figure.axes[1].lines
     assert train.get_xydata().tolist() == [[1, 1.0], [2, 0.5], [4, 0.25]]
     assert val.get_xydata().tolist() == [[2, 0.6], [4, 0.3]]

@@ -81,4 +81,4 @@ def test_killed_packing_is_never_read_as_good_and_always_finishes(tmp_path, monk
         shutil.copytree(cache, copy) if cache.exists() else copy.mkdir()
         check_digests(pack_activations(folder, folder.item_ids, copy))
         assert contents(copy) == whole
-    assert len(found - {N_SLIDES}) > 2
+    assert len(found - {N_SLIDES}) > 1  # kills at several stages

@@ -14,20 +14,20 @@ pytest.importorskip("openslide")
 
 # Kills of each task, in the order of the pipeline: between the first and the last file operation, evenly spread.
 TASKS = {
-    "tile": 5,
-    "embed": 5,
-    "splits": 5,
-    "train_sae": 6,
-    "evaluate_sae": 4,
-    "encode": 5,
-    "select_neurons": 5,
-    "train_mil": 5,
-    "localize": 5,
-    "summarize_cv": 5,
-    "report": 5,
-    "train_sae_sweep": 5,
-    "convert": 4,
-    "metadata": 4,
+    "tile": 3,
+    "embed": 3,
+    "splits": 3,
+    "train_sae": 3,
+    "evaluate_sae": 3,
+    "encode": 3,
+    "select_neurons": 3,
+    "train_mil": 3,
+    "localize": 3,
+    "summarize_cv": 3,
+    "report": 3,
+    "train_sae_sweep": 3,
+    "convert": 3,
+    "metadata": 3,
 }
 MODULES = ("lightning.pytorch", "matplotlib.pyplot", "openslide", "skimage", "sklearn.linear_model", "tifffile", "timm")
 MINIATURE = (

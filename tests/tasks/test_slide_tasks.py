@@ -186,7 +186,7 @@ def test_the_summary_tells_what_is_there_and_what_is_missing(two_classes, caplog
         results, rundir = two_classes.run("summarize_cv")
     assert results["n_folds"] == 2
     assert "Missing, no finished train_mil run: fold_2, fold_3, fold_4." in caplog.text
-    assert "Each slide is tested in one fold." in caplog.text
+    assert "Each item is tested in one fold." in caplog.text
     summary = pd.read_csv(rundir.table("summary"))
     assert list(summary) == [
         *("method", "metric", "mean", "sd", "n_folds", "fold_low", "fold_high"),
@@ -240,7 +240,7 @@ def test_a_fold_without_validation_slides_and_with_one_test_class(tmp_path, capl
         workplace.run("summarize_cv", 0, "mil.methods=[max_activations]")
     assert "no validation slides: max_activations keeps its last weights" in caplog.text
     assert "No ROC curve of tumor" in caplog.text
-    assert "undefined in fold 0: a class is missing among its 2 test slides" in caplog.text
+    assert "undefined in fold 0: a class is missing among its 2 test items" in caplog.text
     assert np.isnan(results["test/max_activations_auroc"])
     assert results["test/max_activations_accuracy"] in (0.0, 0.5, 1.0)
     assert rundir.read_results().keys() == results.keys()
