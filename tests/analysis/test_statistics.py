@@ -43,7 +43,7 @@ def test_t_is_stable_under_a_large_offset(groups):
 
 
 def test_too_small_groups_are_refused(groups):
-    with pytest.raises(ValueError, match=r"at least two slides or cases in each class .* got 1"):
+    with pytest.raises(ValueError, match=r"at least two items or cases in each class .* got 1"):
         t_test(groups[0][:1], groups[1], equal_variances=False)
 
 
