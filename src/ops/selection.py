@@ -1,13 +1,19 @@
 """Exact selection of the largest pre-latents, and the threshold that keeps a stated number of them."""
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from src.ops import triton_encode, triton_products
 from src.ops.processes import all_min, gather_rows, n_processes, rank
 from src.ops.shapes import Pieces, PreLatents, Scalar
 from src.ops.sparse_latents import SparseLatents
+
+MOST_HELD = 1 << 24
+# Positive floats sort as their bits do; bins are of their upper 19, which are 0.02 % of a value wide.
+_BIN_BITS, _N_BINS = 12, 1 << 19
+_INFINITY_BITS = 0x7F800000
 
 
 def keep_largest(candidates: SparseLatents, n_kept: int) -> SparseLatents:
@@ -103,41 +109,67 @@ def _largest_of_rows(pre_latents: Tensor, k: int) -> SparseLatents:
 class ThresholdSearch:
     """Finds the threshold above which held-out pre-latents are kept `k` times per row on average, exactly.
 
-    One pass holds no more than the `k * n_rows + 1` largest values seen so far: those of the whole set are among
-    them. The threshold lies half-way between the smallest kept and the largest dropped value, so that rounding of
-    another batch size does not flip entries.
+    It lies half-way between the smallest kept and the largest dropped value, so that rounding of another batch size
+    does not flip entries. One pass is enough to keep up to `most_held` values, and holds twice as many. To keep more, a
+    first pass counts values by their leading bits, and a second one holds those of the bins that the two lie in.
 
     Args:
         k: the mean number of entries per row to keep.
         n_rows: the number of rows of all batches together.
+        most_held: see above.
 
     Raises:
         ValueError: when `k` is not positive.
     """
 
-    def __init__(self, k: float, n_rows: int) -> None:
+    def __init__(self, k: float, n_rows: int, most_held: int = MOST_HELD) -> None:
         if k <= 0:
             raise ValueError(f"Expected a positive k, got {k}.")
         self._n_rows, self._n_wanted = n_rows, round(k * n_rows) + 1
-        self._largest: list[Tensor] = []
-        self._bound, self._n_held, self._n_seen = 0.0, 0, 0
+        self._counts = None if self._n_wanted <= most_held else torch.zeros(_N_BINS, dtype=torch.int64)
+        self._held: list[Tensor] = []
+        self._low, self._high, self._n_held, self._n_seen = 0.0, float("inf"), 0, 0
 
     def update(self, pre_latents: PreLatents) -> None:
         """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
         self.add(self.candidates(pre_latents), len(pre_latents))
 
-    def candidates(self, pre_latents: PreLatents) -> Float[Tensor, " n_candidates"]:
-        """Returns the values of a batch [n, n_latents] that may be among the largest; changes nothing."""
-        return pre_latents[pre_latents > self._bound]
+    def candidates(self, pre_latents: PreLatents) -> Shaped[Tensor, " _"]:
+        """Returns what a batch [n, n_latents] adds: counts of its values, or those that matter; changes nothing."""
+        values = pre_latents[(pre_latents > self._low) & (pre_latents <= self._high)]
+        if self._counts is None:
+            return values
+        return torch.bincount(values.float().view(torch.int32) >> _BIN_BITS, minlength=_N_BINS)
 
-    def add(self, candidates: Float[Tensor, " n_candidates"], n_rows: int) -> None:
+    def add(self, candidates: Shaped[Tensor, " _"], n_rows: int) -> None:
         """Adds the candidates of `n_rows` rows."""
         self._n_seen += n_rows
-        self._largest.append(candidates)
-        self._n_held += self._largest[-1].numel()
-        if self._n_held > 2 * self._n_wanted:
-            self._largest = [torch.cat(self._largest).topk(self._n_wanted, sorted=False).values]
-            self._bound, self._n_held = float(self._largest[0].min()), self._n_wanted
+        if self._counts is not None:
+            self._counts += candidates.cpu()
+            return
+        self._held.append(candidates)
+        self._n_held += candidates.numel()
+        if self._n_held > 2 * self._n_wanted and self._high == float("inf"):
+            self._held = [_largest(torch.cat(self._held), self._n_wanted)]
+            self._low, self._n_held = float(self._held[0].min()), self._n_wanted
+
+    def needs_another_pass(self) -> bool:
+        """Says after a pass over all rows whether they are to be added once more.
+
+        Raises:
+            ValueError: when the batches did not hold `n_rows` rows.
+        """
+        if self._n_seen != self._n_rows:
+            raise ValueError(f"Expected {self._n_rows} rows to calibrate on, got {self._n_seen}.")
+        if self._counts is None or int(self._counts.sum()) < self._n_wanted:
+            return False
+        at_least = self._counts.flip(0).cumsum(0).flip(0)  # values in a bin and above
+        lowest, highest = (int((at_least >= rank).sum()) - 1 for rank in (self._n_wanted, self._n_wanted - 1))
+        edges = torch.tensor([(lowest << _BIN_BITS) - 1, ((highest + 1) << _BIN_BITS) - 1], dtype=torch.int64)
+        self._low, self._high = edges.clamp(0, _INFINITY_BITS).int().view(torch.float32).tolist()
+        self._n_wanted -= int(at_least[highest + 1]) if highest + 1 < _N_BINS else 0
+        self._counts, self._n_seen = None, 0
+        return True
 
     def compute(self) -> Scalar:
         """Returns a 0-d threshold; 0 when there are not more than `k * n_rows` positive values.
@@ -147,17 +179,24 @@ class ThresholdSearch:
         """
         if self._n_seen != self._n_rows:
             raise ValueError(f"Expected {self._n_rows} rows to calibrate on, got {self._n_seen}.")
-        values = torch.cat(self._largest)
+        values = torch.cat(self._held) if self._held else torch.zeros(0)
         if values.numel() < self._n_wanted:
             return values.new_zeros(())
-        dropped, kept = values.topk(self._n_wanted).values[-2:].flip(0)
+        dropped, kept = _largest(values, self._n_wanted).topk(2, largest=False).values
         middle = dropped + (kept - dropped) / 2
         return torch.where(middle < kept, middle, dropped)
 
 
+def _largest(values: Tensor, n: int) -> Tensor:
+    """Returns the n largest of values, in any order; torch's topk takes 16 bytes a value on the CPU."""
+    if values.is_cuda:
+        return values.topk(n, sorted=False).values
+    return torch.from_numpy(np.partition(values.numpy(), len(values) - n)[len(values) - n :])
+
+
 def calibrate_threshold(pre_latents: Pieces, k: float, n_rows: int) -> Scalar:
     """Returns what a `ThresholdSearch` finds in batches [<= n_rows, n_latents]."""
-    search = ThresholdSearch(k, n_rows)
+    search = ThresholdSearch(k, n_rows, most_held=round(k * n_rows) + 1)  # batches come once
     for batch in pre_latents:
         search.update(batch)
     return search.compute()

@@ -262,12 +262,15 @@ def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], da
     inference = open_inference(cfg, *(one.sae for one, _ in searches))
 
     def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
-        own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in searches)
+        own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in unfinished)
         return len(rows), [search.candidates(sae.pre_latents(columns).float()) for sae, columns, search in own]
 
-    for n_rows, found in inference.run(candidates, _reads_in_order(data.train_rows)):
-        for (_, search), values in zip(searches, found, strict=True):
-            search.add(values, n_rows)
+    unfinished = list(searches)
+    while unfinished:
+        for n_rows, found in inference.run(candidates, _reads_in_order(data.train_rows)):
+            for (_, search), values in zip(unfinished, found, strict=True):
+                search.add(values, n_rows)
+        unfinished = [(one, search) for one, search in unfinished if search.needs_another_pass()]
     for one, search in searches:
         sae = one.sae
         sae.threshold.copy_(search.compute())

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.ops.selection import calibrate_threshold, keep_largest, keep_largest_per_row
+from src.ops.selection import ThresholdSearch, calibrate_threshold, keep_largest, keep_largest_per_row
 from src.ops.sparse_latents import SparseLatents
 
 
@@ -89,6 +89,20 @@ def test_calibration_keeps_exactly_k_per_row(k):
     batches = [scale * torch.randn(50, 40, generator=generator) for scale in (0.1, 0.5, 1.0, 3.0, 0.2)]
     threshold = calibrate_threshold(iter(batches), k, n_rows=250)
     assert int((torch.cat(batches) > threshold).sum()) == round(k * 250)
+
+
+@pytest.mark.parametrize("k", [1, 3, 2.5])
+def test_calibration_in_two_passes_that_hold_little_equals_one(k):
+    generator = torch.Generator().manual_seed(0)
+    batches = [scale * torch.randn(50, 40, generator=generator) for scale in (0.1, 0.5, 1.0, 3.0, 0.2)]
+    search = ThresholdSearch(k, 250, most_held=10)
+    n_passes, is_needed = 0, True
+    while is_needed:
+        for batch in batches:
+            search.update(batch)
+        n_passes, is_needed = n_passes + 1, search.needs_another_pass()
+    assert n_passes == 2
+    assert float(search.compute()) == float(calibrate_threshold(batches, k, 250))
 
 
 def test_calibration_is_half_way_between_kept_and_dropped():
