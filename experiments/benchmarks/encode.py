@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ import torch
 from src.analysis.pooling import pool_items
 from src.models.saes.batch_topk import BatchTopK
 from src.ops.selection import calibrate_threshold
-from src.ops.sparse_latents import SparseLatents
 from src.runs.outputs import describe_outputs
 from src.stores.latents.encoded import EncodedLatents
 from src.stores.latents.index import LatentItem
@@ -74,20 +73,18 @@ def make_sae(rows: np.ndarray, case: Case) -> BatchTopK:
     return sae
 
 
-class Product:
-    """Times the bare encoder product of every batch right after it was encoded, so that both see the same machine."""
-
-    def __init__(self, sae: BatchTopK) -> None:
-        self._sae = sae
-        self.seconds = self.cpu_seconds = 0.0
-
-    @torch.no_grad()
-    def __call__(self, _start: int, activations: torch.Tensor, _latents: object) -> None:
-        """Multiplies a batch [n, d_in]."""
-        seconds, cpu_seconds = time.perf_counter(), time.process_time()
-        torch.nn.functional.linear(activations, self._sae.W_enc, self._sae.b_enc)
-        self.seconds += time.perf_counter() - seconds
-        self.cpu_seconds += time.process_time() - cpu_seconds
+@torch.no_grad()
+def time_product(sae: BatchTopK, rows: np.ndarray) -> tuple[float, float]:
+    """Returns seconds and CPU seconds of the bare encoder product of all batches."""
+    n_rows = batch_rows(sae)
+    seconds = cpu_seconds = 0.0
+    for start in range(0, len(rows), n_rows):
+        activations = torch.from_numpy(np.array(rows[start : start + n_rows]))
+        started, cpu_started = time.perf_counter(), time.process_time()
+        torch.nn.functional.linear(activations, sae.W_enc, sae.b_enc)
+        seconds += time.perf_counter() - started
+        cpu_seconds += time.process_time() - cpu_started
+    return seconds, cpu_seconds
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float, float]:
@@ -111,23 +108,16 @@ def measure(work: Callable[[], object]) -> tuple[float, float, float]:
     return seconds, cpu_seconds, max(peaks)
 
 
-def store(source: EncodedLatents, path: Path, sae: BatchTopK, product: Product) -> None:
+def store(source: EncodedLatents, path: Path, sae: BatchTopK) -> None:
     """Encodes everything into a finished store."""
     writer = LatentWriter(path, sae.n_latents, list(source.items.values()))
-    source.write(writer, batch_rows(sae), product)
+    source.write(writer, batch_rows(sae))
     writer.finish()
 
 
-def pool(source: EncodedLatents, rows: np.ndarray, sae: BatchTopK, product: Product) -> None:
+def pool(source: EncodedLatents, sae: BatchTopK) -> None:
     """Max-pools every item; nothing is stored."""
-
-    def pieces() -> Iterator[tuple[np.ndarray, SparseLatents]]:
-        for codes, latents in source.read(item_ids, batch_rows(sae)):
-            yield codes, latents
-            product(0, torch.from_numpy(np.array(rows[: latents.n_rows])), latents)
-
-    item_ids = list(source.items)
-    pool_items(pieces(), item_ids)
+    pool_items(source.read(list(source.items), batch_rows(sae)), list(source.items))
 
 
 def time_places(path: Path) -> str:
@@ -149,13 +139,15 @@ def run(case: Case, root: Path, is_stored: bool) -> str:
     coords = np.zeros((case.n_rows, 2), np.int32)
     source = EncodedLatents(sae, items, rows.__getitem__, (lambda _: coords) if case.name == "slides" else None)
     path = root / "run" / "latents" / "all"
-    product = Product(sae)
-    work = partial(store, source, path, sae, product) if is_stored else partial(pool, source, rows, sae, product)
-    seconds, cpu_seconds, memory = measure(work)
-    seconds, cpu_seconds = seconds - product.seconds, cpu_seconds - product.cpu_seconds
-    limit = 1.15 * product.seconds + SECONDS_PER_ITEM * case.n_items
-    line = f"{case.name:30}{seconds:9.1f}{product.seconds:9.1f}{seconds / product.seconds:7.2f}{limit:9.1f}"
-    line += f"{cpu_seconds / product.cpu_seconds:11.2f}{memory:8.2f}"
+    before = time_product(sae, rows)
+    seconds, cpu_seconds, memory = measure(
+        partial(store, source, path, sae) if is_stored else partial(pool, source, sae)
+    )
+    # Before and after: both see the same machine.
+    product, cpu_product = (sum(times) / 2 for times in zip(before, time_product(sae, rows), strict=True))
+    limit = 1.15 * product + SECONDS_PER_ITEM * case.n_items
+    line = f"{case.name:30}{seconds:9.1f}{product:9.1f}{seconds / product:7.2f}{limit:9.1f}"
+    line += f"{cpu_seconds / cpu_product:11.2f}{memory:8.2f}"
     if not is_stored:
         return line
     outputs = describe_outputs(root / "run")
