@@ -41,9 +41,7 @@ class ItemLatents:
         return self.sums / self.n_rows[self.items]
 
 
-def gather_items(
-    pieces: Iterable[tuple[np.ndarray, SparseLatents]], threshold: float = 0.0
-) -> Iterator[ItemLatents]:
+def gather_items(pieces: Iterable[tuple[np.ndarray, SparseLatents]], threshold: float = 0.0) -> Iterator[ItemLatents]:
     """Yields items once all of their rows have been seen.
 
     Args:

@@ -30,6 +30,11 @@ class Recipe:
     counts_rows: bool
     divides_cases: bool
 
+    @property
+    def counted(self) -> str:
+        """What is counted, in words."""
+        return "rows" if self.counts_rows else "items with a row"
+
 
 RECIPES = {
     "default": Recipe("maximum", counts_rows=False, divides_cases=True),

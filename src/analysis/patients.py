@@ -11,7 +11,13 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
+from src.stores.case_matrix import CaseMatrix
+
 _MAX_ITERATIONS = 5000
+
+
+class TooFewCasesError(ValueError):
+    """There are too few labelled cases to fit and test a classifier on."""
 
 
 def label_cases(case_ids: Sequence[str], labels: Sequence[str | None]) -> dict[str, str | None]:
@@ -26,6 +32,13 @@ def label_cases(case_ids: Sequence[str], labels: Sequence[str | None]) -> dict[s
         if label is not None:
             known[case_id].add(label)
     return {case_id: next(iter(found)) if len(found) == 1 else None for case_id, found in known.items()}
+
+
+def tabulate_cases(matrix: CaseMatrix) -> pd.DataFrame:
+    """Returns a row a case: `case_id`, `label` (empty where its items disagree), `n_items`, `n_active_neurons`."""
+    n_active = np.diff(matrix.values.indptr)
+    columns = {"case_id": matrix.case_ids, "label": matrix.labels, "n_items": matrix.n_items}
+    return pd.DataFrame(columns | {"n_active_neurons": n_active})
 
 
 def classify_cases(
@@ -48,7 +61,7 @@ def classify_cases(
         share of the most common class) and `cases/n`.
 
     Raises:
-        ValueError: when there are no two classes with two cases each.
+        TooFewCasesError: when there are no two classes with two cases each.
     """
     labelled = [index for index, label in enumerate(label_of_case.values()) if label is not None]
     ids, all_labels = list(label_of_case), list(label_of_case.values())
@@ -56,7 +69,7 @@ def classify_cases(
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
         found = ", ".join(f"{n} of {name!r}" for name, n in zip(classes, counts, strict=True)) or "none"
-        raise ValueError(
+        raise TooFewCasesError(
             f"Expected at least two classes of two labelled cases each, got {found}: summarize more of the split, e.g. "
             "latent_summary.split=train+val."
         )
