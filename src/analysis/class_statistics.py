@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -105,10 +106,10 @@ def read_class_statistics(path: str | Path) -> ClassStatistics:
             "run task=summarize_latents overwrite=true."
         )
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             classes = tuple(arrays["classes"].tolist())
             found = ClassStatistics(classes, arrays["n_items"], arrays["means"], arrays["counts"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"Expected statistics of neurons by class in {path}, got {error}. Run task=summarize_latents again with "
             "overwrite=true."

@@ -68,7 +68,7 @@ def classify_cases(
     labels = np.array([str(all_labels[index]) for index in labelled])
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
-        found = ", ".join(f"{n} of {name!r}" for name, n in zip(classes, counts, strict=True)) or "none"
+        found = ", ".join(f"{n} of {str(name)!r}" for name, n in zip(classes, counts, strict=True)) or "none"
         raise TooFewCasesError(
             f"Expected at least two classes of two labelled cases each, got {found}: summarize more of the split, e.g. "
             "latent_summary.split=train+val."

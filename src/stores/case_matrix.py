@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -57,12 +58,12 @@ def read_case_matrix(path: str | Path) -> CaseMatrix:
             "latent_summary.cases=always."
         )
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             parts = (arrays["data"], arrays["indices"], arrays["indptr"])
             values = csr_matrix(parts, shape=tuple(arrays["shape"].tolist()))
             labels = tuple(label or None for label in arrays["labels"].tolist())
             return CaseMatrix(tuple(arrays["case_ids"].tolist()), labels, arrays["n_items"], values)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ValueError(f"Expected a matrix of cases in {path}, got {error}. Run its task again.") from error
 
 
