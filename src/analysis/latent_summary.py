@@ -121,10 +121,15 @@ def tabulate_class_neurons(statistics: ClassStatistics, rule: str, n: int) -> pd
         ValueError: as `rank_neurons_for_classes`.
     """
     ranked, scores = rank_neurons_for_classes(statistics, rule)[:, :n], class_scores(statistics, rule)
-    rows = [
-        (name, rank + 1, neuron_id, scores[index, neuron_id], statistics.means[index, neuron_id])
-        + (statistics.counts[index, neuron_id],)
-        for index, name in enumerate(statistics.classes)
-        for rank, neuron_id in enumerate(ranked[index].tolist())
-    ]
-    return pd.DataFrame(rows, columns=["class", "rank", "neuron_id", "score", "mean", "count"])
+    labels, ranks = np.indices(ranked.shape).reshape(2, -1)
+    neuron_ids = ranked.reshape(-1)
+    return pd.DataFrame(
+        {
+            "class": np.array(statistics.classes, dtype=object)[labels],
+            "rank": ranks + 1,
+            "neuron_id": neuron_ids,
+            "score": scores[labels, neuron_ids],
+            "mean": statistics.means[labels, neuron_ids],
+            "count": statistics.counts[labels, neuron_ids],
+        }
+    )

@@ -49,7 +49,7 @@ def read_neurons(folder: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(f"Expected a table of neurons at {path}, found none: run task=summarize_latents.")
     # Names of classes are texts, also those that look like numbers or missing values ("01", "NA").
     texts: Any = dict.fromkeys(_TEXTS, str)
-    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     _check(table, str(path))
     return table
 

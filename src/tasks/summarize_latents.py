@@ -26,7 +26,7 @@ from src.analysis.published_features import describe_features, rank_concepts
 from src.analysis.top_items import TopItemLists, TopItems
 from src.data.fold import FoldData, open_fold
 from src.progress import track
-from src.records import PARTS
+from src.records import PARTS, class_name
 from src.report.page import Page, PageTable
 from src.runs.rundir import RunDir
 from src.stores.case_matrix import CaseMatrix, write_case_matrix, write_h5ad
@@ -116,13 +116,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 
 def _check(options: Any) -> Recipe:
-    if options.recipe not in RECIPES:
-        raise ValueError(f"Expected latent_summary.recipe to be one of {', '.join(RECIPES)}, got {options.recipe!r}.")
-    if unknown := sorted(set(options.export) - {_FEATURE_DATA, _CONCEPTS}):
-        raise ValueError(f"Expected latent_summary.export to hold {_FEATURE_DATA} or {_CONCEPTS}, got {unknown}.")
     if _FEATURE_DATA in options.export and options.recipe == "default":
         raise ValueError(
-            f"Expected the recipe that published files follow, got latent_summary.export=[{_FEATURE_DATA}] and "
+            f"Expected a published recipe for published files, got latent_summary.export=[{_FEATURE_DATA}] and "
             "latent_summary.recipe=default: give latent_summary.recipe=patchsae or cytosae."
         )
     return RECIPES[options.recipe]
@@ -165,12 +161,13 @@ def _write_neurons(
     return {"n_items": neurons.n_items, "n_rows": neurons.n_rows, "n_active_neurons": n_active}, [text]
 
 
-def _ignored(label: str | None, classes: Sequence[str]) -> int | None:
+def _ignored(label: Any, classes: Sequence[str]) -> int | None:
+    key = "latent_summary.ignore_label"
     if label is None:
         return None
-    if label not in classes:
-        raise ValueError(f"Expected latent_summary.ignore_label among the classes {list(classes)}, got {label!r}.")
-    return classes.index(label)
+    if (name := class_name(label, key)) not in classes:
+        raise ValueError(f"Expected {key} among the classes {list(classes)}, got {name!r}.")
+    return classes.index(name)
 
 
 def _write_classes(

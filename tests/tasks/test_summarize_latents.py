@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     always = [
         *("exp=features", f"dataset.dir={path / 'features'}", "dataset.positive_class=tumor", "trainer=cpu"),
         *(f"paths.{name}={path / name}" for name in ("data", "runs", "cache")),
-        *("sae.k=4", "train.batch_size=256", "train.epochs=3", "splits.n_folds=2", "splits.val_share=0.25"),
+        *("sae.k=8", "train.batch_size=64", "train.epochs=20", "splits.n_folds=2", "splits.val_share=0.25"),
         "name=small",
     ]
 
@@ -84,7 +84,9 @@ def test_tables_are_what_brute_force_gives(run):
     assert of_best["row"].iloc[0] == latents[strongest][:, best].argmax()
     # The planted direction marks the tumour slides.
     assert of_best["label"].iloc[0] == neurons["top_class"][best] == "tumor"
-    assert neurons["label_entropy"][best] < 0.3
+    shares = of_best.groupby("label")["value"].sum() / of_best["value"].sum()
+    assert neurons["class_purity"][best] == pytest.approx(shares["tumor"], rel=1e-5)
+    assert neurons["label_entropy"][best] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-5)
 
 
 def test_cases_and_the_steadiness_of_rankings(run):
@@ -123,7 +125,7 @@ def test_what_was_fitted_is_passed_on(run):
 def test_published_files_come_back(run):
     export = "latent_summary.export=[feature_data,concepts]"
     _, rundir = run("summarize_latents", "latent_summary.recipe=patchsae", export)
-    folder = rundir.path / "published" / "out" / "feature_data" / "sae_small" / "base" / "features"
+    (folder,) = (rundir.path / "published" / "out" / "feature_data" / "sae_small" / "base").iterdir()
     data = read_feature_data(folder, n_classes=2)
     items, latents = dense_items(run)
     means = np.stack([one.mean(axis=0) for one in latents])
@@ -138,7 +140,7 @@ def test_published_files_come_back(run):
     )
     np.testing.assert_array_equal(data.counts, counts)
     published = rundir.path / "published" / "results"
-    concepts = read_concepts(published / "sae_concepts_features_train_global.pth", n_classes=2)
+    concepts = read_concepts(published / f"sae_concepts_{folder.name}_train_global.pth", n_classes=2)
     np.testing.assert_allclose(concepts.strengths, means, rtol=1e-5, atol=1e-7)
     assert concepts.paths == tuple(item.item_id for item in items)
     neuron_ids, importance = read_concept_ranking(
@@ -148,7 +150,7 @@ def test_published_files_come_back(run):
     assert len(neuron_ids) == means.shape[1]
 
     _, rundir = run("summarize_latents", "latent_summary.recipe=cytosae", "latent_summary.transpose=true", export)
-    (folder,) = (rundir.path / "published").rglob("features")
+    (folder,) = (rundir.path / "published" / "out" / "feature_data" / "sae_small" / "base").iterdir()
     n_cases = len({item.case_id for item in items})
     assert np.load(folder / "cls_sae_cnt.npy").shape == (means.shape[1], n_cases)
     assert read_feature_data(folder, transpose=True).counts.shape == (n_cases, means.shape[1])
@@ -162,7 +164,9 @@ def test_published_files_come_back(run):
         ("latent_summary.export=[all]", "export"),
         ("latent_summary.export=[feature_data]", "recipe=patchsae or cytosae"),
         ("latent_summary.ignore_label=stroma", "classes .'normal', 'tumor'., got 'stroma'"),
-        ("latent_summary.source=disk", "auto, stored, computed|source"),
+        ("latent_summary.source=disk", "auto, stored or computed"),
+        ("latent_summary.compare_with=all", "train, val or test"),
+        ("latent_summary.split=valid", "latent_summary.split"),
         ("latent_summary.rule=best", "rule"),
     ],
 )
@@ -172,8 +176,11 @@ def test_unknown_choices_are_named(run, override, message):
 
 
 def test_without_labels_neurons_are_described_and_classes_are_not(run):
-    _, rundir = run("summarize_latents", "dataset.target=null", "dataset.positive_class=null")
+    _, trained = run("train_sae")
+    _, rundir = run(
+        "summarize_latents", f"sae_run={trained.path}", "dataset.target=null", "dataset.positive_class=null"
+    )
     neurons = read_neurons(rundir.path / "analysis")
     assert "label_entropy" not in neurons
-    with pytest.raises(FileNotFoundError, match="dataset.target"):
+    with pytest.raises(FileNotFoundError, match=r"dataset\.target"):
         read_class_statistics(rundir.path / "analysis" / "class_statistics.npz")
