@@ -67,7 +67,7 @@ def plot_case_heatmap(
     axes.tick_params(axis="y", left=False, labelleft=False)
     axes.set_xlabel("Top neurons, coloured by the class they are ranked for")
     left.set_ylabel("Cases")
-    figure.colorbar(image, ax=axes, label="Share of the neuron's largest value", pad=0.01)
+    figure.colorbar(image, ax=axes, label="Share of the neuron's maximum", pad=0.01)
     handles = [left.plot([], [], "s", color=color, label=name)[0] for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
     return figure

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from src.analysis.item_latents import ItemLatents
 
@@ -78,10 +77,10 @@ class TopItemLists:
         ids, values, positions, rows = map(np.concatenate, zip(kept, *self._pending, strict=True))
         self._pending, self._n_pending = [], 0
         # The bits of positive floats sort as the floats do. Sorted by position first, the stable sort keeps that order.
-        by_position = torch.from_numpy(positions).sort(stable=True)[1].numpy()
+        by_position = np.argsort(positions, kind="stable")
         falling = np.int64(0x7FFFFFFF) - values.view(np.int32)
         keys = (ids << 31 | falling)[by_position]
-        order = by_position[torch.from_numpy(keys).sort(stable=True)[1].numpy()]
+        order = by_position[np.argsort(keys, kind="stable")]
         ids = ids[order]
         starts = np.searchsorted(ids, np.arange(n_latents))
         ranks = np.arange(len(ids)) - starts[ids]
