@@ -106,9 +106,10 @@ class CaseSums:
     def __init__(self, case_of_item: np.ndarray, n_cases: int, n_latents: int) -> None:
         self._case_of_item, self._shape = case_of_item, (n_cases, n_latents)
         self.n_items = np.zeros(n_cases, np.int64)
-        none = np.empty(0, np.int64)
-        self._entries: list[np.ndarray] = [none, np.empty(0), none, none]
-        self._pending: list[list[np.ndarray]] = []
+        # Where each entry belongs (case * n_latents + neuron), and its sums: item means, items and rows above.
+        dtypes = (np.int64, np.float64, np.int32, np.int32)
+        self._entries = [np.empty(0, dtype) for dtype in dtypes]
+        self._pending: list[tuple[np.ndarray, ...]] = []
         self._n_pending = 0
 
     def update(self, found: ItemLatents) -> None:
@@ -118,8 +119,8 @@ class CaseSums:
         of_entries = cases[found.items]
         kept = np.flatnonzero(of_entries >= 0)
         places = of_entries[kept] * self._shape[1] + found.neuron_ids[kept]
-        n_above = found.n_above[kept]
-        self._pending.append([places, found.means[kept], (n_above > 0).astype(np.int64), n_above])
+        n_above = found.n_above[kept].astype(np.int32)
+        self._pending.append((places, found.means[kept], (n_above > 0).astype(np.int32), n_above))
         self._n_pending += len(places)
         # Merged when as much again has come, so that each entry is sorted a few times only.
         if self._n_pending > max(_PENDING_ENTRIES, len(self._entries[0])):
@@ -138,12 +139,17 @@ class CaseSums:
         return self._matrix(3, None)
 
     def _merge(self) -> None:
-        columns = [np.concatenate(parts) for parts in zip(self._entries, *self._pending, strict=True)]
+        pending = [list(parts) for parts in zip(*self._pending, strict=True)]
         self._pending, self._n_pending = [], 0
-        order, starts = segments(columns[0])
-        if len(order):
-            self._entries = [columns[0][order[starts]]]
-            self._entries += [np.add.reduceat(values[order], starts) for values in columns[1:]]
+        order = starts = np.empty(0, np.int64)
+        for index, parts in enumerate(pending):  # one after the other: they are what takes memory
+            values = np.concatenate([self._entries[index], *parts])
+            parts.clear()
+            if index == 0:
+                order, starts = segments(values)
+                self._entries[0] = values[order[starts]]
+            elif len(order):
+                self._entries[index] = np.add.reduceat(values[order], starts, dtype=values.dtype)
 
     def _matrix(self, column: int, divided_by: np.ndarray | None) -> csr_matrix:
         if self._pending:
