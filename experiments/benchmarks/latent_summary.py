@@ -106,7 +106,8 @@ def line(name: str, n_rows: int, source: LatentSource) -> str:
     """Returns a line of the table."""
     timed = Timed()
     seconds, cpu_seconds, memory = measure(lambda: summarize(source, timed))
-    return f"{name:34}{n_rows:>10,}{seconds:9.1f}{cpu_seconds:9.1f}{timed.seconds:9.1f}{seconds / timed.seconds:8.2f}{memory:8.2f}"
+    times = f"{seconds:9.1f}{cpu_seconds:9.1f}{timed.seconds:9.1f}{seconds / timed.seconds:8.2f}"
+    return f"{name:34}{n_rows:>10,}{times}{memory:8.2f}"
 
 
 def main() -> None:
