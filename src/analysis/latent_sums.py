@@ -96,6 +96,7 @@ class CaseSums:
 
     Attributes:
         n_items: [n_cases] int64.
+        n_latents: of the SAE.
 
     Args:
         case_of_item: [all items] the case of each item by its position, -1 of none.
@@ -104,7 +105,7 @@ class CaseSums:
     """
 
     def __init__(self, case_of_item: np.ndarray, n_cases: int, n_latents: int) -> None:
-        self._case_of_item, self._shape = case_of_item, (n_cases, n_latents)
+        self._case_of_item, self._shape, self.n_latents = case_of_item, (n_cases, n_latents), n_latents
         self.n_items = np.zeros(n_cases, np.int64)
         # Where each entry belongs (case * n_latents + neuron), and its sums: item means, items and rows above.
         dtypes = (np.int64, np.float64, np.int32, np.int32)

@@ -90,7 +90,7 @@ def write_h5ad(path: str | Path, matrix: CaseMatrix, neurons: pd.DataFrame | Non
         "n_items": matrix.n_items.tolist(),
     }
     obs = pd.DataFrame(columns, index=pd.Index(matrix.case_ids, dtype=object))
-    n_latents = matrix.values.shape[1]
+    _, n_latents = matrix.values.get_shape()
     var = pd.DataFrame(index=pd.Index([str(neuron_id) for neuron_id in range(n_latents)], dtype=object))
     if neurons is not None:
         var = neurons.drop(columns="neuron_id").set_index(var.index)

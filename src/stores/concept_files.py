@@ -1,7 +1,7 @@
 """The files in which Mammo-SAE and HAM10000-SAE publish concepts of images and of classes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,28 @@ def read_concepts(path: str | Path, n_classes: int | None = None) -> ImageConcep
     return ImageConcepts(strengths.float().numpy(), labels, tuple(map(str, paths)))
 
 
-def write_concept_ranking(path: str | Path, neuron_ids: Sequence[int], importance: Sequence[float]) -> None:
+def write_concept_ranking(
+    path: str | Path, neuron_ids: Sequence[int] | np.ndarray, importance: Sequence[float] | np.ndarray
+) -> None:
     """Writes a ranking, best first, as a list of `rank` (from 0), `index` (the neuron) and `importance`."""
     rows = zip(neuron_ids, importance, strict=True)
     entries = [{"rank": rank, "index": int(one), "importance": float(by)} for rank, (one, by) in enumerate(rows)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(entries, indent=4) + "\n")
+
+
+def write_concept_files(
+    root: str | Path,
+    dataset: str,
+    split: str,
+    concepts: ImageConcepts,
+    rankings: Mapping[int | str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Writes the strengths of a split and its rankings (neuron ids and importance, by class number and for `all`)."""
+    write_concepts(concepts_path(root, dataset, split), concepts)
+    for label, ranking in rankings.items():
+        write_concept_ranking(ranking_path(root, split, label), *ranking)
 
 
 def read_concept_ranking(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -30,13 +30,7 @@ from src.records import PARTS, class_name
 from src.report.page import Page, PageTable
 from src.runs.rundir import RunDir
 from src.stores.case_matrix import CaseMatrix, write_case_matrix, write_h5ad
-from src.stores.concept_files import (
-    ImageConcepts,
-    concepts_path,
-    ranking_path,
-    write_concept_ranking,
-    write_concepts,
-)
+from src.stores.concept_files import ImageConcepts, write_concept_files
 from src.stores.feature_data import feature_data_dir, write_feature_data
 from src.stores.latents.source import LatentSource
 from src.stores.neurons import read_neurons, write_neurons
@@ -102,7 +96,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         paragraphs.append("No two classes of items: nothing is said of classes.")
     else:
         statistics = classes.statistics(fold.classes, _groups(n_classes), recipe.counts_rows)
-        told = _write_classes(cfg, rundir, fold, latents, classes, recipe, compared)
+        told = _write_classes(cfg, rundir, fold, latents, classes, statistics, compared)
         results, paragraphs = results | told[0], paragraphs + told[1]
     if cases is not None:
         told = _write_cases(cfg, rundir, fold, cases, recipe, statistics, item_ids)
@@ -176,12 +170,12 @@ def _write_classes(
     fold: FoldData,
     latents: LatentSource,
     sums: ClassSums,
-    recipe: Recipe,
+    whole: ClassStatistics,
     compared: str | None,
 ) -> Told:
     """Writes the statistics of classes, their best neurons, and how steady these are."""
     options, n_classes = cfg.latent_summary, len(fold.classes)
-    whole = sums.statistics(fold.classes, _groups(n_classes), recipe.counts_rows)
+    counts_rows = RECIPES[options.recipe].counts_rows
     write_class_statistics(rundir.table("class_statistics").with_suffix(".npz"), whole)
     paragraphs = []
     if empty := [name for name, n in zip(whole.classes, whole.n_items, strict=True) if not n]:
@@ -190,14 +184,14 @@ def _write_classes(
     best = tabulate_class_neurons(whole, options.rule, _N_CLASS_NEURONS)
     rundir.add_table("class_neurons", best, f"The best neurons of each class by {options.rule}.", 3 * n_classes)
 
-    halves = [sums.statistics(fold.classes, _groups(n_classes, half), recipe.counts_rows) for half in (0, 1)]
+    halves = [sums.statistics(fold.classes, _groups(n_classes, half), counts_rows) for half in (0, 1)]
     pairs: dict[str, tuple[ClassStatistics, ClassStatistics]] = {"halves": (halves[0], halves[1])}
     if compared is not None:
         item_ids = [item_id for item_id in fold.split.item_ids(compared) if fold.items[item_id].label is not None]
         others = ClassSums(_labels(fold, item_ids), n_classes, latents.n_latents)
         if item_ids:
             add_up(latents.read(require_items(latents, item_ids, compared)), options.threshold, others)
-        pairs[compared] = whole, others.statistics(fold.classes, np.arange(n_classes)[:, None], recipe.counts_rows)
+        pairs[compared] = whole, others.statistics(fold.classes, np.arange(n_classes)[:, None], counts_rows)
     tables = [
         compare_rankings(*pair, list(options.top_k), options.rule).assign(compared=name) for name, pair in pairs.items()
     ]
@@ -206,7 +200,7 @@ def _write_classes(
     rundir.add_table("consistency", table[order], "Best neurons of each class: of halves of the cases, and of parts.")
     results = {}
     for name in pairs:
-        of_pair = table[(table["compared"] == name)]
+        of_pair = table[table["compared"] == name]
         shown = of_pair[of_pair["k"] == of_pair["k"].min()]
         if len(shown):
             found = shown[["overlap", "expected_overlap", "rank_correlation"]].mean()
@@ -228,8 +222,8 @@ def _write_cases(
     options = cfg.latent_summary
     of_items = [fold.items[item_id] for item_id in item_ids]
     label_of_case = label_cases([item.case_id for item in of_items], [item.label for item in of_items])
-    values = sums.means() if recipe.divides_cases else sums.rows_above() / sums.rows_above().shape[1]
-    matrix = CaseMatrix(tuple(label_of_case), tuple(label_of_case.values()), sums.n_items, csr_matrix(values))
+    values = sums.means() if recipe.divides_cases else csr_matrix(sums.rows_above() / sums.n_latents)
+    matrix = CaseMatrix(tuple(label_of_case), tuple(label_of_case.values()), sums.n_items, values)
     write_case_matrix(rundir.table("cases").with_suffix(".npz"), matrix)
     if options.h5ad:
         neurons = read_neurons(rundir.table("neurons").parent)
@@ -290,8 +284,6 @@ def _write_published(
         folder = feature_data_dir(root, checkpoint, options.vit_type, cfg.dataset.name)
         write_feature_data(folder, data, options.transpose, float_indices=is_cytosae)
     if items is not None:
-        strengths = items.means().astype(np.float32).toarray()
-        concepts = ImageConcepts(strengths, labels, tuple(item_ids))
-        write_concepts(concepts_path(root / "results", cfg.dataset.name, options.split), concepts)
-        for label, (neuron_ids, importance) in rank_concepts(neurons, statistics).items():
-            write_concept_ranking(ranking_path(root / "results", options.split, label), neuron_ids, importance)
+        concepts = ImageConcepts(items.means().astype(np.float32).toarray(), labels, tuple(item_ids))
+        rankings = rank_concepts(neurons, statistics)
+        write_concept_files(root / "results", cfg.dataset.name, options.split, concepts, rankings)
