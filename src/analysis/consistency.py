@@ -59,6 +59,17 @@ def compare_rankings(
     return pd.DataFrame(rows, columns=columns)
 
 
+def mean_consistency(table: pd.DataFrame) -> dict[str, float]:
+    """Returns the means over classes of a table of `compare_rankings`, for its shortest lists.
+
+    Returns:
+        `overlap`, `expected` (by chance) and `correlation`.
+    """
+    shown = table[table["k"] == table["k"].min()]
+    names = {"overlap": "overlap", "expected": "expected_overlap", "correlation": "rank_correlation"}
+    return {name: float(shown[column].mean()) for name, column in names.items()}
+
+
 def halve_cases(case_ids: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray:
     """Puts the cases of each label into two halves of equal size, up to one case.
 

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from src.analysis.case_figures import plot_case_heatmap
 from src.analysis.class_statistics import ClassStatistics, write_class_statistics
-from src.analysis.consistency import compare_rankings, halve_cases
+from src.analysis.consistency import compare_rankings, halve_cases, mean_consistency
 from src.analysis.label_entropy import label_mass
 from src.analysis.latent_summary import (
     RECIPES,
@@ -192,21 +192,14 @@ def _write_classes(
         if item_ids:
             add_up(latents.read(require_items(latents, item_ids, compared)), options.threshold, others)
         pairs[compared] = whole, others.statistics(fold.classes, np.arange(n_classes)[:, None], counts_rows)
-    tables = [
-        compare_rankings(*pair, list(options.top_k), options.rule).assign(compared=name) for name, pair in pairs.items()
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    order = ["compared", *(column for column in table.columns if column != "compared")]
-    rundir.add_table("consistency", table[order], "Best neurons of each class: of halves of the cases, and of parts.")
-    results = {}
-    for name in pairs:
-        of_pair = table[table["compared"] == name]
-        shown = of_pair[of_pair["k"] == of_pair["k"].min()]
-        if len(shown):
-            found = shown[["overlap", "expected_overlap", "rank_correlation"]].mean()
-            keys = [f"consistency/{name}_{what}" for what in ("overlap", "expected", "correlation")]
-            results |= dict(zip(keys, found.tolist(), strict=True))
-    return results, paragraphs
+    top_k = list(options.top_k)
+    found = {name: compare_rankings(*pair, top_k, options.rule) for name, pair in pairs.items()}
+    table = pd.concat(
+        [table.assign(compared=name) for name, table in found.items() if len(table)] or list(found.values())
+    )
+    rundir.add_table("consistency", table, "Best neurons of each class: of halves of the cases, and of parts.")
+    means = {f"consistency/{name}": mean_consistency(table) for name, table in found.items() if len(table)}
+    return {f"{name}_{key}": value for name, of_pair in means.items() for key, value in of_pair.items()}, paragraphs
 
 
 def _write_cases(

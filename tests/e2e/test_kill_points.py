@@ -21,6 +21,7 @@ TASKS = {
     "evaluate_sae": 4,
     "encode": 5,
     "select_neurons": 5,
+    "summarize_latents": 5,
     "train_mil": 5,
     "localize": 5,
     "summarize_cv": 5,

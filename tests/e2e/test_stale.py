@@ -38,10 +38,14 @@ SETTINGS = (
     "trainer=cpu",
 )
 TASKS = (
-    *("tile", "embed", "splits", "train_sae", "evaluate_sae", "encode", "select_neurons", "train_mil", "localize"),
+    *("tile", "embed", "splits", "train_sae", "evaluate_sae", "encode", "select_neurons"),
+    *("summarize_latents", "train_mil", "localize"),
     *("summarize_cv", "report"),
 )
-AFTER_SAE = ("evaluate_sae", "encode", "select_neurons", "train_mil", "localize", "summarize_cv", "report")
+AFTER_SAE = (
+    *("evaluate_sae", "encode", "select_neurons", "summarize_latents", "train_mil", "localize"),
+    *("summarize_cv", "report"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """summarize_latents on a small folder: stored and computed latents, published files, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ config.register_resolvers()
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("summary")
-    make_feature_folder(path / "features", n_slides=40, n_patches=40)
+    make_feature_folder(path / "features", n_slides=80, n_patches=30)
     always = [
         *("exp=features", f"dataset.dir={path / 'features'}", "dataset.positive_class=tumor", "trainer=cpu"),
         *(f"paths.{name}={path / name}" for name in ("data", "runs", "cache")),
@@ -184,3 +185,47 @@ def test_without_labels_neurons_are_described_and_classes_are_not(run):
     assert "label_entropy" not in neurons
     with pytest.raises(FileNotFoundError, match=r"dataset\.target"):
         read_class_statistics(rundir.path / "analysis" / "class_statistics.npz")
+
+
+def test_a_part_without_items_and_a_class_without_items_are_said(run, monkeypatch):
+    import src.data.fold_table as fold_tables
+
+    read_split = fold_tables.read_split
+    everyone = {item.item_id: item.label for item in read_items(run.path / "features" / "dataset.csv")}
+
+    def without(part, label):
+        def read(*arguments):
+            split = read_split(*arguments)
+            kept = tuple(one for one in getattr(split, part) if everyone[one] != label and label is not None)
+            return replace(split, **{part: kept})
+
+        return read
+
+    monkeypatch.setattr(fold_tables, "read_split", without("val", None))
+    with pytest.raises(ValueError, match="Expected items in val of fold 0, got none"):
+        run("summarize_latents", "latent_summary.split=val", "overwrite=true")
+    monkeypatch.setattr(fold_tables, "read_split", without("train", "normal"))
+    _, rundir = run("summarize_latents", "overwrite=true")
+    assert "No train items of normal" in rundir.page_path.read_text()
+    statistics = read_class_statistics(rundir.path / "analysis" / "class_statistics.npz")
+    with pytest.raises(ValueError, match="got none of 'normal'"):
+        rank_neurons_for_classes(statistics)
+
+
+def test_folds_of_one_sae_are_compared(run):
+    """The SAE of fold 0 is taken for one that was trained elsewhere."""
+    _, trained = run("train_sae")
+    shared = [f"sae_run={trained.path}", "mil.methods=[max_latents]", "mil.max_epochs=1", "mil.min_epochs=1"]
+    (trained.path / "fitted_on.csv").rename(trained.path / "gone.csv")
+    try:
+        (trained.path / "fitted_on_unknown.txt").write_text("a test\n")
+        for fold in (0, 1):
+            for task in ("encode", "select_neurons", "train_mil", "summarize_latents"):
+                run(task, f"fold={fold}", *shared)
+        _, rundir = run("summarize_cv", *shared)
+    finally:
+        (trained.path / "gone.csv").rename(trained.path / "fitted_on.csv")
+        (trained.path / "fitted_on_unknown.txt").unlink()
+    table = pd.read_csv(rundir.path / "analysis" / "neuron_consistency.csv")
+    assert set(zip(table["fold"], table["other_fold"], strict=True)) == {(0, 1)}
+    assert set(table["class"]) == {"normal", "tumor"}
