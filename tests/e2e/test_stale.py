@@ -174,7 +174,7 @@ CHANGES = [
     (change_weights, {"embed", "train_sae", *AFTER_SAE}, {"embed", "train_sae", *AFTER_SAE}),
     (change_export, {"train_sae", *AFTER_SAE}, {"train_sae", "report"}),
     (remove_latents, {*AFTER_SAE} - {"evaluate_sae"}, {"encode", "report"}),
-    (change_ranking, {*AFTER_SAE} - {"evaluate_sae", "encode"}, {"select_neurons", "report"}),
+    (change_ranking, {*AFTER_SAE} - {"evaluate_sae", "encode", "summarize_latents"}, {"select_neurons", "report"}),
 ]
 
 

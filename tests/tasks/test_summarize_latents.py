@@ -10,6 +10,7 @@ import torch
 
 from src import config
 from src.analysis.class_statistics import rank_neurons_for_classes, read_class_statistics
+from src.data.fold import keep_slides
 from src.records import read_items, read_split
 from src.runs.execution import execute, open_rundir
 from src.stores.case_matrix import read_case_matrix
@@ -17,6 +18,7 @@ from src.stores.concept_files import read_concept_ranking, read_concepts
 from src.stores.feature_data import read_feature_data
 from src.stores.latents.store import LatentStore
 from src.stores.neurons import read_neurons
+from src.tasks import summarize_latents
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -188,44 +190,45 @@ def test_without_labels_neurons_are_described_and_classes_are_not(run):
 
 
 def test_a_part_without_items_and_a_class_without_items_are_said(run, monkeypatch):
-    import src.data.fold_table as fold_tables
+    open_fold = summarize_latents.open_fold
 
-    read_split = fold_tables.read_split
-    everyone = {item.item_id: item.label for item in read_items(run.path / "features" / "dataset.csv")}
+    def keep(wanted):
+        def opened(cfg):
+            fold = open_fold(cfg)
+            kept = {item_id for item_id, item in fold.items.items() if wanted(item)}
+            return replace(fold, split=keep_slides(fold.split, kept))
 
-    def without(part, label):
-        def read(*arguments):
-            split = read_split(*arguments)
-            kept = tuple(one for one in getattr(split, part) if everyone[one] != label and label is not None)
-            return replace(split, **{part: kept})
+        monkeypatch.setattr(summarize_latents, "open_fold", opened)
 
-        return read
-
-    monkeypatch.setattr(fold_tables, "read_split", without("val", None))
-    with pytest.raises(ValueError, match="Expected items in val of fold 0, got none"):
-        run("summarize_latents", "latent_summary.split=val", "overwrite=true")
-    monkeypatch.setattr(fold_tables, "read_split", without("train", "normal"))
+    keep(lambda _: False)
+    with pytest.raises(ValueError, match="Expected items in train of fold 0, got none"):
+        run("summarize_latents", "overwrite=true")
+    keep(lambda item: item.label == "tumor")
     _, rundir = run("summarize_latents", "overwrite=true")
     assert "No train items of normal" in rundir.page_path.read_text()
     statistics = read_class_statistics(rundir.path / "analysis" / "class_statistics.npz")
     with pytest.raises(ValueError, match="got none of 'normal'"):
         rank_neurons_for_classes(statistics)
+    monkeypatch.undo()
+    run("summarize_latents", "overwrite=true")
 
 
 def test_folds_of_one_sae_are_compared(run):
-    """The SAE of fold 0 is taken for one that was trained elsewhere."""
-    _, trained = run("train_sae")
-    shared = [f"sae_run={trained.path}", "mil.methods=[max_latents]", "mil.max_epochs=1", "mil.min_epochs=1"]
-    (trained.path / "fitted_on.csv").rename(trained.path / "gone.csv")
-    try:
-        (trained.path / "fitted_on_unknown.txt").write_text("a test\n")
-        for fold in (0, 1):
-            for task in ("encode", "select_neurons", "train_mil", "summarize_latents"):
-                run(task, f"fold={fold}", *shared)
-        _, rundir = run("summarize_cv", *shared)
-    finally:
-        (trained.path / "gone.csv").rename(trained.path / "fitted_on.csv")
-        (trained.path / "fitted_on_unknown.txt").unlink()
+    dictionary = run.path / "dictionary"
+    dictionary.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
+    state = {"encoder.weight": weights, "encoder.bias": torch.zeros(24), "decoder.weight": weights.T.clone()}
+    state |= {"b_dec": torch.zeros(16), "k": torch.tensor(4), "threshold": torch.tensor(-1.0)}
+    torch.save(state, dictionary / "ae.pt")
+    settings = {"trainer": {"dict_class": "AutoEncoderTopK", "trainer_class": "TopKTrainer"}}
+    (dictionary / "config.json").write_text(json.dumps(settings))
+    _, converted = run("convert", f"convert.path={dictionary}")
+    shared = [f"sae_run={converted.path}", "mil.methods=[max_latents]", "mil.max_epochs=1", "mil.min_epochs=1"]
+    for fold in (0, 1):
+        for task in ("encode", "select_neurons", "train_mil", "summarize_latents"):
+            run(task, f"fold={fold}", *shared)
+    _, rundir = run("summarize_cv", *shared)
     table = pd.read_csv(rundir.path / "analysis" / "neuron_consistency.csv")
     assert set(zip(table["fold"], table["other_fold"], strict=True)) == {(0, 1)}
     assert set(table["class"]) == {"normal", "tumor"}
