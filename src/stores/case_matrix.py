@@ -82,8 +82,8 @@ def write_h5ad(path: str | Path, matrix: CaseMatrix, neurons: pd.DataFrame | Non
         from anndata import AnnData  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Expected the package anndata to write a .h5ad, found none: install the extra `tables` "
-            "(pip install anndata), or give latent_summary.h5ad=false."
+            "Expected the package anndata to write a .h5ad, found none: pip install anndata, or give "
+            "latent_summary.h5ad=false."
         ) from error
     columns: Mapping[str, list] = {
         "label": [label or "" for label in matrix.labels],

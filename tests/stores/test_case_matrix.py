@@ -38,6 +38,6 @@ def test_anndata_has_cases_as_observations_and_neurons_as_variables(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("anndata") is not None, reason="anndata is installed")
-def test_without_anndata_the_extra_is_named(tmp_path):
-    with pytest.raises(ModuleNotFoundError, match="tables"):
+def test_without_anndata_the_package_is_named(tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="pip install anndata"):
         write_h5ad(tmp_path / "cases.h5ad", MATRIX)
