@@ -49,12 +49,17 @@ def gather_items(pieces: Iterable[tuple[np.ndarray, SparseLatents]], threshold: 
     """
     opened: ItemLatents | None = None  # the last item of a piece may go on in the next
     for codes, latents in pieces:
-        if len(codes):
-            found = _gather(opened, codes, latents, threshold)
-            last = len(found.positions) - 1
-            opened = _items(found, last, last + 1)
-            if last:
-                yield _items(found, 0, last)
+        if not len(codes):
+            continue
+        found = _gather(codes, latents, threshold)
+        if opened is not None and opened.positions[0] == found.positions[0]:
+            found = _continue(opened, found)
+        elif opened is not None:
+            yield opened
+        last = len(found.positions) - 1
+        opened = _items(found, last, last + 1)
+        if last:
+            yield _items(found, 0, last)
     if opened is not None:
         yield opened
 
@@ -73,55 +78,67 @@ def segments(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.concatenate([np.zeros(min(len(keys), 1), np.int64), starts])
 
 
-def _gather(opened: ItemLatents | None, codes: np.ndarray, latents: SparseLatents, threshold: float) -> ItemLatents:
-    """Gathers the rows of a piece, and what is known of its first item already where that was opened before."""
-    starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    positions, n_rows = codes[starts], np.diff(starts, append=len(codes))
-    items_of_rows = np.repeat(np.arange(len(starts)), n_rows)
-    rows_of_items = np.arange(len(codes)) - starts[items_of_rows]
-    if opened is not None and opened.positions[0] == codes[0]:
-        rows_of_items[: n_rows[0]] += opened.n_rows[0]
-        n_rows[0] += opened.n_rows[0]
-    elif opened is not None:
-        positions, n_rows = np.insert(positions, 0, opened.positions[0]), np.insert(n_rows, 0, opened.n_rows[0])
-        items_of_rows += 1
-
-    values = latents.values.numpy().astype(np.float32, copy=False)
-    of_rows = np.repeat(np.arange(len(codes)), latents.row_offsets.diff().numpy())
-    neuron_ids = latents.neuron_ids.numpy().astype(np.int64, copy=False)
+def _gather(codes: np.ndarray, latents: SparseLatents, threshold: float) -> ItemLatents:
+    """Gathers the rows of a piece."""
+    begins = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+    positions, n_rows = codes[begins], np.diff(begins, append=len(codes))
+    items_of_rows = np.repeat(np.arange(len(begins)), n_rows)
+    rows = np.repeat(np.arange(len(codes)), latents.row_offsets.diff().numpy())
+    values, neuron_ids = latents.values.numpy().astype(np.float32, copy=False), latents.neuron_ids.numpy()
     active = values > 0
     if not active.all():  # a listed entry may be zero
-        values, of_rows, neuron_ids = values[active], of_rows[active], neuron_ids[active]
-    one = np.ones(len(values), np.int64)
-    columns = [
-        items_of_rows[of_rows],
-        neuron_ids,
-        values.astype(np.float64),
-        values,
-        rows_of_items[of_rows],
-        one,
-        (values > threshold).astype(np.int64),
-    ]
-    if opened is not None:
-        before = (opened.items, opened.neuron_ids, opened.sums, opened.maxima, opened.rows)
-        before += (opened.n_active, opened.n_above)
-        columns = [np.concatenate(pair) for pair in zip(before, columns, strict=True)]
-    return ItemLatents(positions, n_rows, *_by_item_and_neuron(columns, latents.n_latents))
+        values, rows, neuron_ids = values[active], rows[active], neuron_ids[active]
+
+    keys = (items_of_rows * latents.n_latents)[rows] + neuron_ids
+    order, starts = segments(keys)
+    ordered, first = values[order], order[starts]
+    largest, strongest = _largest(ordered, starts)
+    strongest = rows[order[strongest]]
+    items = items_of_rows[rows[first]]
+    return ItemLatents(
+        positions,
+        n_rows,
+        items,
+        neuron_ids[first].astype(np.int64),
+        _add(ordered, starts, np.float64),
+        largest,
+        strongest - begins[items],
+        np.diff(starts, append=len(order)),
+        _add(ordered > threshold, starts, np.int64),
+    )
 
 
-def _by_item_and_neuron(columns: list[np.ndarray], n_latents: int) -> list[np.ndarray]:
-    """Makes one entry of those of one item and neuron."""
-    items, neuron_ids, sums, maxima, rows, n_active, n_above = columns
-    order, starts = segments(items * n_latents + neuron_ids)
-    if not len(order):
-        return columns
-    first, ordered = order[starts], maxima[order]
-    largest = np.maximum.reduceat(ordered, starts)
-    # Rows ascend within a run: the first that reaches the maximum is the smallest.
-    reaches = np.flatnonzero(ordered == np.repeat(largest, np.diff(starts, append=len(order))))
-    strongest = reaches[np.searchsorted(reaches, starts)]
-    added = [np.add.reduceat(values[order], starts) for values in (sums, n_active, n_above)]
-    return [items[first], neuron_ids[first], added[0], largest, rows[order[strongest]], *added[1:]]
+def _continue(opened: ItemLatents, found: ItemLatents) -> ItemLatents:
+    """Adds the earlier rows of the first item, which a piece before held."""
+    first, others = _items(found, 0, 1), _items(found, 1, len(found.positions))
+    neuron_ids = np.concatenate([opened.neuron_ids, first.neuron_ids])
+    rows = np.concatenate([opened.rows, first.rows + opened.n_rows[0]])
+    order, starts = segments(neuron_ids)
+    largest, strongest = _largest(np.concatenate([opened.maxima, first.maxima])[order], starts)
+    pairs = ((opened.sums, first.sums), (opened.n_active, first.n_active), (opened.n_above, first.n_above))
+    sums, n_active, n_above = (_add(np.concatenate(pair)[order], starts, pair[0].dtype) for pair in pairs)
+    joined = (neuron_ids[order[starts]], sums, largest, rows[order[strongest]], n_active, n_above)
+    later = (others.neuron_ids, others.sums, others.maxima, others.rows, others.n_active, others.n_above)
+    return ItemLatents(
+        found.positions,
+        np.concatenate([opened.n_rows + first.n_rows, others.n_rows]),
+        np.concatenate([np.zeros(len(starts), np.int64), others.items + 1]),
+        *(np.concatenate(pair) for pair in zip(joined, later, strict=True)),
+    )
+
+
+def _largest(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the largest value of each run, and where it is first reached."""
+    if not len(starts):
+        return values, starts
+    largest = np.maximum.reduceat(values, starts)
+    reaches = np.flatnonzero(values == np.repeat(largest, np.diff(starts, append=len(values))))
+    return largest, reaches[np.searchsorted(reaches, starts)]
+
+
+def _add(values: np.ndarray, starts: np.ndarray, dtype: type | np.dtype) -> np.ndarray:
+    """Returns the sum of each run."""
+    return np.add.reduceat(values, starts, dtype=dtype) if len(starts) else np.empty(0, dtype)
 
 
 def _items(found: ItemLatents, start: int, stop: int) -> ItemLatents:
