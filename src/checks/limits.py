@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.folder_names import part_folder
+from src.records import PARTS
 
 NONE, SWITCH, WHOLE, NUMBER = "null", "true or false", "a whole number", "a number"
 TEXT, LIST, MAPPING = "text", "a list", "a group of values"
@@ -231,6 +232,17 @@ LIMITS: dict[str, Limit] = {
     "localization.thumbnail_size": _ONE_OR_MORE,
     "localization.n_exemplar_neurons": _ONE_OR_MORE,
     "localization.max_exemplars_per_slide": _ONE_OR_MORE,
+    "latent_summary.source": _one_of("auto", "stored", "computed"),
+    "latent_summary.recipe": _one_of("default", "patchsae", "cytosae"),
+    "latent_summary.n_top": _ONE_OR_MORE,
+    "latent_summary.ignore_label": _kind(TEXT, WHOLE, NUMBER, SWITCH, NONE),
+    "latent_summary.rule": _one_of("contrast", "count", "mean_abs"),
+    "latent_summary.compare_with": Limit("train, val or test", lambda value: value in PARTS, frozenset({TEXT, NONE})),
+    "latent_summary.top_k[]": _ONE_OR_MORE_WHOLE,
+    "latent_summary.cases": _one_of("auto", "always", "never"),
+    "latent_summary.n_case_folds": _between(2),
+    "latent_summary.export[]": _one_of("feature_data", "concepts"),
+    "latent_summary.checkpoint": _kind(TEXT, NONE),
     "summary.n_bootstrap": _ONE_OR_MORE,
     "summary.confidence": _INNER_SHARE,
     "report.max_image_width": _ONE_OR_MORE,

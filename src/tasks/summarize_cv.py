@@ -1,5 +1,6 @@
 """Gathers the folds of a preset that are there: mean, spread and intervals of every slide classifier."""
 
+import itertools
 import logging
 import re
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from src import config
+from src.analysis.class_statistics import read_class_statistics
+from src.analysis.consistency import compare_rankings
 from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
 from src.analysis.figures import plot_summary
 from src.analysis.methods import Method, read_methods, write_methods
@@ -17,14 +21,18 @@ from src.wording import words_of
 _LOGGER = logging.getLogger(__name__)
 
 
-def inputs(cfg: Any, rundir: RunDir) -> list[Path]:  # noqa: ARG001 - the signature of every gathering task
+def inputs(cfg: Any, rundir: RunDir) -> list[Path]:
     """Returns the files that a summary made now would read."""
     runs = rundir.upstream_folds("train_mil").values()
-    return [run.table(name) for run in runs for name in ("predictions", "methods")]
+    found = [run.table(name) for run in runs for name in ("predictions", "methods")]
+    return found + [_class_statistics(run) for run in _summaries(cfg, rundir).values()]
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `analysis/summary.csv` and `analysis/folds.csv`, and logs the summary as a table.
+
+    Where all folds have one SAE (`sae_run=`), `analysis/neuron_consistency.csv` compares the neurons that they rank
+    first for each class; those of SAEs that each fold trained have nothing in common.
 
     Returns:
         `test/<method>_<metric>` means over folds, and the number of folds.
@@ -47,9 +55,38 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     for remark in remarks:
         _LOGGER.info("%s", remark)
     _LOGGER.info("Test items, %d folds:\n%s", len(runs), _as_text(summary, cfg.summary.confidence))
+    _compare_neurons(cfg, rundir)
     _write_page(cfg, rundir, summary, methods, [*remarks, _describe_intervals(cfg.summary.confidence)], len(runs))
     keys = "test/" + summary["method"] + "_" + summary["metric"]
     return {"n_folds": len(runs)} | {str(key): float(mean) for key, mean in zip(keys, summary["mean"], strict=True)}
+
+
+def _summaries(cfg: Any, rundir: RunDir) -> dict[int | str, RunDir]:
+    """Returns the folds whose neurons can be compared: those of one SAE, with statistics of classes."""
+    if "train_sae" not in config.tasks().given(cfg):
+        return {}
+    runs = rundir.upstream_folds("summarize_latents")
+    return {fold: run for fold, run in runs.items() if _class_statistics(run).is_file()}
+
+
+def _class_statistics(run: RunDir) -> Path:
+    return run.path / "analysis" / "class_statistics.npz"
+
+
+def _compare_neurons(cfg: Any, rundir: RunDir) -> None:
+    options = cfg.latent_summary
+    statistics = {fold: read_class_statistics(_class_statistics(run)) for fold, run in _summaries(cfg, rundir).items()}
+    tables = [
+        compare_rankings(statistics[one], statistics[other], list(options.top_k), options.rule).assign(
+            fold=one, other_fold=other
+        )
+        for one, other in itertools.combinations(sorted(statistics, key=str), 2)
+    ]
+    if tables:
+        caption = (
+            "The best neurons of each class, fold by fold. Train items of folds overlap, so agreement is expected."
+        )
+        rundir.add_table("neuron_consistency", pd.concat(tables, ignore_index=True), caption)
 
 
 def _read(run: RunDir) -> pd.DataFrame:

@@ -21,6 +21,7 @@ TASKS = {
     "evaluate_sae": 3,
     "encode": 3,
     "select_neurons": 3,
+    "summarize_latents": 3,
     "train_mil": 3,
     "localize": 3,
     "summarize_cv": 3,

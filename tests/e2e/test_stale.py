@@ -38,10 +38,14 @@ SETTINGS = (
     "trainer=cpu",
 )
 TASKS = (
-    *("tile", "embed", "splits", "train_sae", "evaluate_sae", "encode", "select_neurons", "train_mil", "localize"),
+    *("tile", "embed", "splits", "train_sae", "evaluate_sae", "encode", "select_neurons"),
+    *("summarize_latents", "train_mil", "localize"),
     *("summarize_cv", "report"),
 )
-AFTER_SAE = ("evaluate_sae", "encode", "select_neurons", "train_mil", "localize", "summarize_cv", "report")
+AFTER_SAE = (
+    *("evaluate_sae", "encode", "select_neurons", "summarize_latents", "train_mil", "localize"),
+    *("summarize_cv", "report"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +174,7 @@ CHANGES = [
     (change_weights, {"embed", "train_sae", *AFTER_SAE}, {"embed", "train_sae", *AFTER_SAE}),
     (change_export, {"train_sae", *AFTER_SAE}, {"train_sae", "report"}),
     (remove_latents, {*AFTER_SAE} - {"evaluate_sae"}, {"encode", "report"}),
-    (change_ranking, {*AFTER_SAE} - {"evaluate_sae", "encode"}, {"select_neurons", "report"}),
+    (change_ranking, {*AFTER_SAE} - {"evaluate_sae", "encode", "summarize_latents"}, {"select_neurons", "report"}),
 ]
 
 

@@ -68,3 +68,13 @@ def test_pieces_that_are_halved_on_the_way_still_belong_to_their_items(sae, tmp_
             found[ids[code]].append(row)
     for item_id in ids:
         torch.testing.assert_close(torch.stack(found[item_id]), expected[item_id])
+
+
+def test_no_more_rows_are_encoded_at_once_than_memory_is_to_hold(sae, tmp_path):
+    encoded, _ = make_sources(sae, tmp_path)
+    sizes, encode = [], sae.encode
+    sae.encode = lambda rows: sizes.append(len(rows)) or encode(rows)
+    limited = EncodedLatents(sae, encoded.items.values(), encoded._gather, most_rows=4)
+    found = torch.cat([latents.to_dense() for _, latents in limited.read(SIZES, 100)])
+    assert max(sizes) == 4
+    torch.testing.assert_close(found, torch.cat([latents.to_dense() for _, latents in encoded.read(SIZES)]))
