@@ -97,7 +97,6 @@ def score_neuron_probes(probes: NeuronProbes, values: np.ndarray, members: np.nd
     return scores
 
 
-
 def tabulate_neuron_probes(
     probes: NeuronProbes, classes: Sequence[str], scores: dict[str, dict[str, np.ndarray]]
 ) -> pd.DataFrame:

@@ -67,7 +67,9 @@ class TailHead(Head):
         classes: Sequence[str] | None = None,
     ) -> None:
         if then is None and classes is None:
-            raise ValueError("Expected the names of the backbone's own classes, or a head on its features, got neither.")
+            raise ValueError(
+                "Expected the names of the backbone's own classes, or a head on its features, got neither."
+            )
         known = then.classes if then is not None else tuple(classes or ())
         super().__init__(known, "activations", is_multilabel=isinstance(then, Probe) and then.is_multilabel)
         self.backbone, self.layer, self.then = backbone, backbone.resolve(layer), then

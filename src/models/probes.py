@@ -136,7 +136,7 @@ def read_dense_head(path: str | Path, classes: Sequence[str]) -> Probe:
         )
     probe = Probe(widths[0][1], classes, d_hidden=widths[0][0] if len(names) == 2 else 0)
     for layer, name in zip([probe.hidden, probe.output][-len(names) :], names, strict=True):
-        assert layer is not None  # noqa: S101 - for pyright: a hidden layer was asked for
+        assert layer is not None
         bias = values.get(f"{name}.bias", torch.zeros(layer.out_features))
         layer.load_state_dict({"weight": values[f"{name}.kernel"], "bias": bias})
     return probe.eval()

@@ -1,11 +1,15 @@
 """Zero-shot classification: features against the text of each class, in CLIP's shared space."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from src.models.backbones.open_clip_backbone import OpenClipBackbone
 
 HALVES = ("all", "base", "novel")
 
@@ -68,10 +72,37 @@ def text_features(
     return torch.stack(of_classes)
 
 
+def zero_shot_of(
+    backbone: OpenClipBackbone,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    texts: Mapping[str, str] | None = None,
+    is_renormalized: bool = True,
+) -> ZeroShot:
+    """Returns the zero-shot classifier of a backbone with a text tower.
+
+    Args:
+        backbone: it.
+        classes: names of the classes.
+        templates: prompts with `{}` in place of the name; see `imagenet_templates`.
+        texts: own text of some classes, see `prompt_names`.
+        is_renormalized: see `text_features`.
+
+    Raises:
+        ValueError: as `text_features` and `prompt_names`.
+    """
+    tokenize = open_clip.get_tokenizer(backbone.spec("output").model)
+    clip: Any = backbone.clip
+
+    def encode(of_class: list[str]) -> Tensor:
+        return backbone.text_features(tokenize(of_class).to(backbone.device))
+
+    features = text_features(encode, prompt_names(classes, texts), templates, is_renormalized)
+    return ZeroShot(features, float(clip.logit_scale.detach().exp()), classes)
+
+
 def imagenet_templates() -> tuple[str, ...]:
     """Returns the 80 prompts that CLIP's authors use for ImageNet, as open_clip ships them."""
-    import open_clip  # seconds to import
-
     return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 
 

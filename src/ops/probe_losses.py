@@ -33,7 +33,9 @@ def probe_loss(
     return losses.sum(1).mean()
 
 
-def class_weights(targets: Shaped[Tensor, "n ..."], n_classes: int, is_balanced: bool) -> Float[Tensor, "n_classes ..."]:
+def class_weights(
+    targets: Shaped[Tensor, "n ..."], n_classes: int, is_balanced: bool
+) -> Float[Tensor, "n_classes ..."]:
     """Returns the weight of each class: [n_classes], or of labels not there and there [n_classes, 2].
 
     Balanced weights give every class the same total: n / (n_classes n_of_class), as scikit-learn's. A label's weights
