@@ -238,10 +238,10 @@ def _try_neurons(cfg: Any, rundir: RunDir, inputs: _Inputs, targets: ProbeTarget
     scores = {part: score_neuron_probes(probes, *arrays(part)) for part in PARTS if inputs.positions(part)}
     table = tabulate_neuron_probes(probes, targets.classes, scores)
     table.to_csv(rundir.table("neuron_probes"), index=False)
-    chosen_by = f"{'val' if inputs.positions('val') else 'train'}_{metric}"
-    best = table.sort_values(chosen_by, ascending=False, kind="stable").groupby("class", sort=False).head(1)
+    # By train items: validation items are few, and among thousands of neurons many are right on all of them by chance.
+    best = table.sort_values(f"train_{metric}", ascending=False, kind="stable").groupby("class", sort=False).head(1)
     best = best.set_index("class").reindex(list(targets.classes)).reset_index()
-    caption = f"The best single neuron for each class against the rest, chosen by {chosen_by.replace('_', ' ')}."
+    caption = f"The best single neuron for each class against the rest, by the {metric.replace('_', ' ')} on train items."
     rundir.add_table("best_neurons", best, caption, 40)
 
 

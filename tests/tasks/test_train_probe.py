@@ -88,17 +88,19 @@ def test_exported_probes_give_the_predictions_and_tell_the_classes(run):
 
 
 def test_the_planted_neuron_heads_the_rules_of_single_neurons(run):
-    _, rundir, cfg = run("train_probe", "probe.inputs=[latents]", "probe.pool=max")
+    _, rundir, cfg = run("train_probe", "probe.inputs=[latents]")
     table = pd.read_csv(rundir.table("neuron_probes"))
     fold, latents = open_fold(cfg), LatentStore(rundir.upstream("encode").latents_dir())
     assert len(table) == 2 * latents.n_latents
     best = pd.read_csv(rundir.table("best_neurons")).set_index("class").loc["tumor"]
-    maxima = torch.stack([latents.rows(item_id).max_over_rows() for item_id in fold.split.test])
-    called = maxima[:, int(best["neuron_id"])].numpy() > best["threshold"]
+    means = torch.stack([latents.rows(item_id).to_dense().mean(0) for item_id in fold.split.test])
+    called = means[:, int(best["neuron_id"])].numpy() > best["threshold"]
     is_tumor = np.array([fold.items[item_id].label == "tumor" for item_id in fold.split.test])
     balanced = (called[is_tumor].mean() + (~called[~is_tumor]).mean()) / 2
     assert best["test_balanced_accuracy"] == pytest.approx(balanced)
     assert balanced > 0.85
+    ranked = pd.read_csv(rundir.upstream("select_neurons").table("neurons"))
+    assert best["neuron_id"] == ranked.loc[0, "neuron_id"]
 
 
 @pytest.mark.parametrize("overrides", [["probe.d_hidden=8"], ["probe.l1=0.01", "probe.l2=[0.0]"], ["probe.pool=none"]])
