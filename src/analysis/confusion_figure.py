@@ -18,7 +18,7 @@ def plot_confusion(counts: pd.DataFrame, title: str = "") -> Figure:
         title: above it.
     """
     values = counts.to_numpy(float)
-    shares = np.divide(values, values.sum(1, keepdims=True), out=np.zeros_like(values), where=values.any(1)[:, None])
+    shares = values / np.maximum(values.sum(1, keepdims=True), 1)
     n_rows, n_columns = values.shape
     side = 0.55 if max(values.shape) <= _MOST_NUMBERS else 0.2
     names = max((len(str(name)) for name in [*counts.index, *counts.columns]), default=0)
@@ -27,7 +27,7 @@ def plot_confusion(counts: pd.DataFrame, title: str = "") -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(n_columns), [str(name) for name in counts.columns], rotation=45, ha="right")
     axes.set_yticks(range(n_rows), [str(name) for name in counts.index])
-    axes.set(xlabel="Predicted", ylabel="Is", title=title)
+    axes.set(xlabel="Predicted", ylabel="True class", title=title)
     axes.grid(visible=False)
     if max(values.shape) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(values):

@@ -1,6 +1,7 @@
 """How well predictions of classes, exclusive or not, fit what is known."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def score_overall(
     Of two exclusive classes AUROC, average precision and F1 are those of the last, the positive one; of more, the means
     over classes; of labels all are means over the labels that define them. See `score_classes` for the arguments.
     """
-    table = score_classes(probabilities, targets, classes, is_multilabel)
+    table: Any = score_classes(probabilities, targets, classes, is_multilabel)
     if is_multilabel:
         return {name: float(table[name].mean()) for name in NAMES}
     once = np.ones((1, len(targets)))

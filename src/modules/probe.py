@@ -46,7 +46,7 @@ class ProbeModule(lightning.LightningModule):
         return f"val/{self.name}_loss"
 
     @property
-    def penalised(self) -> list[nn.Parameter]:
+    def penalised(self) -> list[Tensor]:
         """The weights of the layers."""
         return [layer.weight for layer in self.probe.modules() if isinstance(layer, nn.Linear)]
 

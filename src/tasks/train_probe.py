@@ -241,7 +241,7 @@ def _try_neurons(cfg: Any, rundir: RunDir, inputs: _Inputs, targets: ProbeTarget
     # By train items: validation items are few, and among thousands of neurons many are right on all of them by chance.
     best = table.sort_values(f"train_{metric}", ascending=False, kind="stable").groupby("class", sort=False).head(1)
     best = best.set_index("class").reindex(list(targets.classes)).reset_index()
-    caption = f"The best single neuron for each class against the rest, by the {metric.replace('_', ' ')} on train items."
+    caption = f"The best neuron for each class against the rest, by {metric.replace('_', ' ')} on train items."
     rundir.add_table("best_neurons", best, caption, 40)
 
 

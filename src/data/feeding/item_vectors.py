@@ -41,10 +41,10 @@ def activation_pieces(
     store: ActivationStore, item_ids: Sequence[str], n_rows: int = PIECE_ROWS
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yields the activations of items, `n_rows` rows at a time, in the order of the store."""
-    ranges = np.array(store.row_ranges(item_ids))
-    order = np.argsort(ranges[:, 0], kind="stable")
+    ranges = store.row_ranges(item_ids)
+    order = sorted(range(len(ranges)), key=ranges.__getitem__)
     rows = StoreRows(store, [item_ids[position] for position in order])
-    positions = np.repeat(order, np.diff(ranges[order]).ravel())
+    positions = np.repeat(order, [ranges[position][1] - ranges[position][0] for position in order])
     for start in range(0, rows.n_rows, n_rows):
         stop = min(start + n_rows, rows.n_rows)
         yield positions[start:stop], torch.from_numpy(np.array(rows.read(start, stop), np.float32))
