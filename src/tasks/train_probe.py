@@ -29,7 +29,7 @@ from src.training.probe_fit import fit_probe
 
 _LOGGER = logging.getLogger(__name__)
 _ALL_PARTS = "+".join(PARTS)
-_CHUNK_VECTORS = 8192
+_CHUNK_VALUES = 1 << 22
 
 
 def missing_inputs(cfg: Any) -> list[str]:
@@ -176,27 +176,30 @@ def _fit_and_predict(
     save_module(
         probe, rundir.export_dir / name, probe.arguments, metadata | fitted_with, fold.fitted("train+val"), fold.spec
     )
-    asked = [*inputs.positions("val"), *inputs.positions("test")]
-    return {inputs.item_ids[place]: values for place, values in _predict(probe, vectors, asked).items()}
+    asked = range(inputs.positions("val").start, len(inputs.item_ids))
+    return {
+        inputs.item_ids[place]: values for place, values in zip(asked, _predict(probe, vectors, asked), strict=True)
+    }
 
 
 @torch.no_grad()
-def _predict(probe: Probe, vectors: ItemVectors, positions: list[int]) -> dict[int, np.ndarray]:
-    """Returns the probabilities [n_classes] of items by position: those of the mean of their vectors' logits."""
-    numbers = vectors.of(np.asarray(positions))
-    sums = torch.zeros(int(vectors.items[-1]) + 1, len(probe.classes))
-    for start in range(0, len(numbers), _CHUNK_VECTORS):
-        piece = numbers[start : start + _CHUNK_VECTORS]
+def _predict(probe: Probe, vectors: ItemVectors, asked: range) -> np.ndarray:
+    """Returns the probabilities of consecutive items [n, n_classes]: those of the mean of their vectors' logits."""
+    part = vectors.of(asked)
+    items = torch.from_numpy(vectors.items[part] - asked.start)
+    sums, n_rows = torch.zeros(len(asked), len(probe.classes)), max(1, _CHUNK_VALUES // probe.d_in)
+    for start in range(0, len(items), n_rows):
+        piece = slice(part.start + start, min(part.start + start + n_rows, part.stop))
         logits = probe(torch.from_numpy(np.array(vectors.values[piece])))
-        sums.index_add_(0, torch.from_numpy(vectors.items[piece]), logits)
-    n_vectors = torch.from_numpy(np.bincount(vectors.items[numbers], minlength=len(sums)))
-    probabilities = probe.probabilities(sums / n_vectors.clamp(min=1)[:, None]).numpy()
-    if spoilt := [place for place in positions if not np.isfinite(probabilities[place]).all()]:
+        sums.index_add_(0, items[start : start + n_rows], logits)
+    n_vectors = torch.bincount(items, minlength=len(asked))
+    probabilities = probe.probabilities(sums / n_vectors[:, None]).numpy()
+    if n_spoilt := int((~np.isfinite(probabilities).all(1)).sum()):
         raise ValueError(
-            f"Expected finite probabilities, got others for {len(spoilt)} items: their values are far larger than "
-            "those of the train items. Look at them."
+            f"Expected finite probabilities, got others for {n_spoilt} items: their values are far larger than those of "
+            "the train items. Look at them."
         )
-    return {place: probabilities[place] for place in positions}
+    return probabilities
 
 
 def _tabulate(
@@ -229,9 +232,9 @@ def _try_neurons(cfg: Any, rundir: RunDir, inputs: _Inputs, targets: ProbeTarget
     vectors = inputs.of_latents
 
     def arrays(part: str) -> tuple[np.ndarray, np.ndarray]:
-        numbers = vectors.of(np.asarray(inputs.positions(part)))
-        members = targets.members([inputs.item_ids[place] for place in vectors.items[numbers]])
-        return vectors.values[numbers], members
+        places = vectors.of(inputs.positions(part))
+        members = targets.members([inputs.item_ids[item] for item in vectors.items[places]])
+        return vectors.values[places], members
 
     metric = cfg.probe.threshold_metric
     probes = fit_neuron_probes(*arrays("train"), metric)

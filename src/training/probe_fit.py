@@ -1,7 +1,7 @@
 """Fits one probe: its scale on train items, its weights by the solver asked for, its penalty by validation items."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from src.training.trainer import make_trainer
 _LOGGER = logging.getLogger(__name__)
 # Train values up to which scikit-learn's L-BFGS is used: it holds a few copies of them.
 _SMALL_VALUES = 20_000_000
-_CHUNK_ROWS = 8192
+_CHUNK_VALUES = 1 << 22
 # As of `fit_standardizer`: a feature's scale is at least this share of the typical one.
 _LEAST_SHARE = 0.01
 
@@ -52,8 +52,8 @@ def fit_probe(
     probe: Probe,
     vectors: ItemVectors,
     targets: Tensor,
-    train: Sequence[int],
-    val: Sequence[int],
+    train: range,
+    val: range,
     name: str,
 ) -> ProbeFit:
     """Fits a probe in place.
@@ -64,25 +64,25 @@ def fit_probe(
         probe: to be fitted.
         vectors: of all items.
         targets: of all items, as for `src.ops.probe_losses.probe_loss`.
-        train: positions of the train items.
-        val: positions of the validation items, by which penalty and epoch are chosen; may be empty.
+        train: the positions of the train items.
+        val: those of the validation items, by which penalty and epoch are chosen; may be empty.
         name: of the probe, for logs and files.
     """
-    of_train, of_val = np.asarray(train), np.asarray(val, np.int64)
-    numbers = vectors.of(of_train)
-    fit_scale_(probe, vectors.values, numbers, cfg.probe.scale)
-    solver = choose_solver(cfg.probe, len(numbers) * probe.d_in)
-    weights = class_weights(targets[of_train], len(probe.classes), cfg.probe.class_weights == "balanced")
+    values = vectors.values[vectors.of(train)]
+    fit_scale_(probe, values, cfg.probe.scale)
+    solver = choose_solver(cfg.probe, values.size)
+    known = targets[torch.from_numpy(vectors.items[vectors.of(train)])]
+    weights = class_weights(known, len(probe.classes), cfg.probe.class_weights == "balanced")
     penalties = list(cfg.probe.l2)
-    if not len(of_val) and len(penalties) > 1:
+    if not val and len(penalties) > 1:
         _LOGGER.warning("Without validation items the first penalty is taken: probe.l2=%g.", penalties[0])
         penalties = penalties[:1]
-    _LOGGER.info("Probe on %s: %d vectors of %d values, %s.", name, len(numbers), probe.d_in, solver)
+    _LOGGER.info("Probe on %s: %d vectors of %d values, %s.", name, *values.shape, solver)
     if solver == "lbfgs":
-        fits = _fit_lbfgs(probe, vectors, targets, numbers, vectors.of(of_val), weights)
+        fits = _fit_lbfgs(probe, vectors, targets, vectors.of(train), vectors.of(val), weights)
     else:
-        make_data = partial(ProbeDataModule, vectors, targets, of_train, of_val, cfg.seed, cfg.probe.batch_size)
-        fits = _fit_adam(cfg, rundir, probe, make_data, weights, name, bool(len(of_val)))
+        make_data = partial(ProbeDataModule, vectors, targets, train, val, cfg.seed, cfg.probe.batch_size)
+        fits = _fit_adam(cfg, rundir, probe, make_data, weights, name, bool(val))
     tried = [(l2, *fits(l2)) for l2 in penalties]
     l2, state, val_loss, n_epochs = min(tried, key=lambda one: one[2] if np.isfinite(one[2]) else np.inf)
     probe.load_state_dict(state)
@@ -112,22 +112,22 @@ def choose_solver(probe: Any, n_values: int) -> str:
     return probe.solver
 
 
-def fit_scale_(probe: Probe, values: np.ndarray, numbers: np.ndarray, how: str) -> None:
+def fit_scale_(probe: Probe, values: np.ndarray, how: str) -> None:
     """Sets what a probe shifts and scales vectors by.
 
     Args:
         probe: it.
-        values: [n_vectors, d].
-        numbers: the train vectors.
+        values: of train items, [n, d].
         how: `global`: the mean of each feature, and the root mean variance of all; `feature`: each feature's own
             deviation, at least 1 % of the typical one; `none`.
     """
     if how == "none":
         return
-    pieces = np.array_split(numbers, -(-len(numbers) // _CHUNK_ROWS))
-    mean = sum(values[piece].sum(0, dtype=np.float64) for piece in pieces) / len(numbers)
-    squares: Any = sum(np.square(values[piece] - mean).sum(0) for piece in pieces)
-    deviation = np.sqrt(squares / len(numbers))
+    n_rows = max(1, _CHUNK_VALUES // values.shape[1])
+    pieces = [values[start : start + n_rows] for start in range(0, len(values), n_rows)]
+    mean: Any = sum(piece.sum(0, dtype=np.float64) for piece in pieces) / len(values)
+    squares: Any = sum(np.square(piece - mean).sum(0) for piece in pieces)
+    deviation = np.sqrt(squares / len(values))
     if how == "global":
         scale = np.full_like(deviation, np.sqrt(np.square(deviation).mean()))
     else:
@@ -140,9 +140,7 @@ def fit_scale_(probe: Probe, values: np.ndarray, numbers: np.ndarray, how: str) 
 _Fit = Callable[[float], tuple[dict[str, Tensor], float, int]]
 
 
-def _fit_lbfgs(
-    probe: Probe, vectors: ItemVectors, targets: Tensor, train: np.ndarray, val: np.ndarray, weights: Tensor
-) -> _Fit:
+def _fit_lbfgs(probe: Probe, vectors: ItemVectors, targets: Tensor, train: slice, val: slice, weights: Tensor) -> _Fit:
     mean, scale = probe.input_mean.numpy(), probe.input_scale.numpy()
     values = (vectors.values[train] - mean) / scale
     known = targets[torch.from_numpy(vectors.items[train])].numpy()
@@ -153,7 +151,7 @@ def _fit_lbfgs(
             probe.output.weight.copy_(torch.from_numpy(weight))
             probe.output.bias.copy_(torch.from_numpy(bias))
             loss = float("nan")
-            if len(val):
+            if val.stop > val.start:
                 of_val = targets[torch.from_numpy(vectors.items[val])]
                 loss = float(probe_loss(probe(torch.from_numpy(np.array(vectors.values[val]))), of_val, weights))
         return {name: value.clone() for name, value in probe.state_dict().items()}, loss, 0

@@ -35,7 +35,7 @@ def fit(folder, values, targets, d_hidden=0, max_epochs=300, lr=0.02, weights=No
     weights = class_weights(targets, n_classes, False) if weights is None else weights
     module = ProbeModule(probe, weights, lr, name="here", **penalties)
     vectors = ItemVectors(values, np.arange(len(values)))
-    data = ProbeDataModule(vectors, targets, np.arange(len(values)), np.array([], int), 0, len(values))
+    data = ProbeDataModule(vectors, targets, range(len(values)), range(0), 0, len(values))
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,

@@ -32,9 +32,10 @@ class ItemVectors:
     values: np.ndarray
     items: np.ndarray
 
-    def of(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the numbers of the vectors of some items [n] int64, given their positions."""
-        return np.flatnonzero(np.isin(self.items, positions))
+    def of(self, items: range) -> slice:
+        """Returns the vectors of consecutive items, given their positions."""
+        first, last = np.searchsorted(self.items, [items.start, items.stop]).tolist()
+        return slice(first, last)
 
 
 def activation_pieces(

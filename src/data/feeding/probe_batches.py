@@ -26,8 +26,8 @@ class ProbeDataModule(L.LightningDataModule):
     Args:
         vectors: of all items.
         targets: of each item, by its position: [n_items] int64 or [n_items, n_classes] float, NaN where not known.
-        train: positions of the train items.
-        val: positions of the validation items; may be empty.
+        train: the positions of the train items.
+        val: those of the validation items; may be empty.
         seed: of the permutations.
         batch_size: vectors a batch.
     """
@@ -36,8 +36,8 @@ class ProbeDataModule(L.LightningDataModule):
         self,
         vectors: ItemVectors,
         targets: Tensor,
-        train: np.ndarray,
-        val: np.ndarray,
+        train: range,
+        val: range,
         seed: int,
         batch_size: int,
     ) -> None:
@@ -52,13 +52,13 @@ class ProbeDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Returns the loader of validation batches; an empty list without any."""
-        return self._loader(self._val) if len(self._val) else []
+        return self._loader(self._val) if self._val.stop > self._val.start else []
 
-    def _loader(self, numbers: np.ndarray, seed: int | None = None) -> EpochLoader[ProbeBatch]:
+    def _loader(self, part: slice, seed: int | None = None) -> EpochLoader[ProbeBatch]:
         def read(positions: Positions, blocks: Sequence[Span]) -> Generator[ProbeBatch, None, None]:
             for start, stop in blocks:
-                chosen = numbers[np.asarray(positions[start:stop])]
+                chosen = part.start + np.asarray(positions[start:stop])
                 values = torch.from_numpy(np.array(self._vectors.values[chosen]))
                 yield ProbeBatch(values, self._targets[torch.from_numpy(self._vectors.items[chosen])])
 
-        return EpochLoader(EpochOrder(len(numbers), seed), self._batch_size, read)
+        return EpochLoader(EpochOrder(part.stop - part.start, seed), self._batch_size, read)
