@@ -38,10 +38,11 @@ def fit_neuron_probes(
 ) -> NeuronProbes:
     """Fits a threshold and a logistic regression for every neuron and class.
 
-    The threshold is the best of all: the values are sorted once, and both sides of every gap are counted. Values of
-    items are compared upwards only, for a neuron that is off says little; of equally good thresholds the lowest is
-    taken, midway between two values. The regression is on standardised values with the penalty `l2 / 2 w^2` beside the
-    mean loss, fitted by Newton steps for all neurons together, halved where they do not descend.
+    The threshold is the best of all: values are sorted, and what lies above every gap is counted. An item is of the
+    class where the neuron is above, never where it is below: a neuron that is silent says little. Of equally good
+    thresholds the lowest is taken, midway between two values. The regression is on standardised values with the penalty
+    `l2 / 2 w^2` beside the mean loss, fitted by Newton's steps (McCullagh and Nelder, "Generalized linear models",
+    1989, section 2.5) for all neurons together, halved where the loss would grow.
 
     Args:
         values: [n_items, n_neurons] float32, finite.
@@ -65,7 +66,6 @@ def fit_neuron_probes(
             )
         of_class = values if known.all() else values[known]
         strength = 1 / len(is_member) if l2 is None else l2
-
         fit = partial(_fit_rules, is_member=is_member, metric=metric, l2=strength)
         results.append(_by_chunks(of_class, fit))
     thresholds, weights, biases = np.stack(results, axis=1)

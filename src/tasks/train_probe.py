@@ -196,8 +196,8 @@ def _predict(probe: Probe, vectors: ItemVectors, asked: range) -> np.ndarray:
     probabilities = probe.probabilities(sums / n_vectors[:, None]).numpy()
     if n_spoilt := int((~np.isfinite(probabilities).all(1)).sum()):
         raise ValueError(
-            f"Expected finite probabilities, got others for {n_spoilt} items: their values are far larger than those of "
-            "the train items. Look at them."
+            f"Expected finite probabilities, got others for {n_spoilt} items: their values are far larger than those "
+            "of the train items. Look at them."
         )
     return probabilities
 

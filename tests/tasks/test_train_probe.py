@@ -103,10 +103,15 @@ def test_the_planted_neuron_heads_the_rules_of_single_neurons(run):
     assert best["neuron_id"] == ranked.loc[0, "neuron_id"]
 
 
-@pytest.mark.parametrize("overrides", [["probe.d_hidden=8"], ["probe.l1=0.01", "probe.l2=[0.0]"], ["probe.pool=none"]])
+@pytest.mark.parametrize("overrides", [["probe.d_hidden=8"], ["probe.l1=0.01"], ["probe.pool=none"]])
 def test_adam_hidden_layers_l1_and_single_rows(run, overrides):
     results, rundir, _ = run(
-        "train_probe", "probe.inputs=[activations]", "probe.neuron_probes=false", "probe.solver=adam", *overrides
+        "train_probe",
+        "probe.inputs=[activations]",
+        "probe.neuron_probes=false",
+        "probe.solver=adam",
+        "probe.l2=[0.0]",
+        *overrides,
     )
     assert results["val/activations_auroc"] > 0.8
     probe, metadata = load_module(rundir.export_dir / "activations", Probe)
