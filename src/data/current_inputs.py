@@ -53,7 +53,7 @@ class CurrentInputs:
         kind, _, parts = what.partition(" ")
         if kind in ("activations", "coords"):
             return self._fold.inputs(what)
-        if kind in ("split", "cases", "labels", "classes"):
+        if kind in ("split", "cases", "labels", "columns", "classes"):
             return [self._table.input(what)]
         readers = {"all": self._all, "slides": self._slides, "patches": self._patches, "outlines": self._outlines}
         readers |= {

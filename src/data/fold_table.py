@@ -67,7 +67,8 @@ class FoldTable:
         """Describes what is read of csv and split.
 
         Args:
-            what: `split <parts>`, `cases <parts>` (item and case ids), `labels <parts>` or `classes`.
+            what: `split <parts>`, `cases <parts>` (item and case ids), `labels <parts>`,
+                `columns <parts>` (further labels) or `classes`.
         """
         kind, _, parts = what.partition(" ")
         if kind == "split":
@@ -79,7 +80,7 @@ class FoldTable:
         if kind == "classes":
             content: Any = self.classes
         else:
-            field = {"cases": "case_id", "labels": "label"}[kind]
+            field = {"cases": "case_id", "labels": "label", "columns": "labels"}[kind]
             content = [(item_id, getattr(self.items[item_id], field)) for item_id in self.item_ids(parts)]
         return file_input(what, self.metadata_csv, digest_text(repr(content)))
 

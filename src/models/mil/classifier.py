@@ -35,8 +35,8 @@ class BagClassifier(nn.Module):
         self.register_buffer("input_scale", torch.ones(model.d_in))
         self.register_buffer("input_factor", torch.ones(model.d_in))
 
-    def prepare(self, bag: Float[Tensor, "n_rows d_in"]) -> Float[Tensor, "n_rows d_in"]:
-        """Returns a bag [n_rows, d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
+    def prepare(self, bag: Float[Tensor, "*bags d_in"]) -> Float[Tensor, "*bags d_in"]:
+        """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
         return (bag - self.input_mean) / self.input_scale * self.input_factor
 
     def forward(
