@@ -250,7 +250,8 @@ def _draw_cases(rundir: RunDir, matrix: CaseMatrix, statistics: ClassStatistics,
         neuron_ids,
         best["class"].tolist(),
     )
-    rundir.add_figure("cases", figure, f"The {_N_CLASS_NEURONS} best neurons of each class ({rule}) in every case.")
+    caption = f"The {_N_CLASS_NEURONS} best neurons of each class ({rule}), chosen on these cases, in every case."
+    rundir.add_figure("cases", figure, caption)
 
 
 def _write_published(
