@@ -21,6 +21,7 @@ from src.analysis.latent_summary import (
     tabulate_top_items,
 )
 from src.analysis.latent_sums import CaseSums, ClassSums, NeuronSums
+from src.analysis.neuron_figure import plot_neurons
 from src.analysis.patients import TooFewCasesError, classify_cases, label_cases, tabulate_cases
 from src.analysis.published_features import describe_features, rank_concepts
 from src.analysis.top_items import TopItemLists, TopItems
@@ -145,6 +146,7 @@ def _write_neurons(
         mass = label_mass(top.values, top.labels(labels), len(classes), ignored)
     table = tabulate_neurons(neurons, mass, classes)
     write_neurons(rundir.table("neurons").parent, table)
+    rundir.add_figure("neurons", plot_neurons(table), "Every neuron that fires.")
     names = [fold.items[item_id].label for item_id in item_ids]
     rundir.add_table("top_items", tabulate_top_items(top, item_ids, names), "Top items of each neuron.", 0)
     n_active = int((neurons.active_rows > 0).sum())
