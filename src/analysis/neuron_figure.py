@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from src.analysis.figure_style import BLUE, styled
 
@@ -31,6 +32,9 @@ def plot_neurons(neurons: pd.DataFrame) -> Figure:
         axes.scatter(shown["item_frequency"], shown["mean_active"], color=BLUE, **look)
     if len(shown):
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):  # 0.7 and not 7 x 10^-1
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.set(xlabel="Share of items in which a neuron fires", ylabel="Mean where it is above 0")
     axes.set_title(f"{len(shown):,} of {len(neurons):,} neurons fire")
     return figure

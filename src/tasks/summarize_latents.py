@@ -27,7 +27,7 @@ from src.analysis.published_features import describe_features, rank_concepts
 from src.analysis.top_items import TopItemLists, TopItems
 from src.data.fold import FoldData, open_fold
 from src.progress import track
-from src.records import PARTS, class_name
+from src.records import ALL, PARTS, class_name
 from src.report.page import Page, PageTable
 from src.runs.rundir import RunDir
 from src.stores.case_matrix import CaseMatrix, write_case_matrix, write_h5ad
@@ -43,6 +43,14 @@ _FEATURE_DATA, _CONCEPTS = "feature_data", "concepts"
 
 Told = tuple[dict[str, float], list[str]]
 """Numbers and paragraphs of the page."""
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why there is nothing to summarise: fold=all has test items only."""
+    parts = cfg.latent_summary.split
+    if cfg.fold == ALL and "test" not in parts.split("+"):
+        return [f"fold=all has no {parts} items; give latent_summary.split=test"]
+    return []
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
