@@ -192,7 +192,7 @@ def _write_classes(
         paragraphs.append(f"No {options.split} items of {', '.join(empty)}: no neurons are ranked for classes.")
         return {}, paragraphs
     best = tabulate_class_neurons(whole, options.rule, _N_CLASS_NEURONS)
-    rundir.add_table("class_neurons", best, f"The best neurons of each class by {options.rule}.", 3 * n_classes)
+    rundir.add_table("class_neurons", best, f"The best neurons of each class by {options.rule}.", 30)
 
     halves = [sums.statistics(fold.classes, _groups(n_classes, half), counts_rows) for half in (0, 1)]
     pairs: dict[str, tuple[ClassStatistics, ClassStatistics]] = {"halves": (halves[0], halves[1])}
