@@ -12,7 +12,7 @@ python -m src.run "${study[@]}" task=summarize_latents latent_summary.source=com
 # Another data set, all of its images: nothing is fitted on it.
 sae=runs/cytosae/default/fold_0/train_sae
 cohort=(exp=cytosae name=cytosae_cohort "dataset.dir=$4" "dataset.listing.csv=$5" dataset.listing.columns.case=patient)
-cohort+=("backbone.checkpoint=$3" fold=all "sae_run=$sae")
+cohort+=("backbone.checkpoint=$3" fold=all "sae_run=$sae" latent_summary.checkpoint=sae_cytosae)
 for task in metadata embed; do
     python -m src.run "${cohort[@]}" "task=$task"
 done

@@ -1,6 +1,7 @@
 """Whether two sets of items name the same neurons for a class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,8 @@ def mean_consistency(table: pd.DataFrame) -> dict[str, float]:
     """
     shown = table[table["k"] == table["k"].min()]
     names = {"overlap": "overlap", "expected": "expected_overlap", "correlation": "rank_correlation"}
-    return {name: float(shown[column].mean()) for name, column in names.items()}
+    means: Any = shown[list(names.values())].mean()
+    return {name: float(means[column]) for name, column in names.items()}
 
 
 def halve_cases(case_ids: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray:

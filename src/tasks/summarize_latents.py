@@ -21,12 +21,13 @@ from src.analysis.latent_summary import (
     tabulate_top_items,
 )
 from src.analysis.latent_sums import CaseSums, ClassSums, NeuronSums
+from src.analysis.neuron_figure import plot_neurons
 from src.analysis.patients import TooFewCasesError, classify_cases, label_cases, tabulate_cases
 from src.analysis.published_features import describe_features, rank_concepts
 from src.analysis.top_items import TopItemLists, TopItems
 from src.data.fold import FoldData, open_fold
 from src.progress import track
-from src.records import PARTS, class_name
+from src.records import ALL, PARTS, class_name
 from src.report.page import Page, PageTable
 from src.runs.rundir import RunDir
 from src.stores.case_matrix import CaseMatrix, write_case_matrix, write_h5ad
@@ -42,6 +43,14 @@ _FEATURE_DATA, _CONCEPTS = "feature_data", "concepts"
 
 Told = tuple[dict[str, float], list[str]]
 """Numbers and paragraphs of the page."""
+
+
+def missing_inputs(cfg: Any) -> list[str]:
+    """Returns why there is nothing to summarise: fold=all has test items only."""
+    parts = cfg.latent_summary.split
+    if cfg.fold == ALL and "test" not in parts.split("+"):
+        return [f"fold=all has no {parts} items; give latent_summary.split=test"]
+    return []
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -145,6 +154,7 @@ def _write_neurons(
         mass = label_mass(top.values, top.labels(labels), len(classes), ignored)
     table = tabulate_neurons(neurons, mass, classes)
     write_neurons(rundir.table("neurons").parent, table)
+    rundir.add_figure("neurons", plot_neurons(table), "Every neuron that fires.")
     names = [fold.items[item_id].label for item_id in item_ids]
     rundir.add_table("top_items", tabulate_top_items(top, item_ids, names), "Top items of each neuron.", 0)
     n_active = int((neurons.active_rows > 0).sum())
@@ -182,7 +192,7 @@ def _write_classes(
         paragraphs.append(f"No {options.split} items of {', '.join(empty)}: no neurons are ranked for classes.")
         return {}, paragraphs
     best = tabulate_class_neurons(whole, options.rule, _N_CLASS_NEURONS)
-    rundir.add_table("class_neurons", best, f"The best neurons of each class by {options.rule}.", 3 * n_classes)
+    rundir.add_table("class_neurons", best, f"The best neurons of each class by {options.rule}.", 30)
 
     halves = [sums.statistics(fold.classes, _groups(n_classes, half), counts_rows) for half in (0, 1)]
     pairs: dict[str, tuple[ClassStatistics, ClassStatistics]] = {"halves": (halves[0], halves[1])}
@@ -250,7 +260,8 @@ def _draw_cases(rundir: RunDir, matrix: CaseMatrix, statistics: ClassStatistics,
         neuron_ids,
         best["class"].tolist(),
     )
-    rundir.add_figure("cases", figure, f"The {_N_CLASS_NEURONS} best neurons of each class ({rule}) in every case.")
+    caption = f"The {_N_CLASS_NEURONS} best neurons of each class ({rule}), chosen on these cases, in every case."
+    rundir.add_figure("cases", figure, caption)
 
 
 def _write_published(

@@ -189,6 +189,15 @@ def test_without_labels_neurons_are_described_and_classes_are_not(run):
         read_class_statistics(rundir.path / "analysis" / "class_statistics.npz")
 
 
+def test_all_items_of_a_cohort_that_only_receives_an_sae(run):
+    _, trained = run("train_sae")
+    given = ("fold=all", f"sae_run={trained.path}", "latent_summary.split=test", "name=cohort")
+    results, rundir = run("summarize_latents", *given)
+    assert results["n_items"] == 80
+    table = pd.read_csv(rundir.path / "analysis" / "consistency.csv")
+    assert set(table["compared"]) == {"halves"}
+
+
 def test_a_part_without_items_and_a_class_without_items_are_said(run, monkeypatch):
     open_fold = summarize_latents.open_fold
 
