@@ -29,7 +29,8 @@ def plot_confusion(counts: pd.DataFrame, title: str = "") -> Figure:
     axes.set_xticks(range(n_columns), [str(name) for name in counts.columns], rotation=45, ha="right")
     axes.set_yticks(range(n_rows), [str(name) for name in counts.index])
     labels = ("Predicted", "True class") if list(counts.columns) == list(counts.index) else ("Outcome", "Label")
-    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    figure.suptitle(title, fontsize=12)
     axes.grid(visible=False)
     if max(values.shape) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(values):
