@@ -1,6 +1,6 @@
 """How well each neuron alone tells each class from the rest: a threshold, and logistic regression, all at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -56,12 +56,7 @@ def fit_neuron_probes(
     if metric not in THRESHOLD_METRICS:
         raise ValueError(f"Expected a metric among {', '.join(THRESHOLD_METRICS)}, got {metric!r}.")
     rules = np.empty((3, members.shape[1], values.shape[1]))
-    known = ~np.isnan(members)
-    # Columns of which all is known share one sorting of the values.
-    is_whole = known.all(axis=0)
-    groups = [np.flatnonzero(is_whole), *np.flatnonzero(~is_whole)[:, None]]
-    for columns in (group for group in groups if len(group)):
-        rows = known[:, columns[0]]
+    for columns, rows in _groups(members):
         is_member = members[rows][:, columns] > 0
         n_members, n_items = is_member.sum(axis=0), len(is_member)
         for column, n in zip(columns, n_members, strict=True):
@@ -88,15 +83,13 @@ def score_neuron_probes(probes: NeuronProbes, values: np.ndarray, members: np.nd
         [n_classes, n_neurons] float64, NaN where the items do not define it.
     """
     scores = {name: np.full(probes.thresholds.shape, np.nan) for name in SCORES}
-    for index, column in enumerate(members.T):
-        known = ~np.isnan(column)
-        is_member = column[known] > 0
-        if not len(is_member):
-            continue
-        rules = np.stack([probes.thresholds[index], probes.weights[index], probes.biases[index]])
-        found = _by_chunks(values if known.all() else values[known], partial(_score_rules, is_member=is_member), rules)
-        for name, of_class in zip(SCORES, found, strict=True):
-            scores[name][index] = of_class
+    rules = np.stack([probes.thresholds, probes.weights, probes.biases])
+    for columns, rows in _groups(members):
+        if rows.any():
+            work = partial(_score_rules, is_member=members[rows][:, columns] > 0)
+            found = _by_chunks(values if rows.all() else values[rows], work, rules[:, columns])
+            for name, of_columns in zip(SCORES, found, strict=True):
+                scores[name][columns] = of_columns
     return scores
 
 
@@ -122,13 +115,22 @@ def tabulate_neuron_probes(
     return pd.DataFrame(columns | of_splits)
 
 
+def _groups(members: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields columns and the rows that are known of them, bool; those of which all is known go together."""
+    known = ~np.isnan(members)
+    is_whole = known.all(axis=0)
+    for columns in (np.flatnonzero(is_whole), *np.flatnonzero(~is_whole)[:, None]):
+        if len(columns):
+            yield columns, known[:, columns[0]]
+
+
 def _by_chunks(values: np.ndarray, work: Callable[..., np.ndarray], rules: np.ndarray | None = None) -> np.ndarray:
     """Applies a function of values [n_chunk, n_items] (and the chunk's rules) to all neurons; joins the results."""
     size = max(1, _CHUNK_VALUES // max(len(values), 1))
 
     def of_chunk(start: int) -> np.ndarray:
         chunk = np.ascontiguousarray(values[:, start : start + size].T, np.float32)
-        return work(chunk) if rules is None else work(chunk, rules=rules[:, start : start + size])
+        return work(chunk) if rules is None else work(chunk, rules=rules[..., start : start + size])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy's loops run without the interpreter's lock
         return np.concatenate(list(pool.map(of_chunk, range(0, values.shape[1], size))), axis=-1)
@@ -180,18 +182,24 @@ def _mean(values: np.ndarray, n_first: int) -> np.ndarray:
 
 
 def _score_rules(values: np.ndarray, rules: np.ndarray, is_member: np.ndarray) -> np.ndarray:
-    threshold, weight, bias = rules[:, :, None]
+    """Returns the scores [3, n_classes, n_chunk] of rules of that shape on values [n_chunk, n_items]."""
+    scores = [_score_rule(values, *of_class, column) for *of_class, column in zip(*rules, is_member.T, strict=True)]
+    return np.stack(scores, axis=1)
+
+
+def _score_rule(
+    values: np.ndarray, threshold: np.ndarray, weight: np.ndarray, bias: np.ndarray, is_member: np.ndarray
+) -> np.ndarray:
     n_members, n_items = int(is_member.sum()), len(is_member)
-    is_above = values > threshold
+    is_above = values > threshold[:, None]
     n_above, hits = np.count_nonzero(is_above, axis=1), np.count_nonzero(is_above & is_member, axis=1)
     undefined = np.full(len(values), np.nan)
     f1 = 2 * hits / (n_above + n_members) if n_members else undefined
     balanced = undefined
     if 0 < n_members < n_items:
         balanced = (hits / n_members + 1 - (n_above - hits) / (n_items - n_members)) / 2
-    wrongly = (values * weight.astype(np.float32) + bias.astype(np.float32)) * np.where(is_member, -1, 1).astype(
-        np.float32
-    )
+    logits = values * weight.astype(np.float32)[:, None] + bias.astype(np.float32)[:, None]
+    wrongly = np.where(is_member, -logits, logits)
     losses = np.maximum(wrongly, 0) + np.log(1 + np.exp(-np.abs(wrongly)))
     return np.stack([balanced, f1, losses.mean(axis=1, dtype=np.float64)])
 
