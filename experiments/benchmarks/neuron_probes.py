@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +22,25 @@ N_ITEMS, N_NEURONS, N_LOOPED, N_REPEATS = 20_000, 4096, 16, 3
 LIMIT = 10.0
 
 
-def make_values(n_items: int, n_neurons: int, density: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns latents [n_items, n_neurons], a share of them not 0, and which items are of a class [n_items, 1]."""
+class Case(NamedTuple):
+    """What is told by each neuron: classes, from values of which a share is not 0."""
+
+    name: str
+    density: float
+    n_classes: int
+
+
+CASES = (Case("dense", 1.0, 1), Case("5 % not zero", 0.05, 1), Case("the same, ten classes", 0.05, 10))
+
+
+def make_values(n_items: int, n_neurons: int, density: float, n_classes: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns latents [n_items, n_neurons] and which items are of which class [n_items, n_classes]."""
     rng = np.random.default_rng(0)
-    is_member = rng.random(n_items) < 0.2
+    labels = rng.integers(0, max(n_classes, 5), n_items)
     values = rng.standard_exponential((n_items, n_neurons), dtype=np.float32)
-    values *= 1 + rng.random(n_neurons, dtype=np.float32) * is_member[:, None]
+    values *= 1 + rng.random(n_neurons, dtype=np.float32) * (labels == 0)[:, None]
     values *= rng.random((n_items, n_neurons), dtype=np.float32) < density
-    return values, is_member[:, None].astype(np.float32)
+    return values, (labels[:, None] == np.arange(n_classes)).astype(np.float32)
 
 
 def loop(values: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,14 +66,14 @@ def measure(work: Callable[[], object], n_repeats: int = 1) -> tuple[float, floa
     return statistics.median(seconds), statistics.median(cpu_seconds)
 
 
-def run(density: float, n_neurons: int, n_repeats: int) -> str:
+def run(case: Case, n_neurons: int, n_repeats: int) -> str:
     """Returns a line of the table."""
-    values, members = make_values(N_ITEMS, n_neurons, density)
+    values, members = make_values(N_ITEMS, n_neurons, case.density, case.n_classes)
     probes = fit_neuron_probes(values, members)
     fit, cpu = measure(partial(fit_neuron_probes, values, members), n_repeats)
     score, _ = measure(partial(score_neuron_probes, probes, values, members), n_repeats)
-    first = values[:, :N_LOOPED]
-    looped, its_cpu = (one * n_neurons / N_LOOPED for one in measure(partial(loop, first, members[:, 0])))
+    first, scaled = values[:, :N_LOOPED], case.n_classes * n_neurons / N_LOOPED
+    looped, its_cpu = (one * scaled for one in measure(partial(loop, first, members[:, 0])))
     best, weights = loop(first, members[:, 0])
     balanced = score_neuron_probes(probes, values, members)["balanced_accuracy"][0, :N_LOOPED]
     off = np.abs(balanced - best).max(), np.abs(probes.weights[0, :N_LOOPED] / weights - 1).max()
@@ -76,12 +87,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the neurons, once")
     is_quick = parser.parse_args().quick
     n_neurons, n_repeats = (N_NEURONS // 10, 1) if is_quick else (N_NEURONS, N_REPEATS)
-    print(f"{n_neurons} neurons, {N_ITEMS} items, one class, {torch.get_num_threads()} threads; limit {LIMIT:g} s")
+    print(f"{n_neurons} neurons, {N_ITEMS} items, {torch.get_num_threads()} threads; limit {LIMIT:g} s")
     heads = ("fit", "CPU", "score", "scikit-learn", "its CPU", "CPU ratio", "accuracy off", "weight off")
-    print(f"{'':14}" + "".join(f"{head:>14}" for head in heads))
-    for name, density in (("dense", 1.0), ("5 % not zero", 0.05)):
-        print(f"{name:14}{run(density, n_neurons, n_repeats)}", flush=True)
-    print(f"Seconds. scikit-learn: roc_curve and LogisticRegression of {N_LOOPED} neurons, scaled up to all neurons.")
+    print(f"{'':22}" + "".join(f"{head:>14}" for head in heads))
+    for case in CASES:
+        print(f"{case.name:22}{run(case, n_neurons, n_repeats)}", flush=True)
+    print(
+        f"Seconds. scikit-learn: roc_curve and LogisticRegression of {N_LOOPED} neurons and a class, scaled up to all."
+    )
     print("Off: by how much the best balanced accuracy (absolute) and weight (relative) of these differ from its.")
 
 

@@ -10,8 +10,7 @@ from sklearn.metrics import confusion_matrix
 from src.analysis.slide_metrics import METRICS, ranking_areas
 
 NAMES = (*METRICS, "f1")
-OUTCOMES = ("missed", "found", "false alarm", "rightly not found")
-"""Of a label: where it is there, then where it is not."""
+OUTCOMES = ("true positive", "false negative", "false positive", "true negative")
 
 
 def score_classes(
@@ -88,7 +87,7 @@ def count_confusions(
         counts = confusion_matrix(targets, probabilities.argmax(1), labels=np.arange(len(classes)))
         return pd.DataFrame(counts, index=list(classes), columns=list(classes))
     is_called = probabilities >= 0.5
-    outcomes = [(targets == 1) & ~is_called, (targets == 1) & is_called]
+    outcomes = [(targets == 1) & is_called, (targets == 1) & ~is_called]
     outcomes += [(targets == 0) & is_called, (targets == 0) & ~is_called]
     columns: Mapping[str, np.ndarray] = dict(zip(OUTCOMES, (one.sum(0) for one in outcomes), strict=True))
     return pd.DataFrame(columns, index=list(classes))

@@ -66,19 +66,14 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         predictions.append(_tabulate(fold, name, targets, probabilities))
         for part in ("val", "test"):
             if item_ids := list(fold.split.item_ids(part)):
-                arrays = np.stack([probabilities[one] for one in item_ids]), targets.of(item_ids)
-                scores = score_overall(*arrays, targets.classes, targets.is_multilabel)
-                n_right = {} if targets.is_multilabel else {"n_right": int((arrays[0].argmax(1) == arrays[1]).sum())}
-                metrics.append({"input": name, "split": part, "n_items": len(item_ids), **n_right, **scores})
-                of_classes = score_classes(*arrays, targets.classes, targets.is_multilabel)
-                classes.append(of_classes.assign(input=name, split=part))
-                _draw_confusion(rundir, name, part, arrays, targets)
+                of_part = np.stack([probabilities[one] for one in item_ids])
+                overall, by_class = _score(rundir, name, part, of_part, item_ids, targets)
+                metrics.append(overall)
+                classes.append(by_class)
     pd.concat(predictions, ignore_index=True).to_csv(rundir.table("predictions"), index=False)
     rundir.add_table("metrics", pd.DataFrame(metrics), "Probes on validation and test items.", 30)
     if classes:
-        by_class = pd.concat(classes, ignore_index=True)
-        columns = ["input", "split", *(column for column in by_class if column not in ("input", "split"))]
-        rundir.add_table("classes", by_class[columns], "Class by class.", 40)
+        rundir.add_table("classes", pd.concat(classes, ignore_index=True), "Class by class.", 40)
     if cfg.probe.neuron_probes:
         _try_neurons(cfg, rundir, inputs, targets)
     results = {f"{row['split']}/{row['input']}_{name}": row[name] for row in metrics for name in NAMES}
@@ -217,14 +212,23 @@ def _tabulate(
     return pd.DataFrame(rows)
 
 
-def _draw_confusion(
-    rundir: RunDir, name: str, part: str, arrays: tuple[np.ndarray, np.ndarray], targets: ProbeTargets
-) -> None:
-    counts = count_confusions(*arrays, targets.classes, targets.is_multilabel)
-    counts.to_csv(rundir.table(f"confusion_{name}_{part}"), index_label="is")
+def _score(
+    rundir: RunDir, name: str, part: str, probabilities: np.ndarray, item_ids: list[str], targets: ProbeTargets
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Writes and draws a part's confusion matrix; returns its metrics, overall and a row a class."""
+    arrays = probabilities, targets.of(item_ids), targets.classes, targets.is_multilabel
+    counts = count_confusions(*arrays)
+    counts.to_csv(rundir.table(f"confusion_{name}_{part}"), index_label="class")
     if part == "test":
-        figure = plot_confusion(counts, f"Probe on {name}, {len(arrays[1])} test items")
+        figure = plot_confusion(counts, f"Probe on {name}, {len(item_ids)} test items")
         rundir.add_figure(f"confusion_{name}", figure, f"What the probe on {name} predicts for test items.")
+    overall = {"input": name, "split": part, "n_items": len(item_ids)}
+    if not targets.is_multilabel:
+        overall["n_right"] = int(np.trace(counts.to_numpy()))
+    by_class = score_classes(*arrays)
+    by_class.insert(0, "input", name)
+    by_class.insert(1, "split", part)
+    return overall | score_overall(*arrays), by_class
 
 
 def _try_neurons(cfg: Any, rundir: RunDir, inputs: _Inputs, targets: ProbeTargets) -> None:

@@ -138,7 +138,10 @@ def test_several_labels_each_on_the_items_of_which_it_is_known(run):
     assert predictions["label_lump"].isna().any()
     probe, _ = load_module(rundir.export_dir / "activations", Probe)
     assert probe.is_multilabel
-    assert "test/activations_f1" in results
+    log = rundir.log_path.read_text()
+    again, _, _ = run("train_probe", *typed)  # a finished run, whose labels are compared and not fitted again
+    assert again["test/activations_f1"] == results["test/activations_f1"]
+    assert rundir.log_path.read_text() == log
 
 
 @pytest.mark.parametrize(
