@@ -11,10 +11,10 @@ def draw_matched(chosen: np.ndarray, mass: np.ndarray, n_draws: int, rng: np.ran
     """Draws sets of neurons of the size and the activation mass of a chosen set.
 
     A set of k is drawn without replacement with weights `exp(t * mass)`: the k largest of `t * mass + Gumbel noise`
-    (W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019). For given noise its mass
-    grows with t, and t is bisected until it meets that of the chosen set; t = 0 would draw uniformly. What is missing
-    to 2 % of the mass is made up by exchanging single neurons. Neurons are drawn among those that are not chosen; where
-    these cannot reach the mass, among all, so that a control then shares neurons with what it is compared with.
+    (W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019). For given noise its
+    mass grows with t, and t is bisected until it meets that of the chosen set; t = 0 would draw uniformly. What is
+    missing to 2 % of the mass is made up by exchanging single neurons. Neurons are drawn among those that are not
+    chosen; where these cannot reach the mass, among all, so that a control then shares neurons with the chosen set.
 
     Args:
         chosen: [k] distinct neuron ids.

@@ -32,7 +32,6 @@ class Outcome:
     probabilities: np.ndarray | None
 
 
-
 Outcomes = Mapping[Trial, Outcome]
 """What a head says of the items of one class, by edit."""
 
@@ -92,7 +91,7 @@ def effects_of_single_neurons(by_class: Mapping[str, Outcomes]) -> pd.DataFrame:
 def _of_all_classes(by_class: Mapping[str, Outcomes]) -> Iterator[tuple[Trial, dict[str, Outcome]]]:
     """Yields the edits that the items of every class were given, with outcomes by class."""
     for trial in dict.fromkeys(trial for outcomes in by_class.values() for trial in outcomes):
-        if all(trial in outcomes for outcomes in by_class.values()):
+        if trial.neuron_id < 0 and all(trial in outcomes for outcomes in by_class.values()):
             yield trial, {name: outcomes[trial] for name, outcomes in by_class.items()}
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -84,10 +85,10 @@ class SteeredModel:
         for n_rows, of_length in by_length.items():
             for first in range(0, len(of_length), self.batch_size):
                 batch = of_length[first : first + self.batch_size]
-                row_ids = [self.store.row_ids(batch).reshape(len(batch), n_rows)]
+                parts = [self.store.row_ids(batch).reshape(len(batch), n_rows)]
                 if resamples:
-                    row_ids.append(np.stack([self._donor(item_id, n_rows) for item_id in batch]))
-                yield lambda row_ids=np.stack(row_ids, axis=1): self._read(row_ids)
+                    parts.append(np.stack([self._donor(item_id, n_rows) for item_id in batch]))
+                yield partial(self._read, np.stack(parts, axis=1))
 
     def _read(self, row_ids: np.ndarray) -> Tensor:
         return torch.from_numpy(self.store.gather(row_ids.reshape(-1))).view(*row_ids.shape, -1)

@@ -17,8 +17,8 @@ class Steering:
     """Gives the logits of a head under many edits of the latents of its layer.
 
     The activations at the layer come from outside, computed once. A batch is encoded once; each distinct edit costs a
-    sparse product with the entries that it changes (or leaves, where these are fewer) and one run of the head. Published
-    evaluations run the whole model once an edit (PatchSAE's 21 passes a batch).
+    sparse product with the entries that it changes (or leaves, where these are fewer) and one run of the head.
+    Published evaluations run the whole model once an edit (PatchSAE: 21 passes a batch).
 
     Args:
         head: of the activations or of the latents; on the device of the SAE.

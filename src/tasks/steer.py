@@ -139,8 +139,9 @@ def _open_neurons(cfg: Any, rundir: RunDir, fold: FoldData, sae: SAE) -> Neurons
     statistics = read_class_statistics(summarized.table("class_statistics").with_suffix(".npz"))
     if set(statistics.classes) != set(fold.classes) or statistics.means.shape[1] != sae.n_latents:
         raise ValueError(
-            f"Expected statistics of {sae.n_latents} neurons for the classes {list(fold.classes)} in {summarized.path}, "
-            f"got {statistics.means.shape[1]} for {list(statistics.classes)}: run task=summarize_latents again."
+            f"Expected statistics of {sae.n_latents} neurons for the classes {list(fold.classes)} in "
+            f"{summarized.path}, got {statistics.means.shape[1]} for {list(statistics.classes)}: run "
+            "task=summarize_latents again."
         )
     classes = half_of_classes(fold.classes, cfg.steer.classes)
     order = [statistics.classes.index(name) for name in classes]
@@ -195,7 +196,9 @@ def _write_page(cfg: Any, rundir: RunDir, table: pd.DataFrame, classes: Sequence
         caption = "How the neurons of one class change the recall of all."
         rundir.add_figure("side_effects", plot_side_effects(table, k), caption)
     if any(steer.doses.values()):
-        caption = f"Share of test items predicted as a class over the strength of its {k} neurons; thin: single classes."
+        caption = (
+            f"Share of test items predicted as a class over the strength of its {k} neurons; thin: single classes."
+        )
         rundir.add_figure("doses", plot_doses(table), caption)
     results = {"k_chosen": k, "n_items": int(effects["n_items"].sum())}
     results |= {f"test/recall_{name}": float(effects[name].mean()) for name in (NO_SAE, RECONSTRUCT, KEEP, REMOVE)}

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from src.activation_spec import require_same_spec
 from src.data.fold import FoldData
 from src.models.backbones.base import Backbone
@@ -71,8 +70,9 @@ def _require_all_tokens(fold: FoldData, backbone: Backbone) -> None:
     tokens = fold.spec.tokens
     if tokens != "all" and not (tokens == "patch" and backbone.n_prefix == 0):
         raise ValueError(
-            f"Expected all tokens of layer {fold.spec.layer} to run the rest of {fold.spec.model} from, got {tokens} in "
-            f"{fold.folder.path}: embed them with backbone.tokens=all and train the SAE on these, or give steer.head=probe."
+            f"Expected all tokens of layer {fold.spec.layer} to run the rest of {fold.spec.model} from, got {tokens} "
+            f"in {fold.folder.path}: embed them with backbone.tokens=all and train the SAE on these, or give "
+            "steer.head=probe."
         )
 
 

@@ -156,7 +156,7 @@ def _load_sae(arrays):
 @pytest.mark.golden
 def test_every_embedding_and_prediction_of_patchsaes_evaluation(golden_dir):
     folder = golden_dir / "stats"
-    arrays = {name: value for name, value in np.load(folder / "topk_masking.npz").items()}
+    arrays = dict(np.load(folder / "topk_masking.npz").items())
     toy = {name.removeprefix("toy/"): torch.from_numpy(v) for name, v in arrays.items() if name.startswith("toy/")}
     layers = [
         {kind: toy[f"vision_model.encoder.layers.{number}.{kind}"] for kind in ("weight", "bias")} for number in (0, 1)
