@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from src.analysis.figure_style import BLACK, BLUE, GREY, SKY, VERMILLION, styled
+from src.analysis.figure_style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILLION, styled
 from src.analysis.steering_metrics import RECALL, TARGET_SHARE
 from src.analysis.steering_trials import KEEP, RECONSTRUCT, REMOVE, UNION
 
-_COLORS = {KEEP: BLUE, REMOVE: VERMILLION}
+_COLORS = {KEEP: BLUE, REMOVE: VERMILLION, "own": BLUE, UNION: ORANGE}
 _TITLES = {KEEP: "Only these neurons kept", REMOVE: "These neurons removed"}
 _CLASS_HEIGHT = 0.3
 
@@ -39,7 +39,7 @@ def plot_sizes(by_size: pd.DataFrame, reconstruct: float, no_sae: float) -> Figu
                 band = {"color": GREY, "alpha": 0.35, "linewidth": 0, "label": "Random sets, 95 %"}
                 axes.fill_between(x, rows["low"], rows["high"], **band)
             if len(rows):
-                axes.plot(x, rows[RECALL], dash, color=_COLORS[action], marker="o", markersize=4, label=label)
+                axes.plot(x, rows[RECALL], dash, color=_COLORS[target], marker="o", markersize=4, label=label)
         axes.set_xticks(range(len(sizes)), [f"{k:,}" for k in sizes], rotation=45)
         axes.set(title=_TITLES[action], xlabel="Neurons of a class", ylim=(-0.02, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -125,7 +125,7 @@ def plot_doses(table: pd.DataFrame) -> Figure:
                 axes.plot(by_target.index, by_target[target], color=color, linewidth=0.6, alpha=0.5)
             mean = by_target.mean(axis=1)
             axes.plot(mean.index, mean, color=color, marker="o", markersize=4, label=f"Items {name}, mean")
-        unit = "" if action == "scale" else ", in units of the neuron's mean where it fires"
+        unit = "" if action == "scale" else ", in train means"
         axes.set(xlabel=f"{words[action]}{unit}", ylim=(-0.02, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("Predicted as the class")

@@ -110,7 +110,8 @@ def _over_classes(trial: Trial, by_class: Mapping[str, Outcome], classes: Sequen
     predicted = np.concatenate([outcome.predicted for outcome in by_class.values()])
     rows = [_row(trial, "all", "accuracy", float(np.mean(predicted == labels)), len(labels))]
     numbers = [classes.index(name) for name in by_class]
-    scores: Any = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
+    never: Any = 0.0  # of a class that is never predicted
+    scores: Any = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=never)
     for name, precision, f1, n_items in zip(by_class, scores[0], scores[2], sizes, strict=True):
         rows += [_row(trial, name, "precision", precision, n_items), _row(trial, name, "f1", f1, n_items)]
         values = [_scores_of(outcome, trial, name, classes) for outcome in by_class.values()]
@@ -141,8 +142,8 @@ def choose_size(table: pd.DataFrame) -> int:
     Raises:
         ValueError: when there are no random sets, or no sizes.
     """
-    rows = table[(table["metric"] == PROBABILITY) & table["action"].isin([KEEP, REMOVE])]
-    own: Any = rows[rows["class"] == rows["target"]]
+    rows: Any = table[(table["metric"] == PROBABILITY) & table["action"].isin([KEEP, REMOVE])]
+    own = rows[rows["class"] == rows["target"]]
     effect = own[own["draw"] < 0].groupby(["action", "k"])["value"].mean()
     chance = own[own["draw"] >= 0].groupby(["action", "k"])["value"].mean()
     gain = effect - chance
@@ -165,9 +166,9 @@ def summarize_effects(table: pd.DataFrame, k: int, metric: str = RECALL) -> pd.D
         remove_high, lowered`; low and high bound the middle 95 % of the random sets, and an effect is `raised` or
         `lowered` where it lies beyond. Without random sets the bounds are NaN and nothing is beyond.
     """
-    table = table[table["metric"] == metric]
+    of_metric: Any = table[table["metric"] == metric]
     rows = []
-    for name, of_class in table.groupby("class", sort=False):
+    for name, of_class in of_metric.groupby("class", sort=False):
         plain = of_class.set_index("action")["value"]
         row: dict[str, Any] = {"class": name, "n_items": int(of_class["n_items"].iloc[0])}
         row |= {action: float(plain[action]) for action in (NO_SAE, RECONSTRUCT)}
@@ -190,7 +191,7 @@ def effects_by_size(table: pd.DataFrame) -> pd.DataFrame:
         Rows of `target` (`own` class or `union`), `action`, `k`, `recall`, and of random sets `low`, `mean` and `high`
         of their means over classes.
     """
-    rows = table[(table["metric"] == RECALL) & table["action"].isin([KEEP, REMOVE])]
+    rows: Any = table[(table["metric"] == RECALL) & table["action"].isin([KEEP, REMOVE])]
     found = []
     for target in ("own", UNION):
         used = rows[rows["target"] == UNION] if target == UNION else rows[rows["target"] == rows["class"]]
@@ -211,7 +212,7 @@ def published_layout(table: pd.DataFrame, classes: Sequence[str], sizes: Sequenc
         classes: the columns.
         sizes: numbers of neurons, in the order of the rows.
     """
-    recall = table[(table["metric"] == RECALL) & (table["draw"] < 0)]
+    recall: Any = table[(table["metric"] == RECALL) & (table["draw"] < 0)]
     own = recall[(recall["target"] == recall["class"]) | (recall["action"] == NO_SAE)]
     values = own.set_index(["action", "k", "class"])["value"]
     rows = {NO_SAE: (NO_SAE, 0)}

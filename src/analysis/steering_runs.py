@@ -96,5 +96,5 @@ class SteeredModel:
     def _donor(self, item_id: str, n_rows: int) -> np.ndarray:
         """Returns rows of a random donor: position by position, or drawn where it has another number of rows."""
         rng = np.random.default_rng([self.seed, *item_id.encode()])
-        ((start, stop),) = self.store.row_ranges([self.donors[rng.integers(len(self.donors))]])
+        ((start, stop),) = self.store.row_ranges([self.donors[int(rng.integers(len(self.donors)))]])
         return np.arange(start, stop) if stop - start == n_rows else rng.integers(start, stop, n_rows)

@@ -1,7 +1,8 @@
 """What steering tries: which edits are made to the items of a class, and how the number of neurons is chosen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class Neurons:
         classes: the classes that are steered.
         rankings: [n_classes, n_latents], neuron ids, the best for each class first.
         masses: [n_classes, n_latents], mean latents on the items of each class.
-        means: [n_latents] float32, mean latents over train rows, zeros included.
-        typical: [n_latents] float32, mean latents over the train rows where a neuron fires: the unit of doses.
+        means: [n_latents] float32, mean latents over train rows, zeros included: what latents are replaced by, and the
+            unit of doses that are set or added.
         replace: what is taken away becomes its `mean`, `zero`, or is taken from another item (`resample`).
     """
 
@@ -55,7 +56,6 @@ class Neurons:
     rankings: np.ndarray
     masses: np.ndarray
     means: Tensor
-    typical: Tensor
     replace: str
 
     @property
@@ -76,11 +76,11 @@ class Neurons:
         return act(neuron_ids.tolist(), self.n_latents, means, resamples=self.replace == "resample")
 
     def change(self, action: str, neuron_ids: np.ndarray, strength: float) -> Edit:
-        """Returns the edit that scales, sets or adds; strengths of the last two are in units of `typical`."""
+        """Returns the edit that scales, sets or adds; strengths of the last two are in units of `means`."""
         ids = neuron_ids.tolist()
         if action == "scale":
             return scale(ids, self.n_latents, strength)
-        return {"set": set_to, "add": add}[action](ids, self.n_latents, strength * self.typical)
+        return {"set": set_to, "add": add}[action](ids, self.n_latents, strength * self.means)
 
 
 def parse_sizes(sizes: Sequence[int | str], n_latents: int) -> list[int]:
@@ -123,6 +123,20 @@ def size_trials(
         for draw, ids in sets.items():
             for action in (KEEP, REMOVE):
                 yield Trial(action, target, k, draw=draw, edit=neurons.take_away(action, ids))
+
+
+def describe_controls(neurons: Neurons, trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Returns how well random sets match: a row a set with its share of the chosen neurons and of their mass."""
+    rows = []
+    for trial in trials:
+        if trial.draw >= 0 and trial.action == REMOVE and trial.edit is not None:
+            chosen, drawn = neurons.best(trial.target, trial.k), trial.edit.changed.numpy().nonzero()[0]
+            mass = neurons.masses[neurons.classes.index(trial.target)]
+            known = {"class": trial.target, "k": trial.k, "draw": trial.draw}
+            ratio = float(mass[drawn].sum() / mass[chosen].sum()) if mass[chosen].any() else float("nan")
+            shared = float(np.isin(drawn, chosen).mean()) if trial.k else 0.0
+            rows.append({**known, "mass_ratio": ratio, "shared": shared})
+    return rows
 
 
 def dose_trials(neurons: Neurons, target: str, k: int, doses: Mapping[str, Sequence[float]]) -> Iterator[Trial]:

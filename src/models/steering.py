@@ -44,7 +44,8 @@ class Steering:
         given = [edit for edit in self._edits if edit is not None]
         with torch.no_grad():
             constants = iter(decoded_offsets(given, sae.atoms) if given else ())
-        self._constants = [None if edit is None else next(constants) for edit in self._edits]
+        nothing = sae.atoms.new_zeros(sae.d_in)
+        self._constants = [nothing if edit is None else next(constants) for edit in self._edits]
 
     @property
     def n_distinct(self) -> int:
@@ -103,7 +104,9 @@ class Steering:
                 if donors is None:
                     raise ValueError(NO_DONORS)
                 parts.append(donors.where(edit.touches(donors)))
-            moved = sum((decode_sparse(part, sae.atoms) for part in parts if part.n_entries), start=constant)
+            moved = constant
+            for part in parts:
+                moved = moved + decode_sparse(part, sae.atoms)
             yield torch.addcmul(base, moved, unit) + self._added_constant
 
 

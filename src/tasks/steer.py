@@ -31,6 +31,7 @@ from src.analysis.steering_trials import (
     REPLACEMENTS,
     Neurons,
     Plan,
+    describe_controls,
     parse_sizes,
     size_trials,
 )
@@ -61,8 +62,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `analysis/metrics.csv`, a row an edit, class and metric, and what is read from it.
 
     `effects.csv` has each class's recall and probability at the chosen size beside random sets, `sizes.csv` means over
-    classes by size, `confusion.csv` what was predicted, `neurons.csv` the table of neurons with their own effects. The
-    ranking is made on train items, the size is chosen on validation items, everything is scored on test items.
+    classes by size, `controls.csv` how well the sets match, `confusion.csv` what was predicted, `neurons.csv` the table
+    of neurons with what removing the best ones does. The ranking is made on train items, the size is chosen on
+    validation items, everything is scored on test items.
 
     Returns:
         `k_chosen`, `n_items`, mean recall over classes `test/recall_<edit>`, the same of random sets as
@@ -105,6 +107,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     table = describe_outcomes(outcomes, head.classes)
     _write_csv(rundir, "metrics", table)
     _write_csv(rundir, "confusion", tabulate_confusions(outcomes, head.classes))
+    controls = [row for of_class in outcomes.values() for row in describe_controls(neurons, of_class)]
+    _write_csv(rundir, "controls", pd.DataFrame(controls))
     if steer.published_layout:
         with write_atomically(rundir.path / "analysis" / "published" / "metrics.csv") as temporary:
             published_layout(table, neurons.classes, plan.sizes).to_csv(temporary, index=False)
@@ -147,10 +151,8 @@ def _open_neurons(cfg: Any, rundir: RunDir, fold: FoldData, sae: SAE) -> Neurons
     order = [statistics.classes.index(name) for name in classes]
     rankings = rank_neurons_for_classes(statistics, cfg.steer.rule)[order]
     table = read_neurons(summarized.path / "analysis").sort_values("neuron_id")
-    means, typical = (
-        torch.from_numpy(table[name].fillna(0).to_numpy(np.float32, copy=True)) for name in ("mean", "mean_active")
-    )
-    return Neurons(classes, rankings, statistics.means[order], means, typical, cfg.steer.replace)
+    means = torch.from_numpy(table["mean"].to_numpy(np.float32, copy=True))
+    return Neurons(classes, rankings, statistics.means[order], means, cfg.steer.replace)
 
 
 def _choose_size(cfg: Any, model: SteeredModel, fold: FoldData, neurons: Neurons, sizes: Sequence[int]) -> int:
@@ -183,11 +185,12 @@ def _write_csv(rundir: RunDir, name: str, table: pd.DataFrame) -> None:
 def _write_page(cfg: Any, rundir: RunDir, table: pd.DataFrame, classes: Sequence[str], k: int) -> dict[str, float]:
     steer = cfg.steer
     by_metric = {metric: summarize_effects(table, k, metric) for metric in (RECALL, PROBABILITY)}
-    effects, by_size = by_metric[RECALL], effects_by_size(table)
+    effects: Any = by_metric[RECALL]
+    by_size: Any = effects_by_size(table)
     both = pd.concat([one.assign(metric=metric) for metric, one in by_metric.items()])
     rundir.add_table("effects", both, f"What {k} neurons of each class do to its own test items.", len(both))
     rundir.add_table("sizes", by_size, "Recall by the number of neurons, means over classes.", len(by_size))
-    plain: Any = effects[[NO_SAE, RECONSTRUCT]].mean()
+    plain = effects[[NO_SAE, RECONSTRUCT]].mean()
     band = "; grey: the middle 95 % of random sets of as many neurons with as much activation on the class"
     figure = plot_sizes(by_size, plain[RECONSTRUCT], plain[NO_SAE])
     rundir.add_figure("sizes", figure, f"Recall on test items, mean over {len(classes)} classes{band}.")
@@ -203,7 +206,7 @@ def _write_page(cfg: Any, rundir: RunDir, table: pd.DataFrame, classes: Sequence
     results = {"k_chosen": k, "n_items": int(effects["n_items"].sum())}
     results |= {f"test/recall_{name}": float(effects[name].mean()) for name in (NO_SAE, RECONSTRUCT, KEEP, REMOVE)}
     if steer.n_controls:
-        at_k: Any = by_size[(by_size["target"] == "own") & (by_size["k"] == k)].set_index("action")
+        at_k = by_size[(by_size["target"] == "own") & (by_size["k"] == k)].set_index("action")
         results |= {f"test/recall_{name}_controls": float(at_k.loc[name, "mean"]) for name in (KEEP, REMOVE)}
         results |= {f"test/n_{name}": int(effects[name].sum()) for name in ("raised", "lowered")}
     gone = {"mean": "its train mean", "zero": "zero", "resample": "that of another train item"}[steer.replace]

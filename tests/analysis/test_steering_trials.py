@@ -10,6 +10,7 @@ from src.analysis.steering_trials import (
     UNION,
     Neurons,
     Plan,
+    describe_controls,
     dose_trials,
     parse_sizes,
     single_trials,
@@ -22,9 +23,7 @@ N = 40
 def make_neurons(replace="mean"):
     rng = np.random.default_rng(0)
     rankings = np.stack([np.arange(N), np.arange(N)[::-1], np.roll(np.arange(N), 7)])
-    return Neurons(
-        ("a", "b", "c"), rankings, rng.random((3, N)), torch.linspace(0, 1, N), torch.linspace(1, 2, N), replace
-    )
+    return Neurons(("a", "b", "c"), rankings, rng.random((3, N)), torch.linspace(1, 2, N), replace)
 
 
 def test_sizes_above_the_number_of_neurons_are_dropped_and_all_is_that_number():
@@ -45,7 +44,7 @@ def test_a_size_is_tried_with_the_best_neurons_and_with_random_sets_kept_and_rem
     assert torch.equal(kept, ~removed)
     for trial in trials:
         assert int(trial.edit.changed.sum()) == (trial.k if trial.action == REMOVE else N - trial.k)
-        torch.testing.assert_close(trial.edit.offset, torch.linspace(0, 1, N) * trial.edit.changed)
+        torch.testing.assert_close(trial.edit.offset, torch.linspace(1, 2, N) * trial.edit.changed)
 
 
 def test_the_union_is_of_all_classes_best_without_repeats():
@@ -61,7 +60,7 @@ def test_what_is_taken_away_becomes_what_the_replacement_says():
     assert resample.resamples
 
 
-def test_doses_scale_set_and_add_in_units_of_typical_latents():
+def test_doses_scale_set_and_add_in_units_of_train_means():
     doses = {"scale": [0, 2.0], "add": [0.5], "set": [3]}
     scaled, doubled, added, put = dose_trials(make_neurons(), "a", 2, doses)
     assert (scaled.edit.factor, doubled.edit.factor, added.edit.factor, put.edit.factor) == (0, 2, 1, 0)
@@ -90,3 +89,11 @@ def test_a_plan_gives_each_class_its_own_sets_and_at_the_chosen_size_those_of_th
         *((name, 5) for name in "abc"),
         *((UNION, k) for k in (1, 5, 10)),
     }
+
+
+def test_how_well_random_sets_match_is_told():
+    neurons = make_neurons()
+    rows = describe_controls(neurons, list(size_trials(neurons, "c", [4, N], n_controls=2)))
+    assert [(row["class"], row["k"], row["draw"]) for row in rows] == [("c", k, draw) for k in (4, N) for draw in (0, 1)]
+    assert all(row["mass_ratio"] == pytest.approx(1, abs=0.03) for row in rows)
+    assert [row["shared"] for row in rows] == [0, 0, 1, 1]
