@@ -41,11 +41,10 @@ class Steering:
         numbers = {key: number for number, key in enumerate(by_key)}
         self._numbers = [numbers[None if edit is None else edit.key] for edit in edits]
         self._edits = [None if edit is None else edit.to(sae.W_dec.device) for edit in by_key.values()]
-        given = [edit for edit in self._edits if edit is not None]
+        has_offset = [edit for edit in self._edits if edit is not None and edit.offset is not None]
         with torch.no_grad():
-            constants = iter(decoded_offsets(given, sae.atoms) if given else ())
-        nothing = sae.atoms.new_zeros(sae.d_in)
-        self._constants = [nothing if edit is None else next(constants) for edit in self._edits]
+            decoded = iter(decoded_offsets(has_offset, sae.atoms) if has_offset else ())
+        self._offsets = [next(decoded) if edit in has_offset else None for edit in self._edits]
 
     @property
     def n_distinct(self) -> int:
@@ -85,12 +84,12 @@ class Steering:
         latents = sae.encode(rows)
         statistics = sae.normalize(rows)[1] if sae.normalizes_rows else None
         unit = sae.input_scale if statistics is None else statistics.scale
-        whole = rows if self._keeps_error else sae.decode(latents, statistics)
+        whole = sae.decode(latents, statistics)
         # What is left when every latent is taken away: exactly the decoded zero where the error is dropped.
         emptied = sae.decode(latents.where(torch.zeros_like(latents.values, dtype=torch.bool)), statistics)
         if self._keeps_error:
-            emptied = emptied + (rows - sae.decode(latents, statistics))
-        for edit, constant in zip(self._edits, self._constants, strict=True):
+            whole, emptied = rows, emptied + (rows - whole)
+        for edit, offset in zip(self._edits, self._offsets, strict=True):
             if edit is None:
                 yield rows
                 continue
@@ -104,10 +103,11 @@ class Steering:
                 if donors is None:
                     raise ValueError(NO_DONORS)
                 parts.append(donors.where(edit.touches(donors)))
-            moved = constant
+            edited = base + self._added_constant if offset is None else base + (offset * unit + self._added_constant)
             for part in parts:
-                moved = moved + decode_sparse(part, sae.atoms)
-            yield torch.addcmul(base, moved, unit) + self._added_constant
+                if part.n_entries:
+                    edited.addcmul_(decode_sparse(part, sae.atoms), unit)
+            yield edited
 
 
 def _dense(latents: SparseLatents, neuron_ids: Sequence[int] | None) -> Tensor:

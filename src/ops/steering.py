@@ -106,9 +106,8 @@ def neuron_mask(neuron_ids: Neurons, n_latents: int) -> Bool[Tensor, " {n_latent
 
 
 def decoded_offsets(edits: Sequence[Edit], atoms: Atoms) -> Float[Tensor, "{len(edits)} d_in"]:
-    """Returns the constant vector `offset @ atoms` of each edit [n_edits, d_in]; 0 without an offset."""
-    zeros = atoms.new_zeros(len(atoms))
-    return torch.stack([zeros if edit.offset is None else edit.offset.to(atoms) for edit in edits]) @ atoms
+    """Returns the constant vector `offset @ atoms` [n_edits, d_in] of edits that have an offset."""
+    return torch.stack([edit.offset.to(atoms) for edit in edits if edit.offset is not None]) @ atoms
 
 
 def edit_dense(

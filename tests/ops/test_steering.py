@@ -47,8 +47,9 @@ def test_edits_that_do_the_same_have_one_key():
 
 def test_offsets_are_decoded_once_an_edit():
     atoms = torch.arange(8.0).view(4, 2)
-    found = decoded_offsets([keep([2], 4), remove([1, 3], 4, MEANS)], atoms)
-    torch.testing.assert_close(found, torch.stack([torch.zeros(2), 0.2 * atoms[1] + 0.4 * atoms[3]]))
+    found = decoded_offsets([keep([2], 4, MEANS), remove([1, 3], 4, MEANS)], atoms)
+    of_rest = 0.1 * atoms[0] + 0.2 * atoms[1] + 0.4 * atoms[3]
+    torch.testing.assert_close(found, torch.stack([of_rest, 0.2 * atoms[1] + 0.4 * atoms[3]]))
 
 
 def test_entries_of_changed_neurons_are_found():
