@@ -162,7 +162,8 @@ class Plan:
         neurons: see there.
         sizes: numbers of neurons of a class.
         k: the size at which side effects and doses are measured.
-        n_controls: random sets a size.
+        n_controls: random sets at each of `control_sizes`.
+        control_sizes: see there.
         n_single: best neurons of each class that are removed one by one.
         has_union: whether the neurons of all classes together are edited too.
         has_side_effects: whether each class's neurons are edited on the items of all classes.
@@ -174,6 +175,7 @@ class Plan:
     sizes: Sequence[int]
     k: int
     n_controls: int
+    control_sizes: Sequence[int]
     n_single: int
     has_union: bool
     has_side_effects: bool
@@ -183,7 +185,9 @@ class Plan:
     def of_class(self, name: str) -> list[Trial]:
         """Returns the edits of the items of a class: by its own neurons, by all together, by those of other classes."""
         neurons, found = self.neurons, plain_trials(self.neurons.n_latents)
-        found += size_trials(neurons, name, self.sizes, self.n_controls, self.seed)
+        for k in self.sizes:
+            n_controls = self.n_controls if k in self.control_sizes else 0
+            found += size_trials(neurons, name, [k], n_controls, self.seed)
         found += single_trials(neurons, name, self.n_single)
         if self.has_union:
             found += size_trials(neurons, UNION, self.sizes)

@@ -47,7 +47,8 @@ from src.tasks.upstream_head import open_upstream_head
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
-_ERROR_TERMS = ("dropped", "kept")
+_CHOICES = {"replace": REPLACEMENTS, "error_term": ("dropped", "kept"), "control_sizes": ("all", "chosen")}
+_WITHOUT_VALIDATION = 50  # neurons, where no validation items choose
 _MANY = 20  # classes that a figure of every class by every class has room for
 
 
@@ -76,9 +77,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when something was not made yet.
     """
     steer = cfg.steer
-    for key, value, known in (("replace", steer.replace, REPLACEMENTS), ("error_term", steer.error_term, _ERROR_TERMS)):
-        if value not in known:
-            raise ValueError(f"Expected steer.{key} among {', '.join(known)}, got {value!r}.")
+    for key, known in _CHOICES.items():
+        if steer[key] not in known:
+            raise ValueError(f"Expected steer.{key} among {', '.join(known)}, got {steer[key]!r}.")
     fold = open_fold(cfg).of_labelled()
     parts = "train+val+test"
     rundir.record(*fold.inputs(*(f"{what} {parts}" for what in ("split", "cases", "labels", "activations")), "classes"))
@@ -101,8 +102,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     )
     sizes = parse_sizes(list(steer.sizes), sae.n_latents)
     k = _choose_size(cfg, model, fold, neurons, sizes)
-    options = (steer.n_controls, steer.n_single, steer.union, steer.side_effects, steer.doses, cfg.seed)
-    plan = Plan(neurons, sorted({*sizes, k}), k, *options)
+    sizes = sorted({*sizes, k})
+    control_sizes = {"all": sizes, "chosen": [k]}[steer.control_sizes]
+    options = (steer.n_controls, control_sizes, steer.n_single, steer.union, steer.side_effects, steer.doses, cfg.seed)
+    plan = Plan(neurons, sizes, k, *options)
     outcomes = {name: model.run(plan.of_class(name), name, _items(fold, "test", name)) for name in neurons.classes}
     table = describe_outcomes(outcomes, head.classes)
     _write_csv(rundir, "metrics", table)
@@ -162,6 +165,10 @@ def _choose_size(cfg: Any, model: SteeredModel, fold: FoldData, neurons: Neurons
         if not 0 <= steer.k_chosen <= neurons.n_latents:
             raise ValueError(f"Expected steer.k_chosen within 0:{neurons.n_latents}, got {steer.k_chosen}.")
         return int(steer.k_chosen)
+    if not fold.split.val:
+        k = min(sizes, key=lambda size: abs(size - _WITHOUT_VALIDATION))
+        _LOGGER.warning("Fold %s has no validation items to choose by: k = %d. Give steer.k_chosen.", cfg.fold, k)
+        return k
     outcomes: dict[str, Outcomes] = {}
     for name in neurons.classes:
         trials = list(size_trials(neurons, name, sizes, steer.n_controls_val, cfg.seed + 1))

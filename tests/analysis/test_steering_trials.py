@@ -77,7 +77,7 @@ def test_single_neurons_are_removed_one_by_one():
 
 def test_a_plan_gives_each_class_its_own_sets_and_at_the_chosen_size_those_of_the_others():
     options = {"n_controls": 4, "n_single": 2, "has_union": True, "has_side_effects": True, "seed": 0}
-    plan = Plan(make_neurons(), [1, 5, 10], 5, doses={"scale": [2.0]}, **options)
+    plan = Plan(make_neurons(), [1, 5, 10], 5, control_sizes=[1, 5, 10], doses={"scale": [2.0]}, **options)
     trials = plan.of_class("a")
     assert [trial.action for trial in trials[:2]] == [NO_SAE, RECONSTRUCT]
     counts = {target: sum(t.target == target for t in trials) for target in ("a", "b", "c", UNION)}
@@ -89,11 +89,15 @@ def test_a_plan_gives_each_class_its_own_sets_and_at_the_chosen_size_those_of_th
         *((name, 5) for name in "abc"),
         *((UNION, k) for k in (1, 5, 10)),
     }
+    alone = Plan(make_neurons(), [1, 5, 10], 5, control_sizes=[5], doses={}, **options).of_class("a")
+    assert {trial.k for trial in alone if trial.draw >= 0} == {5}
 
 
 def test_how_well_random_sets_match_is_told():
     neurons = make_neurons()
     rows = describe_controls(neurons, list(size_trials(neurons, "c", [4, N], n_controls=2)))
-    assert [(row["class"], row["k"], row["draw"]) for row in rows] == [("c", k, draw) for k in (4, N) for draw in (0, 1)]
+    assert [(row["class"], row["k"], row["draw"]) for row in rows] == [
+        ("c", k, draw) for k in (4, N) for draw in (0, 1)
+    ]
     assert all(row["mass_ratio"] == pytest.approx(1, abs=0.03) for row in rows)
     assert [row["shared"] for row in rows] == [0, 0, 1, 1]
