@@ -96,8 +96,7 @@ def test_a_plan_gives_each_class_its_own_sets_and_at_the_chosen_size_those_of_th
 def test_how_well_random_sets_match_is_told():
     neurons = make_neurons()
     rows = describe_controls(neurons, list(size_trials(neurons, "c", [4, N], n_controls=2)))
-    assert [(row["class"], row["k"], row["draw"]) for row in rows] == [
-        ("c", k, draw) for k in (4, N) for draw in (0, 1)
-    ]
+    assert [(row["k"], row["draw"]) for row in rows] == [(4, 0), (4, 1), (N, 0), (N, 1)]
+    assert {row["class"] for row in rows} == {"c"}
     assert all(row["mass_ratio"] == pytest.approx(1, abs=0.03) for row in rows)
     assert [row["shared"] for row in rows] == [0, 0, 1, 1]
