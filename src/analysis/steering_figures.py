@@ -120,6 +120,8 @@ def plot_doses(table: pd.DataFrame) -> Figure:
         of_action = rows[rows["action"] == action]
         is_own = of_action["class"] == of_action["target"]
         for name, color, part in (("of the class", BLUE, is_own), ("of other classes", SKY, ~is_own)):
+            if not part.any():
+                continue  # side effects were not asked for
             by_target = of_action[part].groupby(["strength", "target"])["value"].mean().unstack()
             for target in by_target:
                 axes.plot(by_target.index, by_target[target], color=color, linewidth=0.6, alpha=0.5)

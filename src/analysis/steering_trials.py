@@ -191,8 +191,8 @@ class Plan:
         found += single_trials(neurons, name, self.n_single)
         if self.has_union:
             found += size_trials(neurons, UNION, self.sizes)
-        for other in neurons.classes:
-            if self.has_side_effects and other != name:
+        for other in neurons.classes if self.has_side_effects else [name]:
+            if other != name:
                 found += size_trials(neurons, other, [self.k])
             found += dose_trials(neurons, other, self.k, self.doses)
         return found

@@ -51,7 +51,7 @@ def slides(tmp_path_factory):
         path,
         *("exp=features", f"dataset.dir={path / 'features'}", "dataset.positive_class=tumor", "splits.n_folds=2"),
         *("splits.val_share=0.25", "sae.k=4", "train.batch_size=256", "train.epochs=20"),
-        *("probe.inputs=[activations]", "probe.neuron_probes=false", "probe.pool=max"),
+        *("probe.inputs=[activations,latents]", "probe.neuron_probes=false", "probe.pool=max"),
         *("mil.methods=[attention_latents]", "mil.max_epochs=10", "mil.min_epochs=2", "mil.lr=1e-3"),
         *("steer.head=probe", "steer.n_controls=8", "steer.doses.set=[2]", "steer.sizes=[1,4,16,all]"),
         tasks=("splits", "train_sae", "encode", "summarize_latents", "train_probe", "train_mil"),
@@ -90,7 +90,7 @@ def test_numbers_are_those_of_dense_arithmetic(slides):
 
 
 def test_steering_the_planted_neurons_moves_their_class_beyond_random_sets_and_no_other(slides):
-    results, rundir, _ = slides("steer")
+    results, rundir, _ = slides("steer", "steer.probe=latents")
     effects = read(rundir, "effects").query("metric == 'probability'").set_index("class")
     assert effects.loc["tumor", "remove"] < effects.loc["tumor", "reconstruct"] - 0.2
     assert bool(effects.loc["tumor", "lowered"])
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused(slides, tmp_path):
         "steer.k_chosen=100000": "steer.k_chosen within 0:",
         "steer.sizes=[1,most]": "whole numbers from 0 or all",
         "steer.head=guess": "steer.head among auto, probe",
-        "steer.probe=latents": "export of .*, got 'latents': there are .'activations'.",
+        "steer.probe=neurons": r"export of .*, got 'neurons': there are \['activations', 'latents'\]",
         "steer.rule=best": "rule among contrast",
         "steer.head=tail": "backbone to compute activations with",
     }.items():
