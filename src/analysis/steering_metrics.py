@@ -12,6 +12,7 @@ from src.analysis.steering_trials import KEEP, NO_SAE, RECONSTRUCT, REMOVE, UNIO
 
 RECALL, PROBABILITY, TARGET_SHARE, TARGET_PROBABILITY = "recall", "probability", "target_share", "target_probability"
 _INTERVAL = (0.025, 0.975)
+_ENOUGH = 0.95
 _TRIAL = ("action", "target", "k", "strength", "draw")
 
 
@@ -134,7 +135,8 @@ def choose_size(table: pd.DataFrame) -> int:
 
     The effect is the mean over classes of the own class's probability (median over its items): how far it is above the
     random sets' mean when only the neurons are kept, plus how far below when they are removed. Recall would do for many
-    items; probabilities also tell sizes apart where a class has few. Of equal sizes the smallest is taken.
+    items; probabilities also tell sizes apart where a class has few. Effects flatten out, so the smallest size is taken
+    that has 95 % of the largest excess.
 
     Args:
         table: of `describe_outcomes`, random sets among them.
@@ -149,8 +151,8 @@ def choose_size(table: pd.DataFrame) -> int:
     gain = effect - chance
     if not len(gain) or gain.isna().any():
         raise ValueError("Expected every size beside random sets to choose by, got some without: set steer.n_controls.")
-    total = gain.loc[KEEP] - gain.loc[REMOVE]
-    return int(total.idxmax())
+    total = (gain.loc[KEEP] - gain.loc[REMOVE]).sort_index()
+    return int(total.index[total >= total.max() - (1 - _ENOUGH) * abs(total.max())][0])
 
 
 def summarize_effects(table: pd.DataFrame, k: int, metric: str = RECALL) -> pd.DataFrame:

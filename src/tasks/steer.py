@@ -65,7 +65,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     `effects.csv` has each class's recall and probability at the chosen size beside random sets, `sizes.csv` means over
     classes by size, `controls.csv` how well the sets match, `confusion.csv` what was predicted, `neurons.csv` the table
     of neurons with what removing the best ones does. The ranking is made on train items, the size is chosen on
-    validation items, everything is scored on test items.
+    validation items (`validation.csv`), everything is scored on test items.
 
     Returns:
         `k_chosen`, `n_items`, mean recall over classes `test/recall_<edit>`, the same of random sets as
@@ -101,7 +101,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         cfg.seed,
     )
     sizes = parse_sizes(list(steer.sizes), sae.n_latents)
-    k = _choose_size(cfg, model, fold, neurons, sizes)
+    k = _choose_size(cfg, rundir, model, fold, neurons, sizes)
     sizes = sorted({*sizes, k})
     control_sizes = {"all": sizes, "chosen": [k]}[steer.control_sizes]
     options = (steer.n_controls, control_sizes, steer.n_single, steer.union, steer.side_effects, steer.doses, cfg.seed)
@@ -158,8 +158,10 @@ def _open_neurons(cfg: Any, rundir: RunDir, fold: FoldData, sae: SAE) -> Neurons
     return Neurons(classes, rankings, statistics.means[order], means, cfg.steer.replace)
 
 
-def _choose_size(cfg: Any, model: SteeredModel, fold: FoldData, neurons: Neurons, sizes: Sequence[int]) -> int:
-    """Returns `steer.k_chosen`, or the size whose effect on validation items exceeds that of random sets most."""
+def _choose_size(
+    cfg: Any, rundir: RunDir, model: SteeredModel, fold: FoldData, neurons: Neurons, sizes: Sequence[int]
+) -> int:
+    """Returns `steer.k_chosen`, or the size that `choose_size` takes on validation items."""
     steer = cfg.steer
     if steer.k_chosen is not None:
         if not 0 <= steer.k_chosen <= neurons.n_latents:
@@ -173,7 +175,9 @@ def _choose_size(cfg: Any, model: SteeredModel, fold: FoldData, neurons: Neurons
     for name in neurons.classes:
         trials = list(size_trials(neurons, name, sizes, steer.n_controls_val, cfg.seed + 1))
         outcomes[name] = model.run(trials, name, _items(fold, "val", name))
-    k = choose_size(describe_outcomes(outcomes, model.head.classes))
+    table = describe_outcomes(outcomes, model.head.classes)
+    _write_csv(rundir, "validation", table)
+    k = choose_size(table)
     _LOGGER.info("k = %d neurons a class, chosen on %d validation items.", k, len(fold.split.val))
     return k
 

@@ -112,8 +112,13 @@ def make_table():
     return long_table(values)
 
 
-def test_the_size_is_the_one_whose_effect_exceeds_random_sets_most():
+def test_the_size_is_the_smallest_whose_effect_exceeds_random_sets_nearly_most():
     assert choose_size(make_table()) == 5
+    better = make_table()
+    is_own = (better.action == REMOVE) & (better.target == "a") & (better.draw < 0)
+    better.loc[is_own & (better.k == 9), "value"] = 0.04
+    assert choose_size(better.query("k == 9 or k == 1")) == 9
+    assert choose_size(better) == 5  # 9 neurons do 2 % more
     table = make_table()
     with pytest.raises(ValueError, match="beside random sets"):
         choose_size(table[table.draw < 0])

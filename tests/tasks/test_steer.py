@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused(slides, tmp_path):
     described = copy / "export" / "activations" / "cfg.json"
     described.write_text(described.read_text().replace('"tumor"', '"lesion"'))
     with pytest.raises(ValueError, match=r"(knows the classes|changed|differ|digest)"):
-        slides("steer", f"probe_run={copy}", "steer.n_single=1")
+        slides("steer", f"++probe_run={copy}", "steer.n_single=1")
     assert missing_inputs(cfg)
 
 
