@@ -7,6 +7,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,8 @@ def main() -> None:
     head = TailHead(backbone, LAYER, classes=[f"class {number}" for number in range(N_CLASSES)])
     images = torch.randn(N_CLASSES, arguments.images, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     # Random weights give every image nearly the same logits: a head on centred, larger features tells images apart.
-    backbone.model.get_classifier().weight.normal_(std=1.0)
+    model: Any = backbone.model
+    model.get_classifier().weight.normal_(std=1.0)
     (rows,) = backbone.activations(images[:, 0]).values()
     sae = make_sae(rows, n_latents)
     sizes = [size for size in SIZES if size < n_latents] + [n_latents]
