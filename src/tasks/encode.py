@@ -55,7 +55,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     parts = {part: list(fold.split.item_ids(part)) for part in PARTS}
     in_parts = {item_id for item_ids in parts.values() for item_id in item_ids}
     parts[""] = [item_id for item_id in fold.items if item_id not in in_parts]
-    items = [_item(cfg, fold, item_id) for item_ids in parts.values() for item_id in item_ids]
+    items = [latent_item(cfg, fold, item_id) for item_ids in parts.values() for item_id in item_ids]
     source = EncodedLatents(sae, items, fold.store.gather, fold.store.coords, inference, fold.spec)
     sae_digest = digest_export(rundir.upstream("train_sae").export_dir)
     shaping = [sae_digest, *(one.digest for one in inputs), *inference.shaping, batch_rows(sae)]
@@ -78,7 +78,8 @@ def batch_rows(sae: SAE) -> int:
     return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 8 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
 
 
-def _item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:
+def latent_item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:
+    """Returns what a source of latents says of an item: its rows, their digest and patch size."""
     store = fold.store
     ((start, stop),) = store.row_ranges([item_id])
     stated = store.patch_size_level0(item_id) or fold.folder.patch_size_of_patch_file(item_id)

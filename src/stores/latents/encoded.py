@@ -33,6 +33,7 @@ class EncodedLatents(LatentSource):
         coords: gives an item's level-0 coords [n_rows, 2], or None.
         inference: how the SAE is run.
         spec: see above.
+        most_rows: how many rows are encoded at once at most, however many are asked for; None: no limit.
     """
 
     def __init__(
@@ -43,16 +44,19 @@ class EncodedLatents(LatentSource):
         coords: Callable[[str], np.ndarray | None] | None = None,
         inference: Inference | None = None,
         spec: ActivationSpec | None = None,
+        most_rows: int | None = None,
     ) -> None:
         self.items: Mapping[str, LatentItem] = {item.item_id: item for item in items}
         self.n_latents = sae.n_latents
         self.spec = spec or ActivationSpec()
         self._sae, self._gather, self._coords = sae, gather, coords
         self._inference = inference or Inference()
+        self._most_rows = most_rows
 
     def read(self, item_ids: Iterable[str], n_rows: int = PIECE_ROWS) -> Iterator[tuple[np.ndarray, SparseLatents]]:
         """See `LatentSource.read`."""
         order, rows = self._in_order(item_ids)
+        n_rows = min(n_rows, self._most_rows or n_rows)
         start = 0
         for _, latents in self._encode(rows, list(rows.spans(n_rows))):
             stop = start + latents.n_rows
