@@ -1,4 +1,4 @@
-"""The best neuron for what boxes mark, chosen on train images and scored on test images, beside what it is held against.
+"""The best neuron for what boxes mark, chosen on train images and scored on test images, and what it is held against.
 
 It is held against the best raw activation channel, chosen in the same way, and against neurons drawn at random.
 """

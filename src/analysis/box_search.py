@@ -1,4 +1,4 @@
-"""Which neuron, and which threshold of its mask, agrees best with annotated boxes: all neurons at once, on the tokens."""
+"""Which neuron, and which threshold of its mask, agrees best with boxes: all neurons at once, on the tokens."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

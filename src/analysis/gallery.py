@@ -22,6 +22,7 @@ _TILE_SIDE = 176
 _UNSAFE = re.compile(r"[/\\\x00]")
 RESULTS_FILE = "all_results.json"
 
+
 @dataclass(frozen=True)
 class Subject:
     """An image to draw.
@@ -85,8 +86,8 @@ class Gallery:
 
     def place(self, threshold: float, subject: Subject) -> Path:
         """Returns the folder of a subject's pictures."""
-        names = (_UNSAFE.sub("_", name) for name in (subject.label, subject.item_id))
-        return self._of_threshold(threshold) / "class={}".format(next(names)) / "image_id={}".format(next(names))
+        label, item_id = (_UNSAFE.sub("_", name) for name in (subject.label, subject.item_id))
+        return self._of_threshold(threshold) / f"class={label}" / f"image_id={item_id}"
 
     def write_results(self, drawn: Sequence[Drawn]) -> None:
         """Writes `visuals_mask_th=<t>/all_results.json`: by class, image and neuron what is on the pictures."""

@@ -91,10 +91,10 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     gallery = Gallery(rundir.path, rule, of_neurons, grid, images.window, visual.longest_side)
     labels = {item_id: fold.items[item_id].label or _UNLABELLED for item_id in candidates}
     written = choose_images(labels, visual.n_images, cfg.seed)
-    plan = _plan_sheets(latents, neuron_ids, candidates, visual.n_sheet_images, cfg.seed)
-    drawn = _draw(latents, gallery, images, labels, written, plan)
+    plan = plan_sheets(latents, neuron_ids, candidates, visual.n_sheet_images, cfg.seed)
+    drawn = draw_images(latents, gallery, images, labels, written, plan)
     gallery.write_results(drawn)
-    figures = _write_sheets(rundir, neurons, plan, drawn)
+    figures = write_sheets(rundir, neurons, plan, drawn)
     table = pd.DataFrame({"neuron_id": neuron_ids, "chosen_as": list(neurons.values()), "max": maxima})
     rundir.add_table("visualized_neurons", table, "The neurons drawn; max: over train images.", 20)
     results: dict[str, float] = {"n_neurons": len(neuron_ids), "n_images": len(written)}
@@ -168,7 +168,7 @@ def _choose_neurons(cfg: Any, rundir: RunDir, fold: FoldData, latents: LatentSou
     return {neuron_id: ", ".join(those) for neuron_id, those in reasons.items()}
 
 
-def _plan_sheets(latents: LatentSource, neuron_ids: Sequence[int], item_ids: Sequence[str], n: int, seed: int) -> Plan:
+def plan_sheets(latents: LatentSource, neuron_ids: Sequence[int], item_ids: Sequence[str], n: int, seed: int) -> Plan:
     maxima = latents.item_maxima(neuron_ids, item_ids)
     return {
         neuron_id: {
@@ -179,7 +179,7 @@ def _plan_sheets(latents: LatentSource, neuron_ids: Sequence[int], item_ids: Seq
     }
 
 
-def _draw(
+def draw_images(
     latents: LatentSource,
     gallery: Gallery,
     images: ImageSet,
@@ -205,7 +205,7 @@ def _draw(
     return list(track(prefetch(map(task, needed), _N_WORKERS, 2 * _N_WORKERS), "Drawing images", len(needed)))
 
 
-def _write_sheets(rundir: RunDir, neurons: Mapping[int, str], plan: Plan, drawn: Sequence[Drawn]) -> list[PageFigure]:
+def write_sheets(rundir: RunDir, neurons: Mapping[int, str], plan: Plan, drawn: Sequence[Drawn]) -> list[PageFigure]:
     """Writes a contact sheet a neuron."""
     tiles = {one.subject.item_id: one.tiles for one in drawn}
     figures = []
@@ -217,8 +217,8 @@ def _write_sheets(rundir: RunDir, neurons: Mapping[int, str], plan: Plan, drawn:
         with write_atomically(path) as temporary:
             temporary.write_bytes(encode_png(draw_sheet(f"Neuron {neuron_id} ({reason})", rows)))
         caption = (
-            f"Neuron {neuron_id}, {reason}: images on which it fires most, about its median, and drawn at random. Below "
-            "each the heatmap, with the contour of the mask; the number is its maximum on the image."
+            f"Neuron {neuron_id}, {reason}: images on which it fires most, about its median, and drawn at random. "
+            "Below each the heatmap, with the contour of the mask; the number is its maximum on the image."
         )
         figures.append(PageFigure(path, caption))
     return figures

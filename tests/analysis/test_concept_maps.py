@@ -131,5 +131,5 @@ def test_levels_follow_the_scale_and_silence_has_no_mask():
     for scale in ("neuron", "image", "absolute"):
         masks = maps[None] > mask_levels(thresholds, scale, maps, maxima)[..., None, None]
         assert not masks[:, 1].any()
-    with pytest.raises(ValueError, match="visualize.scale"):
+    with pytest.raises(ValueError, match=r"visualize\.scale"):
         mask_levels(thresholds, "share", maps, maxima)
