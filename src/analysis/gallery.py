@@ -114,11 +114,12 @@ class Gallery:
         means, largest = subject.values.mean(axis=0), subject.values.max(axis=0)
         results: dict[float, dict[str, Any]] = {threshold: {} for threshold in self.rule.thresholds}
         for number, neuron_id in enumerate(subject.neuron_ids):
-            heatmap = encode_png(draw_heatmap(small, strengths[number]))
+            heatmap = draw_heatmap(small, strengths[number])
+            encoded = encode_png(heatmap)
             for (threshold, folder), level in zip(folders.items(), levels[:, number], strict=True):
                 mask = maps[number] > level
-                masked = encode_png(draw_mask(small, mask, strengths[number]))
-                (folder / f"neuron={neuron_id}_heatmap.png").write_bytes(heatmap)
+                masked = encode_png(draw_mask(small, heatmap, mask))
+                (folder / f"neuron={neuron_id}_heatmap.png").write_bytes(encoded)
                 (folder / f"neuron={neuron_id}_heatmap_with_mask.png").write_bytes(masked)
                 boxes = contour_boxes(mask, self.rule.min_area) * np.array([*pixel, *pixel])
                 results[threshold][str(neuron_id)] = {

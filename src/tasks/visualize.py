@@ -169,6 +169,7 @@ def _choose_neurons(cfg: Any, rundir: RunDir, fold: FoldData, latents: LatentSou
 
 
 def plan_sheets(latents: LatentSource, neuron_ids: Sequence[int], item_ids: Sequence[str], n: int, seed: int) -> Plan:
+    """Returns the images to show of each neuron; see `choose_sheet_items`."""
     maxima = latents.item_maxima(neuron_ids, item_ids)
     return {
         neuron_id: {
@@ -208,14 +209,17 @@ def draw_images(
 def write_sheets(rundir: RunDir, neurons: Mapping[int, str], plan: Plan, drawn: Sequence[Drawn]) -> list[PageFigure]:
     """Writes a contact sheet a neuron."""
     tiles = {one.subject.item_id: one.tiles for one in drawn}
+
+    def task(neuron_id: int) -> Callable[[], bytes]:
+        rows = [(title, [tiles[one][neuron_id] for one in items]) for title, items in plan[neuron_id].items()]
+        return lambda: encode_png(draw_sheet(f"Neuron {neuron_id} ({neurons[neuron_id]})", rows))
+
     figures = []
-    for neuron_id, reason in neurons.items():
-        rows = [
-            (title, [tiles[item_id][neuron_id] for item_id in item_ids]) for title, item_ids in plan[neuron_id].items()
-        ]
+    sheets = prefetch(map(task, neurons), _N_WORKERS, 2 * _N_WORKERS)
+    for (neuron_id, reason), sheet in zip(neurons.items(), sheets, strict=True):
         path = rundir.plot(f"neuron_{neuron_id}")
         with write_atomically(path) as temporary:
-            temporary.write_bytes(encode_png(draw_sheet(f"Neuron {neuron_id} ({reason})", rows)))
+            temporary.write_bytes(sheet)
         caption = (
             f"Neuron {neuron_id}, {reason}: images on which it fires most, about its median, and drawn at random. "
             "Below each the heatmap, with the contour of the mask; the number is its maximum on the image."
