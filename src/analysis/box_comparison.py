@@ -86,10 +86,11 @@ def choose(
     labels: Sequence[str],
     by_image_label: Mapping[str, tuple[int, int]],
     shown: Sequence[int],
+    rule: MaskRule,
     n_random: int,
     seed: int,
-) -> list[dict[str, Any]]:
-    """Returns who is scored: dictionaries of label, chosen_by, kind, unit_id, and threshold (its number; None: all).
+) -> pd.DataFrame:
+    """Returns who is scored, a row each: label, chosen_by, kind, unit_id, and chosen_threshold (NaN: all thresholds).
 
     Args:
         neurons: as searched on train images.
@@ -97,27 +98,28 @@ def choose(
         labels: of the boxes.
         by_image_label: best neuron and channel by the image label, of the labels of boxes that it is about.
         shown: further neurons to score.
-        n_random: neurons to draw among those active on train images.
+        rule: that of the search.
+        n_random: neurons to draw among those that are active on train images and not among the best.
         seed: of the draw.
     """
-    found = []
+    rows: list[tuple[str, str, str, int, float]] = []
     for label, name in enumerate(labels):
-        if name in by_image_label:
-            for searched, unit in zip((neurons, channels), by_image_label[name], strict=True):
-                found.append(_contender(name, BY_IMAGE_LABEL, searched.units.kind, unit, None))
-        for searched in (neurons, channels):
+        for place, searched in enumerate((neurons, channels)):
+            if name in by_image_label:
+                rows.append((name, BY_IMAGE_LABEL, searched.units.kind, by_image_label[name][place], np.nan))
             number, unit = searched.best(label)
-            found.append(_contender(name, BY_BOXES, searched.units.kind, unit, number))
-    found += [_contender(name, SHOWN, NEURON, unit, None) for name in labels for unit in shown]
-    taken = {one["unit_id"] for one in found if one["kind"] == NEURON}
-    active = np.setdiff1d(np.flatnonzero(neurons.maxima > 0), list(taken))
-    drawn = np.random.default_rng(seed).choice(active, min(n_random, len(active)), replace=False)
-    found += [_contender(name, AT_RANDOM, NEURON, int(unit), None) for name in labels for unit in np.sort(drawn)]
-    return found
+            rows.append((name, BY_BOXES, searched.units.kind, unit, rule.thresholds[number]))
+    best = [unit for _, _, kind, unit, _ in rows if kind == NEURON]
+    active = np.setdiff1d(np.flatnonzero(neurons.maxima > 0), best)
+    drawn = np.sort(np.random.default_rng(seed).choice(active, min(n_random, len(active)), replace=False)).tolist()
+    for name in labels:
+        rows += [(name, SHOWN, NEURON, unit, np.nan) for unit in shown]
+        rows += [(name, AT_RANDOM, NEURON, unit, np.nan) for unit in drawn]
+    return pd.DataFrame(rows, columns=["label", "chosen_by", "kind", "unit_id", "chosen_threshold"])
 
 
 def score(
-    contenders: Sequence[Mapping[str, Any]],
+    contenders: pd.DataFrame,
     searched: Sequence[Searched],
     images: Mapping[str, BoxedImage],
     grid: Grid,
@@ -128,32 +130,21 @@ def score(
 
     Returns:
         A row a contender and threshold: label, chosen_by, kind, unit_id, threshold, and the columns of
-        `BoxScores.table`; neurons drawn at random are one row, their mean.
+        `BoxScores.table`; neurons drawn at random are one row, their mean, without a unit_id.
     """
     tables = []
     for one in searched:
-        mine = [contender for contender in contenders if contender["kind"] == one.units.kind]
-        unit_ids = sorted({contender["unit_id"] for contender in mine})
+        unit_ids = np.unique(contenders.loc[contenders["kind"] == one.units.kind, "unit_id"])
         scores = BoxScores(labels, one.maxima[unit_ids], rule)
         for item_id, image in images.items():
-            scores.add(one.units.item(item_id, unit_ids), grid, image)
+            scores.add(one.units.item(item_id, unit_ids.tolist()), grid, image)
         table = scores.table()
-        table["unit_id"] = np.array(unit_ids)[table["unit"]]
-        for contender in mine:
-            rows = table[(table["label"] == contender["label"]) & (table["unit_id"] == contender["unit_id"])]
-            if contender["threshold"] is not None:
-                rows = rows[rows["threshold"] == rule.thresholds[contender["threshold"]]]
-            named = rows.drop(columns=["unit", "unit_id", "label"])
-            named = named.assign(**{name: contender[name] for name in ("label", "chosen_by", "kind", "unit_id")})
-            tables.append(named)
-    table = pd.concat(tables, ignore_index=True)
-    first = ["label", "chosen_by", "kind", "unit_id", "threshold"]
-    table = table[[*first, *(name for name in table if name not in first)]]
-    at_random = table["chosen_by"] == AT_RANDOM
-    mean: Any = table[at_random].drop(columns="unit_id").groupby(["label", "chosen_by", "kind", "threshold"])
-    mean = mean.mean().reset_index().assign(kind=RANDOM)
-    return pd.concat([table[~at_random], mean], ignore_index=True).astype({"unit_id": "Int64"})
-
-
-def _contender(label: str, chosen_by: str, kind: str, unit_id: int, threshold: int | None) -> dict[str, Any]:
-    return {"label": label, "chosen_by": chosen_by, "kind": kind, "unit_id": unit_id, "threshold": threshold}
+        tables.append(table.assign(kind=one.units.kind, unit_id=unit_ids[table.pop("unit")]))
+    found: Any = contenders.merge(pd.concat(tables), on=["label", "kind", "unit_id"])
+    chosen = found.pop("chosen_threshold")
+    found = found[chosen.isna() | (chosen == found["threshold"])]
+    is_random = found["chosen_by"] == AT_RANDOM
+    drawn = found[is_random].assign(kind=RANDOM)
+    mean = drawn.groupby(["label", "chosen_by", "kind", "threshold"], as_index=False).mean().assign(unit_id=pd.NA)
+    counts = {"unit_id": "Int64", "n_images": int, "n_boxes": int}
+    return pd.concat([found[~is_random].astype(counts), mean.astype(counts)], ignore_index=True)

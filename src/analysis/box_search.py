@@ -57,41 +57,32 @@ def token_ious(rows: Rows, levels: np.ndarray, coverage: TokenCoverage) -> np.nd
         n_rows = piece.n_rows if isinstance(piece, SparseLatents) else len(piece)
         shares = coverage.shares[:, start : start + n_rows]
         counted = coverage.counted[start : start + n_rows]
-        add = _add_sparse if isinstance(piece, SparseLatents) else _add_dense
-        add(piece, levels, shares, counted, common, area)
+        for number, level in enumerate(levels):
+            if isinstance(piece, SparseLatents):
+                added = _sum_sparse(piece, level, shares, counted)
+            else:
+                added = _sum_dense(piece, level, shares, counted)
+            area[number] += added[0]
+            common[:, number] += added[1]
         start += n_rows
     total = (coverage.shares * coverage.counted).sum(axis=1)[:, None, None]
     union = area[None] + total - common
     return np.divide(common, union, out=np.zeros(shape), where=union > 0)
 
 
-def _add_sparse(
-    piece: SparseLatents,
-    levels: np.ndarray,
-    shares: np.ndarray,
-    counted: np.ndarray,
-    common: np.ndarray,
-    area: np.ndarray,
-) -> None:
-    neurons, rows, values = piece.neuron_ids, piece.row_ids, piece.values
-    has_place = torch.from_numpy(counted)[rows]
-    for number, level in enumerate(levels):
-        above = (values > torch.from_numpy(level)[neurons]) & has_place
-        ids, of_rows = neurons[above].numpy(), rows[above].numpy()
-        area[number] += np.bincount(ids, minlength=len(level))
-        for label in range(len(shares)):
-            common[label, number] += np.bincount(ids, shares[label, of_rows], minlength=len(level))
+def _sum_sparse(
+    piece: SparseLatents, level: np.ndarray, shares: np.ndarray, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many tokens are above each level [n_neurons], and their covered area [n_labels, n_neurons]."""
+    above = (piece.values > piece.per_neuron(torch.from_numpy(level))) & torch.from_numpy(counted)[piece.row_ids]
+    ids, of_rows = piece.neuron_ids[above].numpy(), piece.row_ids[above].numpy()
+    covered = [np.bincount(ids, of_label[of_rows], minlength=len(level)) for of_label in shares]
+    return np.bincount(ids, minlength=len(level)), np.stack(covered)
 
 
-def _add_dense(
-    piece: np.ndarray,
-    levels: np.ndarray,
-    shares: np.ndarray,
-    counted: np.ndarray,
-    common: np.ndarray,
-    area: np.ndarray,
-) -> None:
-    for number, level in enumerate(levels):
-        above = ((piece > level) & counted[:, None]).astype(np.float32)
-        area[number] += above.sum(axis=0, dtype=np.float64)
-        common[:, number] += shares.astype(np.float32) @ above
+def _sum_dense(
+    piece: np.ndarray, level: np.ndarray, shares: np.ndarray, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same of dense values [n_rows, n_neurons]."""
+    above = ((piece > level) & counted[:, None]).astype(np.float32)
+    return above.sum(axis=0, dtype=np.float64), shares.astype(np.float32) @ above

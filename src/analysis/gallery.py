@@ -151,7 +151,8 @@ class Gallery:
         """Returns maps [n, H, W], levels of masks [n_thresholds, n], and the maps from 0 to 1 for colours."""
         columns = [subject.neuron_ids.index(neuron_id) for neuron_id in neuron_ids]
         coarse = to_grid(subject.values[:, columns], self.grid)
-        maps = to_pixels(coarse, *small.shape[:2], seen, self.rule.interpolation)
+        height, width = small.shape[:2]
+        maps = to_pixels(coarse, height, width, seen, self.rule.interpolation)
         maxima = np.array([self.maxima[neuron_id] for neuron_id in neuron_ids])
         levels = mask_levels(np.asarray(self.rule.thresholds), self.rule.scale, maps, maxima)
         darkest = maps.max(axis=(1, 2)) if self.rule.scale == "image" else maxima

@@ -84,7 +84,7 @@ def mask_iou(mask: np.ndarray, other: np.ndarray) -> float:
     return np.count_nonzero(mask & other) / union if union else 0.0
 
 
-def contains(boxes: np.ndarray, point: Sequence[float]) -> bool:
+def contains(boxes: np.ndarray, point: Sequence[float] | np.ndarray) -> bool:
     """Whether a point (x, y) lies in one of the boxes [n, 4]: a hit of the pointing game.
 
     J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016; without its margin of 15 pixels.

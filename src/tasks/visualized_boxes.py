@@ -84,7 +84,7 @@ def compare_boxes(
     if target is not None and target not in labels:
         raise ValueError(f"Expected visualize.target_box to be a label of boxes ({', '.join(labels)}), got {target!r}.")
     by_label = {} if target is None else {target: _best_by_image_label(cfg, rundir, fold)}
-    contenders = choose(neurons, channels, labels, by_label, shown, cfg.visualize.n_random, cfg.seed)
+    contenders = choose(neurons, channels, labels, by_label, shown, rule, cfg.visualize.n_random, cfg.seed)
     table = score(contenders, [neurons, channels], images.read_boxed(test), grid, labels, rule)
 
     caption = "Against the boxes of test images; chosen on train images."
@@ -144,7 +144,7 @@ def _found(neurons: Searched, channels: Searched, labels: Sequence[str], rule: M
 
 def _headline(table: pd.DataFrame, label: str, chosen_by: str) -> dict[str, float]:
     """Returns the results of a label; of what is scored at every threshold those at the first."""
-    rows = table[table["label"] == label]
+    rows: Any = table[table["label"] == label]
     results = {}
     for kind in (NEURON, CHANNEL, RANDOM):
         of_kind: Any = rows[(rows["kind"] == kind) & (rows["chosen_by"].isin([chosen_by, AT_RANDOM]))]

@@ -86,7 +86,7 @@ def test_the_planted_neuron_is_chosen_on_train_and_found_on_test_images():
     coverage = cover({item_id: images[item_id] for item_id in train}, ["cell"], GRID)
     searched = [search(units(kind, values), train, coverage, RULE) for kind in ("neuron", "channel")]
     assert searched[0].best(0)[1] == searched[1].best(0)[1] == 3
-    contenders = choose(*searched, ["cell"], {"cell": (5, 3)}, [1], n_random=3, seed=0)
+    contenders = choose(*searched, ["cell"], {"cell": (5, 3)}, [1], RULE, n_random=3, seed=0)
     table = score(contenders, searched, {item_id: images[item_id] for item_id in test}, GRID, ["cell"], RULE)
     rows = table.set_index(["chosen_by", "kind"])
     by_boxes = rows.loc[(BY_BOXES, "neuron")]
