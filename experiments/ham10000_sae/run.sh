@@ -5,7 +5,7 @@ study=(exp=ham10000_sae "dataset.dir=$1" "dataset.listing.csv=$1/HAM10000_metada
 for task in metadata embed splits train_sae encode; do
     python -m src.run "${study[@]}" "task=$task"
 done
-python -m src.run "${study[@]}" task=summarize_latents 'latent_summary.export=[mammo_sae]'
+python -m src.run "${study[@]}" task=summarize_latents 'latent_summary.export=[concepts]'
 python -m src.run "${study[@]}" task=visualize 'visualize.thresholds=[0.3,0.5]' visualize.n_images=70
 python -m src.run "${study[@]}" task=visualize 'visualize.class_filter=[mel]' visualize.n_images=20
 python -m src.run "${study[@]}" task=train_probe

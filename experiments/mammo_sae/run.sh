@@ -7,7 +7,7 @@ study=(exp=mammo_sae "dataset.dir=$1" "dataset.listing.csv=$2" dataset.listing.c
 for task in metadata embed train_sae encode; do
     python -m src.run "${study[@]}" "task=$task"
 done
-python -m src.run "${study[@]}" task=summarize_latents 'latent_summary.export=[mammo_sae]'
+python -m src.run "${study[@]}" task=summarize_latents 'latent_summary.export=[concepts]'
 python -m src.run "${study[@]}" task=visualize
 python -m src.run "${study[@]}" task=train_probe
 python -m src.run "${study[@]}" task=steer steer=mammo_sae
