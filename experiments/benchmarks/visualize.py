@@ -76,7 +76,7 @@ def main() -> None:
         folder = Path(temporary)
         item_ids = write_images(folder, arguments.images)
         latents = write_latents(folder / "latents", item_ids, arguments.neurons)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         neuron_ids = list(range(arguments.neurons))
         maxima = latents.item_maxima(neuron_ids, item_ids).max(axis=0).tolist()
         window = partial(seen_window, input_size=(224, 224), resize="crop", crop_pct=0.875)
@@ -92,7 +92,7 @@ def main() -> None:
         gallery.write_results(drawn)
         pictured = time.perf_counter()
         write_sheets(rundir, dict.fromkeys(neuron_ids, "best"), plan, drawn)
-        ended = time.perf_counter()
+        ended, cpu_ended = time.perf_counter(), time.process_time()
         files = [path for path in folder.joinpath("run").rglob("*") if path.is_file()]
         suffixes, megabytes = Counter(path.suffix for path in files), sum(path.stat().st_size for path in files) / 1e6
     print(
@@ -105,7 +105,7 @@ def main() -> None:
         ("sheets", ended - pictured),
     ):
         print(f"{name:<10}{seconds:>8.1f} s")
-    print(f"{'all':<10}{ended - started:>8.1f} s")
+    print(f"{'all':<10}{ended - started:>8.1f} s, of {cpu_ended - cpu_started:.1f} s CPU time")
 
 
 if __name__ == "__main__":

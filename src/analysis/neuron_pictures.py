@@ -10,9 +10,9 @@ from src.data.slides.outlines import import_cv2
 
 # As the maps of slides are drawn: light where the neuron is silent, dark where it is strongest, on pale grey.
 _COLORMAP = "magma_r"
-_MOST_OPAQUE = 0.85
+_OPACITY_SLOPE, _MOST_OPAQUE = 3.0, 217  # of 255: a third of the neuron's maximum is seen in full colour
 _OUTLINE, _BOX = (0, 160, 198), (213, 94, 0)
-_OUTSIDE = 0.45  # brightness of what lies outside of a mask
+_OUTSIDE = 0.6  # brightness of what lies outside of a mask
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def draw_heatmap(image: np.ndarray, strengths: np.ndarray) -> np.ndarray:
     cv2 = import_cv2()
     grey = cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=115 / 255, beta=140)
     levels = cv2.convertScaleAbs(strengths, alpha=255)
-    opacity = cv2.merge([cv2.convertScaleAbs(levels, alpha=_MOST_OPAQUE)] * 3)
+    opacity = cv2.merge([cv2.min(cv2.convertScaleAbs(levels, alpha=_OPACITY_SLOPE), _MOST_OPAQUE)] * 3)
     colors = cv2.LUT(cv2.merge([levels] * 3), _palette())
     pale = cv2.multiply(cv2.merge([grey] * 3), 255 - opacity, scale=1 / 255)
     return cv2.add(pale, cv2.multiply(colors, opacity, scale=1 / 255))

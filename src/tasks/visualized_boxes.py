@@ -161,5 +161,5 @@ def _about(label: str, n_held: int, n_images: int, is_by_label: bool) -> str:
             "The neuron and the channel head the rankings by the image label alone; no box was used to choose them."
         )
     if n_held >= _NEARLY_ALL * n_images:
-        start += "So image labels say nothing about where it is. "
+        start += "So whether an image holds one says next to nothing about it. "
     return start + "The neuron, the channel and their thresholds were chosen by the boxes of train images."

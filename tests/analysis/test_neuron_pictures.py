@@ -33,7 +33,7 @@ def test_around_a_mask_the_image_is_darker_and_within_it_is_the_other_picture():
     mask[5:15, 5:15] = True
     drawn = draw_mask(image, np.full_like(image, 50), mask)
     assert (drawn[8:12, 8:12] == 50).all()
-    assert (drawn[:4] == 90).all()
+    assert (drawn[:4] == 120).all()
     assert drawn[5, 5].tolist() == [0, 160, 198]  # the contour
 
 
