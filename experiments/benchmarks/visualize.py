@@ -1,4 +1,4 @@
-"""Seconds to draw 100 neurons on 50 images: heatmaps, masks at two thresholds, and a contact sheet a neuron.
+"""Seconds to draw 100 neurons on 50 images: heatmaps, masks, and a contact sheet a neuron.
 
     python -m experiments.benchmarks.visualize [--images 600 --neurons 100 --drawn 50]
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=100)
     parser.add_argument("--drawn", type=int, default=50)
     parser.add_argument("--longest-side", type=int, default=256)
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -81,7 +82,7 @@ def main() -> None:
         maxima = latents.item_maxima(neuron_ids, item_ids).max(axis=0).tolist()
         window = partial(seen_window, input_size=(224, 224), resize="crop", crop_pct=0.875)
         images = ImageSet(ImageSource(folder / "images.csv", folder), window)
-        rule, grid = MaskRule((0.3, 0.5)), Grid(SIDE, SIDE)
+        rule, grid = MaskRule(tuple(arguments.thresholds)), Grid(SIDE, SIDE)
         rundir = RunDir(folder / "run")
         of_neurons = dict(zip(neuron_ids, maxima, strict=True))
         gallery = Gallery(rundir.path, rule, of_neurons, grid, window, arguments.longest_side)

@@ -27,6 +27,7 @@ from src.models.backbones.preprocessing import seen_window
 from src.models.backbones.spec import CROP_PCT, IMAGE_SIZE, POOLED, RESIZE, size_pair
 from src.prefetch import prefetch
 from src.progress import track
+from src.records import ALL
 from src.report.page import Page, PageFigure
 from src.runs.rundir import RunDir
 from src.stores.latents.source import LatentSource
@@ -49,6 +50,9 @@ def missing_inputs(cfg: Any) -> list[str]:
         reasons.append("dataset.images_dir names no folder of images")
     if (tokens := cfg.backbone.get("tokens")) in POOLED:
         reasons.append(f"backbone.tokens={tokens} gives rows without a place in the image (patch and all have one)")
+    has_ranking = cfg.visualize.choose == "ranking" and cfg.get("ranking_run") is not None
+    if cfg.fold == ALL and not cfg.visualize.neurons and not has_ranking:
+        reasons.append("fold=all has no train items to choose neurons by: give visualize.neurons or ranking_run")
     if find_spec("cv2") is None:
         reasons.append("OpenCV is not installed: pip install opencv-python-headless")
     return reasons

@@ -106,7 +106,8 @@ def test_the_neuron_of_the_image_label_finds_the_boxes_and_random_ones_do_not(st
 
 
 def test_named_neurons_need_no_ranking_and_a_class_filter_keeps_its_images(study):
-    overrides = ["name=squares", "visualize.neurons=[3,1]", "visualize.class_filter=[square]", "visualize.n_images=2"]
+    overrides = ["visualize.neurons=[3,1]", "visualize.class_filter=[square]", "visualize.n_images=2"]
+    overrides.append("visualize.source=computed")
     results, rundir = run(study, "visualize", *overrides)
     assert results["n_neurons"] == 2
     content = json.loads((rundir.path / "visuals_mask_th=0.3/all_results.json").read_text())
@@ -149,6 +150,8 @@ def test_rows_without_a_place_cannot_be_drawn(study):
     assert missing_inputs(config.resolve(config.compose(typed(study, "visualize")))) == []
     (reason,) = missing_inputs(config.resolve(config.compose(typed(study, "visualize", "backbone.tokens=mean"))))
     assert reason.startswith("backbone.tokens=mean gives rows without a place in the image")
+    (reason,) = missing_inputs(config.resolve(config.compose(typed(study, "visualize", "fold=all"))))
+    assert reason.startswith("fold=all has no train items to choose neurons by")
 
 
 def test_a_killed_start_leaves_nothing_in_the_way(study):
