@@ -150,7 +150,7 @@ def _relation_errors(config: Mapping[str, Any]) -> Iterator[str]:
             f"evaluation.almost_dead_below: expected less than evaluation.dense_above={evaluation['dense_above']}, got "
             f"{evaluation['almost_dead_below']}"
         )
-    for key in ("selection.split", "evaluation.split", "visualize.split"):
+    for key in ("selection.split", "evaluation.split"):
         group, name = key.split(".")
         parts = config.get(group, {}).get(name, "").split("+")
         if config.get(group) and (set(parts) - set(PARTS) or len(set(parts)) < len(parts)):
