@@ -55,7 +55,7 @@ def import_cv2() -> Any:
         import cv2
     except ImportError as error:
         raise ImportError(
-            "Expected OpenCV to find tissue, found it not installed: pip install opencv-python-headless "
+            "Expected OpenCV to trace outlines, found it not installed: pip install opencv-python-headless "
             "(the extra `wsi`)."
         ) from error
     return cv2

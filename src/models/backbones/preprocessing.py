@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -25,6 +25,15 @@ Interpolation = Literal["bilinear", "bicubic"]
 Resize = Literal["stretch", "crop"]
 # A blank image stays blank: one grey level of contrast in 255.
 _LEAST_STD = 1 / 255
+
+
+class Window(NamedTuple):
+    """A part of an image, as shares of its height and width: the whole image is (0, 0, 1, 1)."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
 
 
 class Preprocessing:
@@ -77,9 +86,7 @@ class Preprocessing:
             if (height, width) == self.size:
                 return images
             return F.resize(images, list(self.size), self._mode, antialias=True)
-        least = [math.floor(edge / self._crop_pct) for edge in self.size]
-        scale = max(least[0] / height, least[1] / width)
-        covering = [max(edge, int(side * scale)) for edge, side in zip(least, (height, width), strict=True)]
+        covering = list(_covering_size(height, width, self.size, self._crop_pct))
         return F.center_crop(F.resize(images, covering, self._mode, antialias=True), list(self.size))
 
     def normalize(self, images: UInt8[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
@@ -101,3 +108,31 @@ class Preprocessing:
             self._resize,
             self._crop_pct,
         )
+
+
+def seen_window(
+    height: int, width: int, input_size: tuple[int, int], resize: str = RESIZE, crop_pct: float = CROP_PCT
+) -> Window:
+    """Returns which part of an image a model is given: all of it, or what its centre crop leaves.
+
+    Args:
+        height: of the image as it is stored, in pixels.
+        width: of it.
+        input_size: height and width of the model's input.
+        resize: `stretch` or `crop`, see `Preprocessing`.
+        crop_pct: see `Preprocessing`.
+    """
+    if resize == "stretch":
+        return Window(0.0, 0.0, 1.0, 1.0)
+    covering = _covering_size(height, width, input_size, crop_pct)
+    # Rounded as torchvision's center_crop does.
+    top, left = (round((side - edge) / 2) for side, edge in zip(covering, input_size, strict=True))
+    bottom, right = top + input_size[0], left + input_size[1]
+    return Window(top / covering[0], left / covering[1], bottom / covering[0], right / covering[1])
+
+
+def _covering_size(height: int, width: int, size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """Returns height and width to resize an image to, before the centre crop."""
+    least = [math.floor(edge / crop_pct) for edge in size]
+    scale = max(least[0] / height, least[1] / width)
+    return max(least[0], int(height * scale)), max(least[1], int(width * scale))

@@ -1,7 +1,7 @@
 """The reading side of latents, stored or computed when asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,6 +96,23 @@ class LatentSource(ABC):
         known = [of_item[row] for of_item, row in zip(coords, within, strict=True) if of_item is not None]
         has_coords = len(known) == len(ids) > 0
         return Places(ids, within, found[:, 0].astype(np.float32), np.stack(known) if has_coords else None)
+
+    def item_maxima(self, neuron_ids: Sequence[int], item_ids: Iterable[str]) -> np.ndarray:
+        """Returns the largest value of neurons on items, [n_items, n_neurons] float32; 0 where one is silent.
+
+        Args:
+            neuron_ids: the neurons.
+            item_ids: the items; all their rows are read.
+
+        Raises:
+            ValueError: when there is no such neuron or item.
+        """
+        wanted = list(item_ids)
+        maxima = torch.zeros(len(wanted), len(neuron_ids))
+        for positions, latents in self.read(wanted):
+            values = latents.columns(neuron_ids)
+            maxima.scatter_reduce_(0, torch.from_numpy(positions)[:, None].expand_as(values), values, "amax")
+        return maxima.numpy()
 
     @cached_property
     def _rows(self) -> ItemRows:

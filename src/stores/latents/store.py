@@ -1,6 +1,6 @@
 """A finished store of latents, mapped from disk."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -66,6 +66,24 @@ class LatentStore(LatentSource):
         positions, within = self._rows.locate(rows)
         ids = [self._rows.items[position].item_id for position in positions]
         return Places(ids, within, np.array(found["value"]), self._shards.coords(rows))
+
+    def item_maxima(self, neuron_ids: Sequence[int], item_ids: Iterable[str]) -> np.ndarray:
+        """See `LatentSource.item_maxima`: a seek a neuron, or with encode.by_neuron=false a pass over the rows."""
+        wanted = list(item_ids)
+        if self._by_neuron is None:
+            return super().item_maxima(neuron_ids, wanted)
+        self._in_order(wanted)  # refuses unknown items
+        numbers = {item_id: number for number, item_id in enumerate(self.items)}
+        asked = [numbers[item_id] for item_id in wanted]
+        entries, offsets = self._by_neuron
+        maxima = np.zeros((len(wanted), len(neuron_ids)), np.float32)
+        for column, neuron_id in enumerate(neuron_ids):
+            self._check_neuron(neuron_id)
+            found = entries[slice(*offsets[neuron_id : neuron_id + 2].tolist())]
+            of_items = np.zeros(len(self.items), np.float32)
+            np.maximum.at(of_items, self._rows.locate(found["row"])[0], found["value"])
+            maxima[:, column] = of_items[asked]
+        return maxima
 
     @cached_property
     def _shards(self) -> Shards:
