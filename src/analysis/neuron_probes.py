@@ -183,7 +183,9 @@ def _mean(values: np.ndarray, n_first: int) -> np.ndarray:
 
 def _score_rules(values: np.ndarray, rules: np.ndarray, is_member: np.ndarray) -> np.ndarray:
     """Returns the scores [3, n_classes, n_chunk] of rules of that shape on values [n_chunk, n_items]."""
-    scores = [_score_rule(values, *of_class, column) for *of_class, column in zip(*rules, is_member.T, strict=True)]
+    thresholds, weights, biases = rules
+    of_classes = zip(thresholds, weights, biases, is_member.T, strict=True)
+    scores = [_score_rule(values, *of_class) for of_class in of_classes]
     return np.stack(scores, axis=1)
 
 
