@@ -24,7 +24,12 @@ _NO_BACKBONE = (
 )
 _SAE = "export/cfg.json"
 # What tells the run of a task that can be named explicitly.
-_PRODUCTS = {"train_sae": _SAE, "select_neurons": "analysis/neurons.csv", "train_mil": "export", "train_probe": "export"}
+_PRODUCTS = {
+    "train_sae": _SAE,
+    "select_neurons": "analysis/neurons.csv",
+    "train_mil": "export",
+    "train_probe": "export",
+}
 # How conf/dataset spells a path in a folder that was not given.
 _NOWHERE = "None/"
 

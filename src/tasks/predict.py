@@ -23,6 +23,7 @@ from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import load_module, spec_of
+from src.tasks.upstream_sae import require_same_sae
 
 _LOGGER = logging.getLogger(__name__)
 _RUNS = ("select_neurons", "train_mil")
@@ -95,7 +96,7 @@ def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, 
         )
     is_of_activations = classifier.input_name == "activations"
     if not is_of_activations:
-        _require_same_sae(rundir, fitted)
+        require_same_sae(rundir, fitted)
     read = activation_bags(fold.store) if is_of_activations else latent_bags(latents, classifier.neuron_ids)
     probabilities = {item_id: classifier(read(item_id))[0] for item_id in fold.split.test}
     return tabulate_predictions(fold, method, classifier.classes, probabilities)
@@ -103,7 +104,7 @@ def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, 
 
 def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> dict[str, float]:
     ranked = rundir.trusted_upstream("select_neurons", fold.fitted("test"))
-    _require_same_sae(rundir, ranked)
+    require_same_sae(rundir, ranked)
     ranking = pd.read_csv(ranked.table("neurons"))
     (neuron_id,) = best_neuron_ids(ranking, 1)
     item_ids = list(fold.split.test)
@@ -121,14 +122,3 @@ def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> di
     if is_positive.any() and not is_positive.all():
         results["test/neuron_maximum_auroc"] = float(roc_auc_score(is_positive, maxima[known]))
     return results
-
-
-def _require_same_sae(rundir: RunDir, fitted: RunDir) -> None:
-    """Refuses a run whose neurons are those of another SAE than these latents'."""
-    digest = (rundir.upstream("train_sae").read_manifest() or {}).get("digest")
-    ancestors = (fitted.read_manifest() or {}).get("ancestors", {})
-    if digest not in ancestors.values():
-        raise ValueError(
-            f"Expected {fitted.path} to be made with the SAE in {rundir.upstream('train_sae').path}, got one that was "
-            "made with another: neurons of different SAEs have nothing in common. Give sae_run=<the run of its SAE>."
-        )

@@ -5,13 +5,15 @@ from typing import Any
 from src.activation_spec import require_same_spec
 from src.data.fold import FoldData
 from src.models.backbones.base import Backbone
+from src.models.backbones.open_clip_backbone import OpenClipBackbone
 from src.models.heads import BagHead, Head, PooledProbe, TailHead
 from src.models.mil.classifier import BagClassifier
 from src.models.probes import Probe
-from src.models.zero_shot import ZeroShot, half_of_classes, imagenet_templates, prompt_names, text_features
+from src.models.zero_shot import ZeroShot, half_of_classes, imagenet_templates, zero_shot_of
 from src.runs.rundir import RunDir
 from src.stores.modules import load_module, spec_of
 from src.tasks.streaming import open_backbone
+from src.tasks.upstream_sae import require_same_sae
 
 HEADS = ("auto", "probe", "mil", "tail", "tail_probe", "zero_shot")
 
@@ -62,6 +64,8 @@ def _open(rundir: RunDir, fold: FoldData, task: str, name: str | None, base: typ
     if spec is not None:
         remedy = f"Run task={task} on these activations, or give the run of another."
         require_same_spec(spec_of(metadata), str(fitted.export_dir / name), spec, str(fold.folder.path), remedy)
+    if module.input_name != "activations":
+        require_same_sae(rundir, fitted)
     return module
 
 
@@ -78,16 +82,8 @@ def _require_all_tokens(fold: FoldData, backbone: Backbone) -> None:
 
 def _make_zero_shot(cfg: Any, backbone: Backbone, fold: FoldData) -> ZeroShot:
     zero_shot = cfg.steer.zero_shot
-    if not backbone.projects:
+    if not isinstance(backbone, OpenClipBackbone):
         raise ValueError(f"Expected a backbone with a text encoder for steer.head=zero_shot, got {backbone.name}.")
-    import open_clip  # seconds to import
-
-    clip: Any = backbone
-    tokenize = open_clip.get_tokenizer(backbone.spec(fold.spec.layer).model)
     classes = half_of_classes(fold.classes, cfg.steer.classes)
     templates = imagenet_templates() if zero_shot.templates == "imagenet" else list(zero_shot.templates)
-    names = prompt_names(classes, dict(zero_shot.texts))
-    features = text_features(
-        lambda texts: clip.text_features(tokenize(texts).to(backbone.device)), names, templates, zero_shot.renormalize
-    )
-    return ZeroShot(features, float(clip.clip.logit_scale.exp()), classes)
+    return zero_shot_of(backbone, classes, templates, dict(zero_shot.texts), zero_shot.renormalize)

@@ -46,3 +46,19 @@ def open_inference(cfg: Any, *saes: SAE) -> Inference:
     for sae in saes:
         sae.to(inference.device)
     return inference
+
+
+def require_same_sae(rundir: RunDir, fitted: RunDir) -> None:
+    """Refuses a run whose neurons are those of another SAE than this one's.
+
+    Raises:
+        ValueError: when it was made with another.
+    """
+    trained = rundir.upstream("train_sae")
+    digest = (trained.read_manifest() or {}).get("digest")
+    ancestors = (fitted.read_manifest() or {}).get("ancestors", {})
+    if digest not in ancestors.values():
+        raise ValueError(
+            f"Expected {fitted.path} to be made with the SAE in {trained.path}, got one that was made with another: "
+            "neurons of different SAEs have nothing in common. Give sae_run=<the run of its SAE>."
+        )
