@@ -107,7 +107,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         scores, about = compare_boxes(cfg, rundir, fold, latents, neuron_ids, grid, rule, images)
         results |= scores
         paragraphs += about
-    rundir.write_page(Page("Neurons on images", paragraphs, results, figures[:_N_SHEETS_ON_PAGE]))
+    numbers = {key: value for key, value in results.items() if "_iou" not in key}  # those are in the table
+    rundir.write_page(Page("Neurons on images", paragraphs, numbers, figures[:_N_SHEETS_ON_PAGE]))
     return results
 
 
