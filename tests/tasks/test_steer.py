@@ -178,16 +178,16 @@ def images(tmp_path_factory):
     return make_run(
         path,
         *("exp=images", f"dataset.dir={path / 'images'}", "dataset.name=images", "dataset.positive_class=square"),
-        *("backbone=random_vit_tiny", "backbone.layer=-2", "backbone.model_args={num_classes:2}", "sae.expansion=1"),
+        *("backbone=random_vit_tiny", "backbone.layer=-2", "+backbone.model_args={num_classes:2}", "sae.expansion=1"),
         *("train.epochs=3", "train.batch_size=256", "splits.n_folds=2", "splits.val_share=0.25", "steer.head=tail"),
         *("steer.tail_classes=[plain,square]", "steer.sizes=[4,all]", "steer.k_chosen=4", "steer.n_controls=2"),
-        tasks=(),
+        tasks=("metadata", "splits"),
     )
 
 
 def test_the_rest_of_a_model_is_run_from_edited_tokens(images):
     tokens = "backbone.tokens=all"
-    for task in ("embed", "splits", "train_sae", "summarize_latents"):
+    for task in ("embed", "train_sae", "summarize_latents"):
         images(task, tokens)
     _, rundir, cfg = images("steer", tokens, "steer.error_term=kept")
     table = read(rundir).query("metric == 'probability' and draw == -1")
@@ -209,7 +209,7 @@ def paths_of(cfg, item_ids):
 
 
 def test_some_tokens_alone_do_not_do(images):
-    for task in ("embed", "splits", "train_sae", "summarize_latents"):
+    for task in ("embed", "train_sae", "summarize_latents"):
         images(task, "backbone.tokens=patch")
     with pytest.raises(ValueError, match=r"Expected all tokens of layer 10 .* got patch"):
         images("steer", "backbone.tokens=patch")
