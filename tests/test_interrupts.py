@@ -6,6 +6,16 @@ import pytest
 from src.interrupts import Interrupted, describe, interruptible, keeping, status_of
 
 
+@pytest.fixture(autouse=True)
+def handlers_of_a_new_process():
+    """Other tests may have left handlers of libraries."""
+    fresh = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in fresh.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_block_with_the_code_of_shells_and_handlers_are_set_back(number, code):
     before = signal.getsignal(number)
