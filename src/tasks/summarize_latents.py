@@ -290,4 +290,4 @@ def _write_published(
     if items is not None:
         concepts = ImageConcepts(items.means().astype(np.float32).toarray(), labels, tuple(item_ids))
         rankings = rank_concepts(neurons, statistics)
-        write_concept_files(root / "results", cfg.dataset.name, options.split, concepts, rankings)
+        write_concept_files(root / "eval_outputs", cfg.dataset.name, options.split, concepts, rankings)

@@ -142,7 +142,7 @@ def test_published_files_come_back(run):
         ]
     )
     np.testing.assert_array_equal(data.counts, counts)
-    published = rundir.path / "published" / "results"
+    published = rundir.path / "published" / "eval_outputs"
     concepts = read_concepts(published / f"sae_concepts_{folder.name}_train_global.pth", n_classes=2)
     np.testing.assert_allclose(concepts.strengths, means, rtol=1e-5, atol=1e-7)
     assert concepts.paths == tuple(item.item_id for item in items)
