@@ -57,7 +57,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
 def test_pipeline_finds_the_planted_neuron_and_runs_once(workplace):
     run(workplace, "task=pipeline")
     skipped = json.loads((task_dir(workplace, "pipeline") / "skipped.json").read_text())
-    assert set(skipped) == {"tile", "embed", "metadata", "localize", "predict", "train_probe"}
+    assert set(skipped) == {"tile", "embed", "metadata", "localize", "predict", "train_probe", "visualize", "steer"}
     neurons = pd.read_csv(task_dir(workplace, "select_neurons") / "analysis" / "neurons.csv")
     assert neurons.loc[0, "q_value"] < 0.05
     assert neurons.loc[0, "auroc"] > 0.9

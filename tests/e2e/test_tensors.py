@@ -46,7 +46,7 @@ def test_pipeline_on_separate_files_with_labels(files):
     given += [f"dataset.tensor_labels.{part}={path.with_name(f'{part}_labels.npy')}" for part, path in files.items()]
     run(files, *given, "dataset.positive_class=cell", "task=pipeline", "mil.methods=[max_activations,neuron]")
     skipped = json.loads((task_dir(files, "pipeline") / "skipped.json").read_text())
-    assert set(skipped) == {"tile", "embed", "splits", "localize", "predict", "train_probe"}
+    assert set(skipped) == {"tile", "embed", "splits", "localize", "predict", "train_probe", "visualize", "steer"}
     assert json.loads((task_dir(files, "train_sae") / "results.json").read_text())["n_train_rows"] == 60 * N_TOKENS
     neurons = pd.read_csv(task_dir(files, "select_neurons") / "analysis" / "neurons.csv")
     assert neurons.loc[0, "auroc"] > 0.9
