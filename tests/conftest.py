@@ -30,20 +30,3 @@ def golden_dir() -> Path:
 def data_dir() -> Path:
     """Real data sets."""
     return _folder("LOUPE_DATA", "../shared/data")
-
-
-# Their fixtures take long and serve a whole file: one process makes them, once.
-_KEPT_TOGETHER = (
-    "tests/e2e/",
-    "tests/training/test_ddp",
-    "tests/tasks/test_slide_tasks",
-    "tests/ops/test_triton_kernels",
-)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of some files in one process of `pytest -n`."""
-    for item in items:
-        if item.nodeid.startswith(_KEPT_TOGETHER):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
