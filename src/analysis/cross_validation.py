@@ -19,7 +19,7 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
             the order of labels, the positive one of two last.
 
     Returns:
-        method, fold, n_slides, and a column a metric, NaN where a fold's slides do not define it (AUROC in a fold of
+        method, fold, n_items, and a column a metric, NaN where a fold's slides do not define it (AUROC in a fold of
         one class).
     """
     rows = []
@@ -27,7 +27,7 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
         for fold, part in of_method.groupby("fold"):
             arrays, once = _arrays(part), np.ones((1, len(part)))
             values = {name: float(metric(*arrays, once)[0]) for name, metric in METRICS.items()}
-            rows.append({"method": method, "fold": fold, "n_slides": len(part)} | values)
+            rows.append({"method": method, "fold": fold, "n_items": len(part)} | values)
     return pd.DataFrame(rows)
 
 
@@ -57,10 +57,10 @@ def summarize(
 
     Returns:
         method, metric, mean, sd (ddof 1), n_folds (that define the metric), fold_low, fold_high, pooled, slide_low,
-        slide_high, n_slides (distinct). What is undefined is NaN.
+        slide_high, n_items (distinct). What is undefined is NaN.
     """
     per_fold = fold_metrics(predictions)
-    n_test = np.mean(per_fold["n_slides"].to_numpy(float))
+    n_test = np.mean(per_fold["n_items"].to_numpy(float))
     test_share = float(n_test / np.mean(n_train)) if n_train else 1 / max(len(set(per_fold["fold"])) - 1, 1)
     rows = []
     for method, part in predictions.groupby("method", sort=False):
@@ -70,7 +70,7 @@ def summarize(
             values = per_fold.loc[per_fold["method"] == method, name].dropna()  # pandas: NaN of none, sd of ddof 1
             low, high = fold_interval(values.to_numpy(), test_share, confidence)
             row = {"method": method, "metric": name, "mean": values.mean(), "sd": values.std(), "n_folds": len(values)}
-            of_slides = {**pooled[name], "n_slides": part["item_id"].nunique()}
+            of_slides = {**pooled[name], "n_items": part["item_id"].nunique()}
             rows.append(row | {"fold_low": low, "fold_high": high} | of_slides)
     return pd.DataFrame(rows)
 
@@ -139,7 +139,7 @@ def _pooled_intervals(
 
 
 def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Returns probabilities [n_slides, n_classes] and labels [n_slides] as positions of the prob_ columns."""
+    """Returns probabilities [n_items, n_classes] and labels [n_items] as positions of the prob_ columns."""
     columns = [column for column in part.columns if column.startswith("prob_")]
     classes = {column.removeprefix("prob_"): index for index, column in enumerate(columns)}
     unknown = sorted(set(part["label"]) - set(classes))

@@ -108,7 +108,7 @@ def _undefined(folds: pd.DataFrame) -> list[str]:
     gaps: Any = folds[folds["auroc"].isna()]
     return [
         f"AUROC and average precision are undefined in fold {row['fold']}: a class is missing among its "
-        f"{row['n_slides']} test items."
+        f"{row['n_items']} test items."
         for _, row in gaps.drop_duplicates("fold").iterrows()
     ]
 

@@ -34,7 +34,7 @@ def test_mean_and_spread_are_those_of_the_folds():
     assert summary["mean"] == pytest.approx(np.mean(areas))
     assert summary["sd"] == pytest.approx(np.std(areas, ddof=1))
     assert summary["pooled"] == pytest.approx(roc_auc_score(predictions["label"] == "yes", predictions["prob_yes"]))
-    assert (summary["n_folds"], summary["n_slides"]) == (5, 100)
+    assert (summary["n_folds"], summary["n_items"]) == (5, 100)
     reach = stats.t.ppf(0.975, 4) * np.std(areas, ddof=1) * np.sqrt(1 / 5 + 1 / 4)  # equal folds: 20 of 80 slides
     assert summary["fold_low"] == pytest.approx(np.mean(areas) - reach)
     assert summary["fold_high"] == pytest.approx(min(np.mean(areas) + reach, 1))

@@ -190,7 +190,7 @@ def test_the_summary_tells_what_is_there_and_what_is_missing(two_classes, caplog
     summary = pd.read_csv(rundir.table("summary"))
     assert list(summary) == [
         *("method", "metric", "mean", "sd", "n_folds", "fold_low", "fold_high"),
-        *("pooled", "slide_low", "slide_high", "n_slides"),
+        *("pooled", "slide_low", "slide_high", "n_items"),
     ]
     assert len(summary) == 7 * 4
     folds = pd.read_csv(rundir.table("folds"))
