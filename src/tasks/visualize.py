@@ -34,7 +34,7 @@ from src.stores.latents.source import LatentSource
 from src.tasks.upstream_latents import open_upstream_latents
 from src.tasks.visualized_boxes import boxes_file, compare_boxes
 
-_N_WORKERS = 2  # threads that decode, draw and compress
+_N_WORKERS = 4  # threads that decode, draw, compress and write
 _USUAL_N_IMAGES = 8
 _N_SHEETS_ON_PAGE = 12
 _UNLABELLED = "unlabelled"

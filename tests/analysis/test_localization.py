@@ -52,6 +52,7 @@ def _random_patches(rng, n_slides=8, n=40):
     return pd.concat(frames, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_interval_is_that_of_drawing_whole_slides():
     patches = _random_patches(np.random.default_rng(1))
     table = score_pooled(patches, ["m"], n_bootstrap=1000, seed=3).iloc[0]

@@ -54,6 +54,7 @@ def fit(folder, model, batch_size=1, max_epochs=15, lr=1e-3):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("pool", [MaxMIL, AttentionMIL])
+@pytest.mark.slow
 def test_planted_patch_is_learned_and_found(tmp_path, pool, batch_size):
     torch.manual_seed(0)
     _, _, bags, labels, places, predictions = fit(tmp_path, pool(8, 2), batch_size)

@@ -62,6 +62,7 @@ def test_both_solvers_find_the_same_probe(tmp_path, n_classes, is_multilabel):
     np.testing.assert_allclose(differences - (0 if is_multilabel else differences.mean()), 0, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_l1_makes_the_weights_that_scikit_learn_makes(tmp_path):
     values, targets = make_data(2, n=200, d=12)
     probe = fit(tmp_path, values, targets, l1=0.05, max_epochs=600, lr=0.01)
@@ -73,6 +74,7 @@ def test_l1_makes_the_weights_that_scikit_learn_makes(tmp_path):
     assert ((weight[1] == 0) & (weight[0] == 0)).sum() == (expected == 0).sum() > 0
 
 
+@pytest.mark.slow
 def test_a_hidden_layer_learns_what_a_linear_probe_cannot(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(400, 2)).astype(np.float32)

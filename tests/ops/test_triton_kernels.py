@@ -71,6 +71,7 @@ def test_is_not_available_without_triton(monkeypatch):
         assert not triton_products.is_available(torch.empty(2, device="cuda"))
 
 
+@pytest.mark.slow
 def test_without_triton_only_use_fails():
     script = """
 import sys

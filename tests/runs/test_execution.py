@@ -216,6 +216,7 @@ def test_input_that_is_gone_is_said_and_the_run_stays(start, tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "results.json", "inputs.csv"])
 @pytest.mark.parametrize("content", ["", '{"status": ', "a: [", "\x00\x00"])
+@pytest.mark.slow
 def test_damaged_state_file_is_one_sentence_and_overwrite_mends_it(start, tmp_path, name, content):
     path = tmp_path / "input"
     path.touch()

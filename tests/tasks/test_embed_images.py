@@ -96,6 +96,7 @@ def test_several_layers_in_one_pass_lie_where_each_would_alone(folder):
     assert {path: path.stat().st_mtime_ns for path in store_of(folder, 0).path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_parts_have_runs_of_their_own_and_are_taken_over(folder):
     run(folder, "metadata")
     for number in (1, 2, 3):

@@ -68,6 +68,7 @@ def test_an_export_that_was_converted_still_says_what_it_was_fitted_on(folder):
         start(folder, "task=convert", f"convert.path='{export}'", "overwrite=true")
 
 
+@pytest.mark.slow
 def test_latents_of_an_older_split_are_not_ranked_or_classified(folder):
     """Encoded, then the split replaced by another fold's and the SAE trained again: the latents are those of before."""
     start(folder, "task=encode")

@@ -131,6 +131,7 @@ def _matched_cosine(one, other):
     return float(cosines[rows, columns].mean())
 
 
+@pytest.mark.slow
 def test_seeds_agree_more_than_free_dictionaries_do():
     archetypal, free = [], []
     for seed in (0, 1):

@@ -123,6 +123,7 @@ def _assert_step(golden, index, sae, step, lr, norm):
     assert dead == golden.arrays["trace/dead_features"][index]
 
 
+@pytest.mark.slow
 def test_traces_and_weights(golden_dir, monkeypatch):
     for golden in _files(golden_dir):
         sae, settings = _start(golden), golden.settings

@@ -176,6 +176,7 @@ def _sums_of_directions(n_rows, n_directions, n_per_row, generator):
 
 
 @pytest.mark.parametrize("target_l0", [2, 4, 8])
+@pytest.mark.slow
 def test_the_target_l0_is_reached_in_300_steps(target_l0):
     torch.manual_seed(0)
     activations = _sums_of_directions(5120, 64, 4, torch.Generator().manual_seed(0))

@@ -68,6 +68,7 @@ def test_image_blocks_are_their_rows():
     assert weighted.step(x.view(8, 4, D_IN)).loss > as_blocks.loss
 
 
+@pytest.mark.slow
 def test_early_groups_learn_to_stand_alone():
     torch.manual_seed(0)
     x = _batch(256) * torch.linspace(2, 0.1, D_IN)

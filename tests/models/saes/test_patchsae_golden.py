@@ -42,6 +42,7 @@ def _schedule(settings):
     return schedule
 
 
+@pytest.mark.slow
 def test_traces_and_weights(golden_dir):
     for golden in golden_files(golden_dir, "patchsae/*.npz"):
         settings, arrays = golden.settings, golden.arrays

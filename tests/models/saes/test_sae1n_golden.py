@@ -73,6 +73,7 @@ def _validate(sae, batches):
     return {name: np.mean([row[name] for row in rows]) for name in NAMES}
 
 
+@pytest.mark.slow
 def test_traces_validation_and_evaluation(golden_dir):
     files = _files(golden_dir)
     assert {golden.settings["model"] for golden in files} == set(PRESETS)
@@ -128,6 +129,7 @@ def _assert_evaluation(golden, sae):
         golden.assert_close("trainmode/encode", sae.train().step(x).latents.to_dense())
 
 
+@pytest.mark.slow
 def test_lightning_training_ends_with_the_reference_weights(golden_dir, tmp_path):
     for golden in _files(golden_dir):
         if "x_val" in golden.arrays:
