@@ -52,6 +52,7 @@ def fit(folder, values, targets, d_hidden=0, max_epochs=300, lr=0.02, weights=No
 
 
 @pytest.mark.parametrize(("n_classes", "is_multilabel"), [(3, False), (2, False), (3, True)])
+@pytest.mark.slow
 def test_both_solvers_find_the_same_probe(tmp_path, n_classes, is_multilabel):
     values, targets = make_data(n_classes, is_multilabel=is_multilabel)
     weights = class_weights(torch.from_numpy(targets), n_classes, True)

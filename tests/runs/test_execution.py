@@ -120,6 +120,7 @@ def encode(cfg, rundir):
     return {}
 
 
+@pytest.mark.slow
 def test_upstream_that_changed_is_an_error(start):
     start(lambda cfg, rundir: {})
     start(encode, task="encode")
@@ -162,6 +163,7 @@ def test_ancestor_with_other_settings_is_not_built_on(start):
         start(never, task="encode")
 
 
+@pytest.mark.slow
 def test_results_that_were_edited_or_removed_are_noticed(start):
     def work(cfg, rundir):
         rundir.table("numbers").write_text("a\n1\n")

@@ -84,6 +84,7 @@ def test_images_become_tokens_of_one_store(folder, caplog):
     assert len(list(store.path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_several_layers_in_one_pass_lie_where_each_would_alone(folder):
     run(folder, "metadata", "embed", overrides=["backbone.layer=[0,-1]"])
     for layer in (0, -1):

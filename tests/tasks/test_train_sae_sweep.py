@@ -134,6 +134,7 @@ def test_runs_go_on_alone_from_the_checkpoints_of_a_sweep_and_a_sweep_from_their
             assert torch.equal(value, other["state_dict"][name])
 
 
+@pytest.mark.slow
 def test_what_cannot_share_a_stream_is_refused(typed, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"got none: give e\.g\. sweep\.grid"):
         _sweep(typed, monkeypatch, tmp_path / "runs", [])
