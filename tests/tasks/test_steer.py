@@ -142,14 +142,14 @@ def test_a_mil_model_over_latents_is_steered(slides):
 
 def test_what_does_not_fit_is_refused(slides, tmp_path):
     for override, said in {
-        "steer.replace=nothing": "steer.replace among mean, zero, resample, got 'nothing'",
-        "steer.error_term=half": "steer.error_term among dropped, kept",
-        "steer.control_sizes=few": "steer.control_sizes among all, chosen",
+        "steer.replace=nothing": "steer.replace.*mean, zero or resample",
+        "steer.error_term=half": "steer.error_term.*dropped or kept",
+        "steer.control_sizes=few": "steer.control_sizes.*all or chosen",
         "steer.k_chosen=100000": "steer.k_chosen within 0:",
         "steer.sizes=[1,most]": "whole numbers from 0 or all",
-        "steer.head=guess": "steer.head among auto, probe",
+        "steer.head=guess": "steer.head.*auto, probe",
         "steer.probe=neurons": r"export of .*, got 'neurons': there are \['activations', 'latents'\]",
-        "steer.rule=best": "rule among contrast",
+        "steer.rule=best": "steer.rule.*contrast, count or mean_abs",
         "steer.head=tail": "backbone to compute activations with",
     }.items():
         with pytest.raises(ValueError, match=said):
