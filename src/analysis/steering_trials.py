@@ -13,7 +13,6 @@ from src.ops.steering import Edit, add, keep, remove, scale, set_to
 
 NO_SAE, RECONSTRUCT, KEEP, REMOVE = "no_sae", "reconstruct", "keep", "remove"
 UNION = "union"
-REPLACEMENTS = ("mean", "zero", "resample")
 
 
 @dataclass(frozen=True)

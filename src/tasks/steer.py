@@ -28,7 +28,6 @@ from src.analysis.steering_trials import (
     NO_SAE,
     RECONSTRUCT,
     REMOVE,
-    REPLACEMENTS,
     Neurons,
     Plan,
     describe_controls,
@@ -47,7 +46,6 @@ from src.tasks.upstream_head import open_upstream_head
 from src.tasks.upstream_sae import open_inference, open_upstream_sae
 
 _LOGGER = logging.getLogger(__name__)
-_CHOICES = {"replace": REPLACEMENTS, "error_term": ("dropped", "kept"), "control_sizes": ("all", "chosen")}
 _WITHOUT_VALIDATION = 50  # neurons, where no validation items choose
 _MANY = 20  # classes that a figure of every class by every class has room for
 
@@ -77,9 +75,6 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         FileNotFoundError: when something was not made yet.
     """
     steer = cfg.steer
-    for key, known in _CHOICES.items():
-        if steer[key] not in known:
-            raise ValueError(f"Expected steer.{key} among {', '.join(known)}, got {steer[key]!r}.")
     fold = open_fold(cfg).of_labelled()
     parts = "train+val+test"
     rundir.record(*fold.inputs(*(f"{what} {parts}" for what in ("split", "cases", "labels", "activations")), "classes"))
