@@ -30,3 +30,8 @@ def golden_dir() -> Path:
 def data_dir() -> Path:
     """Real data sets."""
     return _folder("LOUPE_DATA", "../shared/data")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first, so that no worker ends long after the others."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)

@@ -26,7 +26,8 @@ from src import config
 from src.inputs import digest_inputs, read_inputs
 from src.runs.execution import execute
 
-_EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+# Not os.mkdir: threads that make one folder at a time try it a varying number of times.
+_EVENTS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate"}
 # What differs between two runs of one configuration: times, process ids, and what follows from them.
 _OF_THE_START = ("started", "ended", "argv", "git", "outputs", "gathered")
 
@@ -169,8 +170,10 @@ def main() -> None:
     workplace = Workplace(Path(plan["folder"]))
     found = {}
     for task, n_kills in plan["tasks"].items():
-        overrides = [*plan["base"].get(task, plan["overrides"]), f"task={task}"]
-        found[task] = kill_everywhere(workplace, overrides, n_kills)
+        overrides = plan["base"].get(task, plan["overrides"])
+        for before in plan["before"].get(task, []):
+            workplace.start([*overrides, f"task={before}"])
+        found[task] = kill_everywhere(workplace, [*overrides, f"task={task}"], n_kills)
         (workplace.path.parent / "found.json").write_text(json.dumps(found, indent=1))
 
 

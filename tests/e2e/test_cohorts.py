@@ -1,25 +1,20 @@
 """What was fitted on one cohort, applied to another one without labels, and scored once it has them."""
 
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
 from src.data.synthetic.slides import generate_slides
+from tests.command import run_command
 
 pytestmark = pytest.mark.slow
 
 
-def run(folder, *overrides, fails=False):
+def run(folder, *overrides, code=0):
     """Runs the command; returns what it said."""
     places = [f"paths.data={folder / 'data'}", f"paths.runs={folder / 'runs'}", "trainer=cpu"]
-    command = [sys.executable, "-m", "src.run", "exp=quickstart_small", *places, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, said
-    return said
+    return run_command("exp=quickstart_small", *places, *overrides, code=code)
 
 
 def draw_cohort(root):
@@ -74,14 +69,14 @@ def test_a_fitted_study_is_applied_to_a_cohort_and_scored_later(study):
 
 def test_cases_that_something_was_fitted_on_are_refused(study):
     folder, fitted = study
-    said = run(folder, "name=same", "fold=all", f"sae_run={fitted['train_sae']}", "task=encode", fails=True)
+    said = run(folder, "name=same", "fold=all", f"sae_run={fitted['train_sae']}", "task=encode", code=1)
     assert "to be fitted on other cases" in said
 
 
 def test_neurons_of_another_sae_and_other_activations_are_refused(study):
     folder, fitted = study
     cohort = ["name=cohort_c", "dataset.name=cohort_b", "dataset.generator=null", "fold=all"]
-    said = run(folder, *cohort, "backbone.layer=1", f"sae_run={fitted['train_sae']}", "task=pipeline", fails=True)
+    said = run(folder, *cohort, "backbone.layer=1", f"sae_run={fitted['train_sae']}", "task=pipeline", code=1)
     assert "two that differ in layer" in said
     assert "layer 1" in said
     assert "layer 2" in said

@@ -1,8 +1,6 @@
 """The command itself on a small folder of features: the whole chain, the finished rule, kill -9, and bad input."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.command import run_command
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -21,9 +20,8 @@ def workplace(tmp_path):
     return make_feature_folder(tmp_path / "features").parent
 
 
-def command(workplace: Path, *overrides: str, multirun: bool = False) -> list[str]:
+def typed(workplace: Path, *overrides: str, multirun: bool = False) -> list[str]:
     return [
-        *(sys.executable, "-m", "src.run"),
         "exp=features",
         f"dataset.dir={workplace / 'features'}",
         "dataset.positive_class=tumor",
@@ -37,12 +35,7 @@ def command(workplace: Path, *overrides: str, multirun: bool = False) -> list[st
 
 
 def run(workplace: Path, *overrides: str, code: int = 0, multirun: bool = False) -> str:
-    done = subprocess.run(
-        command(workplace, *overrides, multirun=multirun), capture_output=True, text=True, timeout=600
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    return said
+    return run_command(*typed(workplace, *overrides, multirun=multirun), code=code)
 
 
 def task_dir(workplace: Path, task: str) -> Path:

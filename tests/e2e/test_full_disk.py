@@ -1,12 +1,14 @@
 """A disk that is full, read-only or taken by a file: one sentence, a manifest that says failed, and a way on."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_features import command, run, task_dir
+from tests.command import Command
+from tests.e2e.test_features import run, task_dir, typed
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -70,11 +72,11 @@ def test_a_file_in_the_place_of_the_folder_of_runs_is_said_before_any_work(workp
 def test_a_cut_checkpoint_is_one_sentence_with_the_way_on(workplace):
     n_bytes = 700
     run(workplace, "task=splits")
-    process = subprocess.Popen(command(workplace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(typed(workplace))
     checkpoint = []
     while not checkpoint:
         checkpoint = list(workplace.rglob("last.ckpt"))
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     (last,) = checkpoint
     last.write_bytes(last.read_bytes()[:n_bytes])

@@ -1,13 +1,13 @@
 """The command on somebody's folder of images: classes, patients, and a csv with a split and boxes."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from tests.command import run_command
 
 pytestmark = pytest.mark.slow
 
@@ -30,20 +30,10 @@ def folder(tmp_path):
 
 def run(folder, *overrides):
     root = folder.parent
-    command = [
-        sys.executable,
-        "-m",
-        "src.run",
-        "exp=images",
-        "name=images",
-        "dataset.name=images",
-        f"dataset.dir={folder}",
-    ]
-    command += ["backbone=random_vit_tiny", "trainer=cpu", f"paths.data={root / 'data'}", f"paths.runs={root / 'runs'}"]
-    command += ["sae.expansion=1", "train.epochs=20", "train.batch_size=16", "mil.methods=[neuron]", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    typed = ["exp=images", "name=images", "dataset.name=images", f"dataset.dir={folder}"]
+    typed += ["backbone=random_vit_tiny", "trainer=cpu", f"paths.data={root / 'data'}", f"paths.runs={root / 'runs'}"]
+    typed += ["sae.expansion=1", "train.epochs=20", "train.batch_size=16", "mil.methods=[neuron]", *overrides]
+    return run_command(*typed)
 
 
 def results(folder, task):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
@@ -29,6 +30,9 @@ TASKS = {
     "train_sae_sweep": 3,
     "convert": 3,
     "metadata": 3,
+    "train_probe": 3,
+    "visualize": 3,
+    "steer": 3,
 }
 MODULES = ("lightning.pytorch", "matplotlib.pyplot", "openslide", "skimage", "sklearn.linear_model", "tifffile", "timm")
 MINIATURE = (
@@ -55,6 +59,17 @@ def save_dictionary(folder):
     return folder
 
 
+def draw_images(folder):
+    """Draws noise of two classes, one brighter."""
+    rng = np.random.default_rng(0)
+    for index in range(24):
+        pixels = rng.integers(0, 156, (32, 32, 3)) + 100 * (index % 2)
+        path = folder / ("dark", "bright")[index % 2] / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
 def save_tensor(path):
     np.save(path, np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32))
     return path
@@ -65,6 +80,20 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     (folder / "work").mkdir()
     overrides = [*MINIATURE, f"paths.data={folder / 'work' / 'data'}", f"paths.runs={folder / 'work' / 'runs'}"]
+    images = [
+        *(
+            "exp=images",
+            "name=images",
+            "dataset.name=images",
+            "dataset.positive_class=bright",
+            f"dataset.dir={draw_images(folder / 'images')}",
+        ),
+        *("backbone=random_vit_tiny", "backbone.image_size=32", "backbone.layer=10", "backbone.tokens=all"),
+        *("trainer=cpu", "splits.n_folds=3", "sae.expansion=1", "sae.k=4", "train.epochs=2", "train.batch_size=32"),
+        *("probe.inputs=[activations]", "visualize.choose=class", "visualize.n_neurons=2", "visualize.n_random=2"),
+        *("steer.head=probe", "steer.sizes=[1,2]", "steer.n_controls=2", "steer.n_controls_val=1", "steer.n_single=1"),
+        *overrides[-2:],
+    ]
     modules = [*MODULES, *(f"src.tasks.{task}" for task in TASKS)]
     base = {
         "train_sae_sweep": [*overrides, "sweep.grid=['sae.k=2,3']"],
@@ -73,8 +102,17 @@ def found(tmp_path_factory):
             *("exp=tensors", "dataset.name=tensors", f"dataset.tensors.train={save_tensor(folder / 'train.npy')}"),
             *overrides[-2:],
         ],
+        **dict.fromkeys(("train_probe", "visualize", "steer"), images),
     }
-    plan = {"folder": str(folder), "overrides": overrides, "modules": modules, "tasks": TASKS, "base": base}
+    before = {"train_probe": ["metadata", "splits", "embed", "train_sae", "encode", "summarize_latents"]}
+    plan = {
+        "folder": str(folder),
+        "overrides": overrides,
+        "modules": modules,
+        "tasks": TASKS,
+        "base": base,
+        "before": before,
+    }
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     done = subprocess.run(

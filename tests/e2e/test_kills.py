@@ -1,16 +1,15 @@
 """A training that is killed again and again ends as if nothing had happened."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
 
-from tests.e2e.test_features import command, run, task_dir
+from tests.command import Command, wait_for
+from tests.e2e.test_features import run, task_dir, typed
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -30,16 +29,12 @@ def test_training_killed_at_random_ends_with_the_weights_of_an_uninterrupted_one
     last = path / "checkpoints" / "last.ckpt"
     for _ in range(N_KILLS):
         seen = last.stat().st_mtime_ns if last.exists() else 0
-        process = subprocess.Popen(command(workplace, *MANY), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and (not last.exists() or last.stat().st_mtime_ns == seen):
-                time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.3))
-            os.kill(process.pid, signal.SIGKILL)
-        finally:
-            process.wait()
-        assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
+        process = Command(typed(workplace, *MANY))
+        wait_for(lambda seen=seen: last.exists() and last.stat().st_mtime_ns != seen)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        code, said = process.wait()
+        assert code == -signal.SIGKILL, said
         assert json.loads((path / "manifest.json").read_text())["status"] == "running"
     assert "Resuming" in run(workplace, *MANY)
     assert (path / "export" / "sae_weights.safetensors").read_bytes() == uninterrupted
@@ -51,15 +46,11 @@ def test_a_terminated_sweep_says_so_and_goes_on(tmp_path):
     run(workplace, "task=splits")
     fewer = ("train.epochs=60", "train.n_validations=30", "train.decay_fraction=0.5")
     sweep = (*fewer, "task=train_sae_sweep", "sweep.grid=['sae.k=2,4,8']")
-    process = subprocess.Popen(command(workplace, *sweep), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and len(list(workplace.rglob("last.ckpt"))) < 3:
-            time.sleep(0.05)
-    finally:
-        process.terminate()
-        process.wait()
-    assert process.returncode == 128 + signal.SIGTERM
+    process = Command(typed(workplace, *sweep))
+    wait_for(lambda: len(list(workplace.rglob("last.ckpt"))) == 3)
+    process.send_signal(signal.SIGTERM)
+    code, said = process.wait()
+    assert code == 128 + signal.SIGTERM, said
     manifests = [path for path in workplace.rglob("manifest.json") if path.parent.name.startswith("train_sae")]
     assert [json.loads(path.read_text())["status"] for path in manifests] == ["interrupted"] * 4
     run(workplace, *sweep)

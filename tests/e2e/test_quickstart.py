@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -15,6 +13,7 @@ from src.analysis.pooling import pool_items
 from src.file_lock import wait_for_lock
 from src.records import read_items, read_split
 from src.stores.latents.store import LatentStore
+from tests.command import run_command
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
@@ -25,11 +24,8 @@ def workplace(tmp_path_factory):
     """The full quickstart, made once for all processes that run tests."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "the_quickstart"
-    command = [sys.executable, "-m", "src.run", "exp=quickstart", "task=pipeline"]
-    command += [f"paths.data={path / 'data'}", f"paths.runs={path / 'runs'}"]
     with wait_for_lock(path / ".lock", "the quickstart"):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
+        run_command("exp=quickstart", "task=pipeline", f"paths.data={path / 'data'}", f"paths.runs={path / 'runs'}")
     return path
 
 

@@ -3,25 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.e2e.test_features import command, run, task_dir
+from tests.command import Command, run_command, wait_for
+from tests.e2e.test_features import run, task_dir, typed
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +28,33 @@ def slides(tmp_path_factory):
 
 def tile(slides: Path, name: str) -> tuple[list[str], Path]:
     patches = slides / name
-    typed = ["exp=quickstart_small", "task=tile", f"paths.data={slides}", f"paths.runs={slides / 'runs' / name}"]
+    given = ["exp=quickstart_small", "task=tile", f"paths.data={slides}", f"paths.runs={slides / 'runs' / name}"]
     # Small patches take the workers longer.
-    typed += [f"dataset.patches_dir={patches}", "tile.patch_size=8", "tile.step=2"]
-    return [sys.executable, "-m", "src.run", *typed], patches
+    given += [f"dataset.patches_dir={patches}", "tile.patch_size=8", "tile.step=4"]
+    return given, patches
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_workers_of_tile_end_with_it(slides, number):
-    typed, patches = tile(slides, number.name)
-    process = subprocess.Popen(
-        typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    given, patches = tile(slides, number.name)
+    process = Command(given)
     wait_for(lambda: list(patches.glob("patches/[!.]*.h5")))
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:
-        os.kill(process.pid, number)
+        process.send_signal(number)
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert alive == []
-    said, _ = process.communicate(timeout=30)
+    code, said = process.wait(30)
     lines = [line for line in said.splitlines() if "synthetic" not in line]
     (manifest,) = (slides / "runs" / number.name).rglob("manifest.json")
     status = json.loads(manifest.read_text())["status"]
     if number == signal.SIGKILL:
-        assert (process.returncode, status, lines) == (-number, "running", [])
+        assert (code, status, lines) == (-number, "running", [])
         return
-    assert (process.returncode, status) == (128 + number, "interrupted")
+    assert (code, status) == (128 + number, "interrupted")
     (line,) = lines
     assert line.startswith(f"Interrupted by {number.name}; kept: ")
     assert " of 18 slides cut. Go on with: python -m src.run exp=quickstart_small task=tile" in line
@@ -76,12 +65,11 @@ def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(
     workplace = make_feature_folder(tmp_path / "features").parent
     many = ("train.epochs=30", "train.n_validations=15")
     run(workplace, "task=splits")
-    typed = command(workplace, *many, "overwrite=true")
-    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = Command(typed(workplace, *many, "overwrite=true"))
     wait_for(lambda: list(workplace.rglob("last.ckpt")))
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    code, said = process.wait(60)
+    assert code == 128 + number, said
     (line,) = [line for line in said.splitlines() if "Interrupted" in line]
     assert said.rstrip().endswith(line)
     assert "Traceback" not in said
@@ -89,20 +77,17 @@ def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(
     assert f"Interrupted by {number.name}; kept: the checkpoint of step " in kept
     assert "overwrite" not in going_on
     assert json.loads((task_dir(workplace, "train_sae") / "manifest.json").read_text())["status"] == "interrupted"
-    done = subprocess.run([sys.executable, "-m", "src.run", *going_on.split()], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Resuming" in done.stdout + done.stderr
+    assert "Resuming" in run_command(*going_on.split())
 
 
 def test_an_interrupted_sweep_of_runs_ends_as_one(tmp_path):
     workplace = make_feature_folder(tmp_path / "features").parent
     run(workplace, "task=splits")
-    typed = command(workplace, "train.epochs=30", "train.n_validations=15", "sae.k=4,8", multirun=True)
-    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = Command(typed(workplace, "train.epochs=30", "train.n_validations=15", "sae.k=4,8", multirun=True))
     wait_for(lambda: list(workplace.rglob("last.ckpt")))
-    process.terminate()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    process.send_signal(signal.SIGTERM)
+    code, said = process.wait(60)
+    assert code == 128 + signal.SIGTERM, said
     assert said.rstrip().splitlines()[-1].endswith("sae.k=4,8 --multirun")
     assert said.count("Interrupted by SIGTERM; kept: the checkpoint") == 1
     assert "Traceback" not in said

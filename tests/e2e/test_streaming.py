@@ -1,8 +1,6 @@
 """The command trains on activations that are computed meanwhile as it does on those that were written first."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from src.report.doubts import SD_RATIO_KEY
+from tests.command import run_command
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("openslide")
@@ -33,10 +32,7 @@ SETTINGS = (
 
 
 def run(folder, *overrides):
-    command = [sys.executable, "-m", "src.run", *SETTINGS, f"paths.data={folder / 'data'}", f"paths.runs={folder}/runs"]
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return run_command(*SETTINGS, f"paths.data={folder / 'data'}", f"paths.runs={folder}/runs", *overrides)
 
 
 def path_of(folder, name):

@@ -1,12 +1,12 @@
 """The command on activations that come as one tensor for many images."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from tests.command import run_command
 
 pytestmark = pytest.mark.slow
 D_IN, N_TOKENS = 12, 4
@@ -29,11 +29,9 @@ def files(tmp_path):
 
 def run(files, *overrides, code=0):
     root = files["train"].parent
-    command = [sys.executable, "-m", "src.run", "exp=tensors", "dataset.name=tokens", f"paths.data={root / 'data'}"]
-    command += [f"paths.runs={root / 'runs'}", "train.epochs=30", "train.batch_size=64", "sae.k=3", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    typed = ["exp=tensors", "dataset.name=tokens", f"paths.data={root / 'data'}"]
+    typed += [f"paths.runs={root / 'runs'}", "train.epochs=30", "train.batch_size=64", "sae.k=3", *overrides]
+    return run_command(*typed, code=code)
 
 
 def task_dir(files, task):
