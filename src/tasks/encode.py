@@ -135,7 +135,7 @@ def _write_page(rundir: RunDir, n_active: Tensor, results: dict[str, float], dou
     rundir.add_table("density", table, "Density by neuron.", max_rows=0)
     rundir.add_figure(
         "density",
-        plot_firing_rates(density, int(results["n_rows"])),
+        plot_firing_rates(density, int(results["n_rows"]), words=words),
         f"Share of {words.rows} on which each neuron fires.",
     )
     text = (

@@ -36,6 +36,7 @@ from src.stores.feature_data import feature_data_dir, write_feature_data
 from src.stores.latents.source import LatentSource
 from src.stores.neurons import read_neurons, write_neurons
 from src.tasks.upstream_latents import open_upstream_latents, require_items
+from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
 _N_CLASS_NEURONS = 10
@@ -158,8 +159,9 @@ def _write_neurons(
     names = [fold.items[item_id].label for item_id in item_ids]
     rundir.add_table("top_items", tabulate_top_items(top, item_ids, names), "Top items of each neuron.", 0)
     n_active = int((neurons.active_rows > 0).sum())
+    words = words_of(cfg.dataset)
     text = (
-        f"{neurons.n_rows:,} rows of {neurons.n_items:,} {options.split} items. {n_active:,} of {len(table):,} neurons "
+        f"{neurons.n_rows:,} {words.rows} of {neurons.n_items:,} {options.split} {words.items}. {n_active:,} of {len(table):,} neurons "
         f"fire; counts are of {RECIPES[options.recipe].counted} above {options.threshold:g}."
     )
     return {"n_items": neurons.n_items, "n_rows": neurons.n_rows, "n_active_neurons": n_active}, [text]
