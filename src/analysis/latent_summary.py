@@ -13,6 +13,7 @@ from src.analysis.label_entropy import LabelMass
 from src.analysis.latent_sums import NeuronSums
 from src.analysis.top_items import TopItems
 from src.ops.sparse_latents import SparseLatents
+from src.wording import Words
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class Recipe:
     counts_rows: bool
     divides_cases: bool
 
-    @property
-    def counted(self) -> str:
-        """What is counted, in words."""
-        return "rows" if self.counts_rows else "items with a row"
+    def counted(self, words: Words) -> str:
+        """Says what is counted."""
+        return words.rows if self.counts_rows else f"{words.items} with a {words.row}"
 
 
 RECIPES = {

@@ -161,8 +161,8 @@ def _write_neurons(
     n_active = int((neurons.active_rows > 0).sum())
     words = words_of(cfg.dataset)
     text = (
-        f"{neurons.n_rows:,} {words.rows} of {neurons.n_items:,} {options.split} {words.items}. {n_active:,} of {len(table):,} neurons "
-        f"fire; counts are of {RECIPES[options.recipe].counted} above {options.threshold:g}."
+        f"{neurons.n_rows:,} {words.rows} of {neurons.n_items:,} {options.split} {words.items}. {n_active:,} of "
+        f"{len(table):,} neurons fire; counts are of {RECIPES[options.recipe].counted(words)} above {options.threshold:g}."
     )
     return {"n_items": neurons.n_items, "n_rows": neurons.n_rows, "n_active_neurons": n_active}, [text]
 
