@@ -160,9 +160,10 @@ def _write_neurons(
     rundir.add_table("top_items", tabulate_top_items(top, item_ids, names), "Top items of each neuron.", 0)
     n_active = int((neurons.active_rows > 0).sum())
     words = words_of(cfg.dataset)
+    counted = RECIPES[options.recipe].counted(words)
     text = (
         f"{neurons.n_rows:,} {words.rows} of {neurons.n_items:,} {options.split} {words.items}. {n_active:,} of "
-        f"{len(table):,} neurons fire; counts are of {RECIPES[options.recipe].counted(words)} above {options.threshold:g}."
+        f"{len(table):,} neurons fire; counts are of {counted} above {options.threshold:g}."
     )
     return {"n_items": neurons.n_items, "n_rows": neurons.n_rows, "n_active_neurons": n_active}, [text]
 
