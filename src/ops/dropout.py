@@ -1,0 +1,57 @@
+"""Dropout behind a ReLU, several times cheaper on the CPU than `relu` and `dropout` one after the other."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+_INT64_LOW = torch.iinfo(torch.int64).min
+
+
+def kept_units(shape: tuple[int, int], p: float, device: torch.device) -> Bool[Tensor, "rows units"]:
+    """Draws which hidden units dropout keeps, each with probability `1 - p`, from torch's generator.
+
+    One draw of 64 bits decides eight units where 256 p is whole (p = 0.25), else four, p being rounded to 1/65536; a
+    draw by unit takes twenty times as long on the CPU. A large matrix drawn in pieces of rows is the same where the
+    pieces have multiples of eight units.
+
+    Args:
+        shape: (rows, units).
+        p: probability of a unit to be dropped, from 0 to below 1.
+        device: of the result.
+    """
+    width, levels = (torch.int8, 256) if float(256 * p).is_integer() else (torch.int16, 65536)
+    n_units, per_draw = shape[0] * shape[1], 8 if levels == 256 else 4
+    bits = torch.empty(-(-n_units // per_draw), dtype=torch.int64, device=device).random_(_INT64_LOW, None)
+    return bits.view(width)[:n_units].view(shape) >= round(p * levels) - levels // 2
+
+
+def relu_dropout(values: Float[Tensor, "rows units"], p: float) -> Float[Tensor, "rows units"]:
+    """Returns `dropout(relu(values))` in training: what is kept is divided by `1 - p`.
+
+    Srivastava et al., "Dropout", JMLR 2014, in its inverted form, as torch's. The result alone is kept for the backward
+    pass: it is above 0 exactly where a gradient flows.
+
+    Args:
+        values: [rows, units].
+        p: probability of a unit to be dropped, from 0 to below 1; 0 is ReLU alone.
+    """
+    return _ReluDropout.apply(values, p)  # pyright: ignore[reportReturnType]
+
+
+class _ReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, p: float) -> Tensor:
+        hidden = values.relu()
+        if p:
+            kept = kept_units((values.shape[0], values.shape[1]), p, values.device)
+            hidden = torch.where(kept, hidden, 0.0).div_(1 - p)
+        ctx.save_for_backward(hidden)
+        ctx.p = p
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (hidden,) = ctx.saved_tensors
+        return torch.where(hidden > 0, gradient, 0.0).div_(1 - ctx.p), None
