@@ -70,6 +70,11 @@ MODELS = {
 }
 
 
+def read(path):
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def our_name(theirs, names):
     layer, _, kind = theirs.rpartition(".")
     return f"{names[layer]}.{kind}"
@@ -80,7 +85,7 @@ def our_weights(arrays, names):
         key.removeprefix("param_q/"): torch.from_numpy(
             arrays[key].astype(np.float32) * arrays[key.replace("param_q/", "param_scale/")]
         )
-        for key in arrays.files
+        for key in arrays
         if key.startswith("param_q/")
     }
     if (token := theirs.pop("cls_token", None)) is not None:
@@ -95,13 +100,13 @@ def our_weights(arrays, names):
 
 @pytest.fixture(params=list(MODELS))
 def golden(request, golden_dir):
-    arrays = np.load(golden_dir / "mil" / f"{request.param}.npz")
+    arrays = read(golden_dir / "mil" / f"{request.param}.npz")
     class_, names, options = MODELS[request.param]
     if class_ is CLAM:
         stated = json.loads(str(arrays["config_json"]))
         options = options | {"n_sampled": stated["k_sample"], "dropout": stated["dropout"]}
         options["subtyping"] = stated.get("subtyping", False)
-    stored = np.load(golden_dir / "mil" / str(arrays["params_from"])) if "params_from" in arrays.files else arrays
+    stored = read(golden_dir / "mil" / str(arrays["params_from"])) if "params_from" in arrays else arrays
     weights = our_weights(stored, names)
     d_in, n_classes = weights["patch_encoder.weight"].shape[1], weights["classifier.weight"].shape[0]
     model = class_(d_in, n_classes, **options)
@@ -110,7 +115,7 @@ def golden(request, golden_dir):
 
 
 def check_bags(arrays, model, prefix):
-    for key in arrays.files:
+    for key in arrays:
         if match := re.fullmatch(rf"{prefix}(bag\d+)/logits", key):
             bag = torch.from_numpy(arrays[f"{match[1]}/x"])
             with torch.no_grad():
@@ -119,19 +124,19 @@ def check_bags(arrays, model, prefix):
             np.testing.assert_allclose(output.logits.softmax(-1), arrays[f"{prefix}{match[1]}/prob"], **VALUES)
             expected = {"attention_softmax": output.attention, "instance_out": output.instance_logits}
             for name, value in expected.items():
-                if f"{prefix}{match[1]}/{name}" in arrays.files:
+                if f"{prefix}{match[1]}/{name}" in arrays:
                     np.testing.assert_allclose(value[0], arrays[f"{prefix}{match[1]}/{name}"], **VALUES)
 
 
 def test_outputs(golden):
     _, arrays, model = golden
-    assert "bag0/logits" in arrays.files
+    assert "bag0/logits" in arrays
     check_bags(arrays, model.eval(), "")
 
 
 def test_named_losses_of_clam(golden):
     _, arrays, model = golden
-    found = [match for key in arrays.files if (match := re.fullmatch(r"(bag\d+)/label(\d)/instance_loss", key))]
+    found = [match for key in arrays if (match := re.fullmatch(r"(bag\d+)/label(\d)/instance_loss", key))]
     for match in found:
         bag, prefix = torch.from_numpy(arrays[f"{match[1]}/x"]), f"{match[1]}/label{match[2]}"
         output = model.eval()(bag[None], torch.ones(1, len(bag), dtype=torch.bool), torch.tensor([int(match[2])]))
@@ -148,7 +153,7 @@ def test_training(golden):
     module = MILModule(model)
     optimizer = module.configure_optimizers()
     losses = []
-    for step, label in enumerate(arrays["train/labels"] if "train/labels" in arrays.files else ()):
+    for step, label in enumerate(arrays["train/labels"] if "train/labels" in arrays else ()):
         bag = torch.from_numpy(arrays[f"train/x{step}"])
         batch = collate_bags([str(step)], [bag], [int(label)])
         loss = module.training_step(batch, step)
@@ -160,7 +165,7 @@ def test_training(golden):
         pytest.skip("no training trace of this model")
     np.testing.assert_allclose(losses, arrays["train/loss"], **LOSS)
     state = {key: value.numpy() for key, value in model.state_dict().items()}
-    for key in arrays.files:
+    for key in arrays:
         kind, _, parameter = key.partition("/")
         if kind == "final":
             np.testing.assert_allclose(state[our_name(parameter, names)], arrays[key], **VALUES)
