@@ -42,9 +42,7 @@ def relu_dropout(values: Float[Tensor, "rows units"], p: float) -> Float[Tensor,
     return _ReluDropout.apply(values, p)  # pyright: ignore[reportReturnType]
 
 
-def hidden_units(
-    values: Float[Tensor, "rows units"], activation: Activation, p: float
-) -> Float[Tensor, "rows units"]:
+def hidden_units(values: Float[Tensor, "rows units"], activation: Activation, p: float) -> Float[Tensor, "rows units"]:
     """Returns what an activation function and dropout make of a hidden layer; p = 0 drops nothing."""
     if activation == "gelu":
         return F.dropout(F.gelu(values), p)

@@ -1,4 +1,4 @@
-"""What a slide classifier says of each patch, in one h5 file a method: `analysis/patch_scores/<method>.h5` of train_mil.
+"""What a slide classifier says of each patch: one h5 file a method, `analysis/patch_scores/<method>.h5` of train_mil.
 
 Layout: `item_ids` [n_items] (text), `offsets` [n_items + 1] int64 (the rows of item i are offsets[i] to
 offsets[i + 1]), `attention` [n_rows, n_branches] float32 and `instance_logits` [n_rows, n_classes] float32, either

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_softmax, weighted_sums
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_softmax, first_layer, weighted_sums
 from src.models.mil.instance import checked_activation
 from src.ops.dropout import Activation, hidden_units
 
@@ -50,7 +50,9 @@ class AttentionMIL(MILModel):
 
         `instance_logits` is the classifier applied to each patch by itself; the mean weighted by attention is `logits`.
         """
-        hidden = hidden_units(self.patch_encoder(rows), self.activation, self.dropout if self.training else 0.0)
+        hidden = hidden_units(
+            first_layer(self.patch_encoder, rows), self.activation, self.dropout if self.training else 0.0
+        )
         scores = self.attention_value(hidden).tanh()  # [n_rows, n_attention]
         if self.attention_gate is not None:
             scores = scores * self.attention_gate(hidden).sigmoid()

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
+from src.ops.sparse_latents import SparseLatents
+from src.ops.sparse_products import decode_sparse
+
 Bags = Float[Tensor, "n_bags n_patches {self.d_in}"]
 Mask = Bool[Tensor, "n_bags n_patches"]
 """True on patches and false on padding."""
 Labels = Int64[Tensor, " n_bags"]
-Rows = Float[Tensor, "n_rows {self.d_in}"]
+Rows = Float[Tensor, "n_rows {self.d_in}"] | SparseLatents
 """The patches of all bags of a batch one after the other, without padding."""
 
 
@@ -50,7 +53,7 @@ class Pooled(NamedTuple):
     logits: Tensor
     attention: Tensor | None = None
     instance_logits: Tensor | None = None
-    losses: Mapping[str, Tensor] = {}  # noqa: RUF012 - never changed
+    losses: Mapping[str, Tensor] = {}
 
 
 class MILModel(nn.Module, ABC):
@@ -79,11 +82,12 @@ class MILModel(nn.Module, ABC):
             labels: [n_bags] class indices, for models with losses of their own; None when losses are not asked for.
         """
 
-    def forward(self, bags: Bags, mask: Mask, labels: Labels | None = None) -> MILOutput:
+    def forward(self, bags: Bags | SparseLatents, mask: Mask, labels: Labels | None = None) -> MILOutput:
         """Classifies padded bags; what padding holds is never looked at.
 
         Args:
-            bags: [n_bags, n_patches, d_in].
+            bags: [n_bags, n_patches, d_in]; sparse latents instead are not padded: [n_rows, d_in], one bag's patches
+                after the other's.
             mask: [n_bags, n_patches] bool, true on patches and false on padding.
             labels: [n_bags] class indices, when losses are asked for.
 
@@ -96,7 +100,10 @@ class MILModel(nn.Module, ABC):
                 f"Expected bags of at least one patch, got none in bag {lengths.index(0)} of {len(lengths)}: leave the "
                 "item out, or look at its file."
             )
-        rows = bags.flatten(0, 1) if min(lengths) == mask.shape[1] else bags[mask]
+        if isinstance(bags, SparseLatents):
+            rows: Rows = bags
+        else:
+            rows = bags.flatten(0, 1) if min(lengths) == mask.shape[1] else bags[mask]
         pooled = self.pool(rows, lengths, labels)
         losses = dict(pooled.losses)
         if labels is not None:
@@ -105,6 +112,18 @@ class MILModel(nn.Module, ABC):
         attention = None if pooled.attention is None else _padded(pooled.attention, mask).transpose(1, 2)
         instances = None if pooled.instance_logits is None else _padded(pooled.instance_logits, mask)
         return MILOutput(pooled.logits, attention, instances, losses)
+
+
+def first_layer(
+    layer: nn.Linear, rows: Float[Tensor, "n_rows d_in"] | SparseLatents
+) -> Float[Tensor, "n_rows n_hidden"]:
+    """Returns a linear layer of rows, dense or sparse."""
+    return decode_sparse(rows, layer.weight.T) + layer.bias if isinstance(rows, SparseLatents) else layer(rows)
+
+
+def dense_rows(rows: Float[Tensor, "n_rows d_in"] | SparseLatents) -> Float[Tensor, "n_rows d_in"]:
+    """Returns rows as a matrix, for models that need one."""
+    return rows.to_dense() if isinstance(rows, SparseLatents) else rows
 
 
 def bag_softmax(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices, bag_softmax, weighted_sums
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices, bag_softmax, first_layer, weighted_sums
 from src.ops.dropout import hidden_units
 
 
@@ -59,7 +59,7 @@ class CLAM(MILModel):
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:
         """Classifies bags; see `MILModel.pool`."""
         p = self.dropout if self.training else 0.0
-        hidden = hidden_units(self.patch_encoder(rows), "relu", p)
+        hidden = hidden_units(first_layer(self.patch_encoder, rows), "relu", p)
         scores = F.dropout(self.attention_value(hidden).tanh(), p)
         if self.attention_gate is not None:
             scores = scores * F.dropout(self.attention_gate(hidden).sigmoid(), p)

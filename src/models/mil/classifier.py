@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices, dense_rows
+from src.ops.sparse_latents import SparseLatents
 
 
 class BagClassifier(nn.Module):
@@ -35,8 +36,13 @@ class BagClassifier(nn.Module):
         self.register_buffer("input_scale", torch.ones(model.d_in))
         self.register_buffer("input_factor", torch.ones(model.d_in))
 
-    def prepare(self, bag: Float[Tensor, "*bags d_in"]) -> Float[Tensor, "*bags d_in"]:
-        """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
+    def prepare(self, bag: Float[Tensor, "*bags d_in"] | SparseLatents) -> Float[Tensor, "*bags d_in"] | SparseLatents:
+        """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`.
+
+        Sparse latents, whose mean is 0, stay sparse.
+        """
+        if isinstance(bag, SparseLatents):
+            return bag.with_values(bag.values * bag.per_neuron(self.input_factor / self.input_scale))
         return (bag - self.input_mean) / self.input_scale * self.input_factor
 
     def forward(
@@ -73,6 +79,7 @@ class MaximaRegression(MILModel):
 
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
         """Classifies bags; see `MILModel.pool`."""
+        rows = dense_rows(rows)
         maxima = torch.stack([rows[bag].amax(0) for bag in bag_slices(lengths)])
         return Pooled(self._logits(maxima), instance_logits=self._logits(rows))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices, dense_rows
 
 
 class DSMIL(MILModel):
@@ -38,6 +38,7 @@ class DSMIL(MILModel):
 
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:
         """Classifies bags; see `MILModel.pool`."""
+        rows = dense_rows(rows)
         instances, queries = self.instance_classifier(rows), self.query(rows)
         attention, bags, highest = [], [], []
         for bag in bag_slices(lengths):

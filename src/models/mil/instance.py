@@ -5,7 +5,7 @@ from typing import get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.mil.base import MILModel, Rows
+from src.models.mil.base import MILModel, Rows, first_layer
 from src.ops.dropout import Activation, hidden_units
 
 
@@ -36,7 +36,9 @@ class InstanceMIL(MILModel):
 
     def hidden(self, rows: Rows) -> Float[Tensor, "n_rows n_hidden"]:
         """Returns the hidden units of patches, with dropout in training."""
-        return hidden_units(self.patch_encoder(rows), self.activation, self.dropout if self.training else 0.0)
+        return hidden_units(
+            first_layer(self.patch_encoder, rows), self.activation, self.dropout if self.training else 0.0
+        )
 
 
 def checked_activation(activation: Activation) -> Activation:

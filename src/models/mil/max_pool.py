@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.mil.base import Labels, Pooled, Rows, bag_slices
+from src.models.mil.base import Labels, Pooled, Rows, bag_slices, first_layer
 from src.models.mil.instance import InstanceMIL
 from src.ops.dropout import hidden_units, kept_units
+from src.ops.sparse_latents import SparseLatents
 
 # Patches scored at once in training: their hidden units stay in cache.
 _PIECE_ROWS = 1024
@@ -34,14 +35,16 @@ class MaxMIL(InstanceMIL):
         logits = torch.stack([instance_logits[bag].max(0).values for bag in bag_slices(lengths)])
         return Pooled(logits, instance_logits=instance_logits)
 
-    def _logits_of_winners(self, rows: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _logits_of_winners(self, rows: Tensor | SparseLatents, lengths: Sequence[int]) -> Tensor:
         share = 1 - self.dropout
         weight, bias = self.classifier.weight, self.classifier.bias
         with torch.no_grad():
-            kept = kept_units((len(rows), weight.shape[1]), self.dropout, rows.device) if self.dropout else None
+            n_rows = sum(lengths)
+            kept = kept_units((n_rows, weight.shape[1]), self.dropout, rows.device) if self.dropout else None
             scores = []
-            for bag in bag_slices([min(_PIECE_ROWS, len(rows) - at) for at in range(0, len(rows), _PIECE_ROWS)]):
-                hidden = hidden_units(self.patch_encoder(rows[bag]), self.activation, 0.0)
+            for bag in bag_slices([min(_PIECE_ROWS, n_rows - at) for at in range(0, n_rows, _PIECE_ROWS)]):
+                piece = rows.rows(bag.start, bag.stop) if isinstance(rows, SparseLatents) else rows[bag]
+                hidden = hidden_units(first_layer(self.patch_encoder, piece), self.activation, 0.0)
                 if kept is not None:
                     hidden = torch.where(kept[bag], hidden, 0.0)
                 scores.append(F.linear(hidden, weight / share, bias))
@@ -49,7 +52,11 @@ class MaxMIL(InstanceMIL):
             winners = torch.stack([bag.start + all_scores[bag].argmax(0) for bag in bag_slices(lengths)])
         # One patch a bag and class: [n_bags * n_classes, n_hidden], scored by its class alone.
         chosen = winners.flatten()
-        hidden = hidden_units(self.patch_encoder(rows[chosen]), self.activation, 0.0)
+        if isinstance(rows, SparseLatents):
+            patches = SparseLatents.cat([rows.rows(row, row + 1) for row in chosen.tolist()])
+        else:
+            patches = rows[chosen]
+        hidden = hidden_units(first_layer(self.patch_encoder, patches), self.activation, 0.0)
         if kept is not None:
             hidden = hidden * kept[chosen] / share
         logits = torch.einsum("bch,ch->bc", hidden.view(*winners.shape, -1), weight)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, first_layer
 from src.models.mil.instance import checked_activation
 from src.models.mil.nystrom import NystromLayer
 from src.ops.dropout import Activation, hidden_units
@@ -75,7 +75,9 @@ class TransMIL(MILModel):
 
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
         """Classifies bags; see `MILModel.pool`. There are no logits of single patches."""
-        hidden = hidden_units(self.patch_encoder(rows), self.activation, self.dropout if self.training else 0.0)
+        hidden = hidden_units(
+            first_layer(self.patch_encoder, rows), self.activation, self.dropout if self.training else 0.0
+        )
         read = [self._read(bag) for bag in hidden.split(list(lengths))]
         attention = [one.attention for one in read if one.attention is not None]
         return Pooled(torch.stack([one.logits for one in read]), torch.cat(attention)[:, None] if attention else None)
