@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span
+from src.data.feeding.residency import free_gpu
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
 from src.ops.sparse_latents import SparseLatents
@@ -69,20 +70,17 @@ class CachedBags:
     Args:
         read: the reader.
         ram_bytes: how much may be kept in memory; bags read after that are read again each time.
-        device: a GPU that trains; None: none does.
-        device_bytes: how much may be kept on it.
     """
 
-    def __init__(
-        self,
-        read: BagReader,
-        ram_bytes: int = DEFAULT_RAM_BYTES,
-        device: torch.device | None = None,
-        device_bytes: int = 0,
-    ) -> None:
+    def __init__(self, read: BagReader, ram_bytes: int = DEFAULT_RAM_BYTES) -> None:
         self._read = read
-        self._ram_left, self._device_left, self._device = ram_bytes, device_bytes, device
+        self._ram_left, self._device_left = ram_bytes, 0
+        self._device: torch.device | None = None
         self._bags: dict[str, Tensor | SparseLatents] = {}
+
+    def keep_on(self, device: torch.device, n_bytes: int) -> None:
+        """Keeps bags that are read from now on on a device, as long as they take at most `n_bytes`."""
+        self._device, self._device_left = device, n_bytes
 
     def __call__(self, item_id: str) -> Tensor | SparseLatents:
         """Returns the bag of a slide; not to be changed in place."""
@@ -196,8 +194,6 @@ class BagDataModule(L.LightningDataModule):
         seed: of the permutations.
         batch_size: bags of a batch; more than one are padded to the longest.
         ram_bytes: how much of the bags is kept in memory after the first reading.
-        device: a GPU that trains, on which bags are kept after the first reading; None: none does.
-        device_bytes: how much of them.
 
     Raises:
         ValueError: when there is no train slide, or a slide has no label.
@@ -211,8 +207,6 @@ class BagDataModule(L.LightningDataModule):
         seed: int,
         batch_size: int = 1,
         ram_bytes: int = DEFAULT_RAM_BYTES,
-        device: torch.device | None = None,
-        device_bytes: int = 0,
     ) -> None:
         super().__init__()
         if not split.train:
@@ -220,10 +214,19 @@ class BagDataModule(L.LightningDataModule):
         unlabelled = [one for one in split.train + split.val + split.test if one not in labels]
         if unlabelled:
             raise ValueError(f"Expected a label for every slide, got none for {unlabelled[:5]}: add them to the csv.")
-        self.read = CachedBags(read, ram_bytes, device, device_bytes)
+        self.read = CachedBags(read, ram_bytes)
         self.batch_size = batch_size
         self._split, self._labels = split, labels
         self._train_loader = self._loader(split.train, seed)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Keeps the bags on the device that trains, when it is a GPU, as long as they take at most half of its room."""
+        if (free := free_gpu(device)) is not None:
+            self.read.keep_on(device, free // 2)
+
+    def median_values(self) -> float:
+        """Returns how many values the median train bag has; reads all of them."""
+        return float(np.median([np.prod(self.read(item_id).shape) for item_id in self._split.train]))
 
     def train_dataloader(self) -> EpochLoader[BagBatch]:
         """Returns the loader of shuffled train bags."""

@@ -40,7 +40,7 @@ class MaxMIL(InstanceMIL):
         weight, bias = self.classifier.weight, self.classifier.bias
         with torch.no_grad():
             n_rows = sum(lengths)
-            kept = kept_units((n_rows, weight.shape[1]), self.dropout, rows.device) if self.dropout else None
+            kept = kept_units((n_rows, weight.shape[1]), self.dropout, weight.device) if self.dropout else None
             scores = []
             for bag in bag_slices([min(_PIECE_ROWS, n_rows - at) for at in range(0, n_rows, _PIECE_ROWS)]):
                 piece = rows.rows(bag.start, bag.stop) if isinstance(rows, SparseLatents) else rows[bag]

@@ -153,7 +153,7 @@ def test_training(golden):
     module = MILModule(model)
     optimizer = module.configure_optimizers()
     losses = []
-    for step, label in enumerate(arrays["train/labels"] if "train/labels" in arrays else ()):
+    for step, label in enumerate(arrays.get("train/labels", ())):
         bag = torch.from_numpy(arrays[f"train/x{step}"])
         batch = collate_bags([str(step)], [bag], [int(label)])
         loss = module.training_step(batch, step)

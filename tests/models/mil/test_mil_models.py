@@ -122,8 +122,10 @@ def test_dropout_is_on_in_training_only(model):
 
 
 def test_sparse_bags_give_what_dense_ones_give(model):
-    bags = [bag.relu() for bag in bags_of(3, 5)]
+    model = model.double()
+    bags = [bag.relu().double() for bag in bags_of(3, 5)]
     padded, mask = together(bags, 0.0)
+    padded = padded.double()
     sparse = SparseLatents.from_dense(torch.cat(bags))
     labels = torch.tensor([2, 0])
     for mode in (model.eval(), model.train()):
