@@ -43,6 +43,8 @@ class MILModule(lightning.LightningModule):
         monitor: what validation chooses weights by: the bags' mean cross-entropy, or their AUROC.
     """
 
+    class_weights: Tensor
+
     def __init__(
         self,
         model: MILModel,

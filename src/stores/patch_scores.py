@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,13 +77,14 @@ def read_patch_scores(path: Path) -> dict[str, PatchScores]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected the scores of patches at {path}, found none: run task=train_mil again.")
-    with h5py.File(path) as file:
-        classes = tuple(json.loads(str(file.attrs["classes"])))
-        item_ids = file["item_ids"].asstr()[:]  # pyright: ignore[reportAttributeAccessIssue]
-        offsets = file["offsets"][:]  # pyright: ignore[reportIndexIssue]
-        values = {kind: file[kind][:] if kind in file else None for kind in _KINDS}  # pyright: ignore[reportIndexIssue]
+    with h5py.File(path) as opened:
+        file: Any = opened
+        classes = tuple(json.loads(file.attrs["classes"]))
+        item_ids = file["item_ids"].asstr()[:]
+        offsets = file["offsets"][:]
+        values = [file[kind][:] if kind in file else None for kind in _KINDS]
     found = {}
     for item_id, start, stop in zip(item_ids, offsets[:-1], offsets[1:], strict=True):
-        parts = [None if one is None else one[start:stop] for one in values.values()]
-        found[str(item_id)] = PatchScores(classes, *parts)
+        attention, instance_logits = (None if one is None else one[start:stop] for one in values)
+        found[str(item_id)] = PatchScores(classes, attention, instance_logits)
     return found

@@ -28,6 +28,7 @@ from src.data.feeding.bags import (
 )
 from src.data.fold import FoldData, open_fold, tabulate_predictions
 from src.files import write_atomically
+from src.interrupts import keeping
 from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
 from src.ops.probe_losses import class_weights
@@ -67,7 +68,11 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
     inputs = _Inputs(cfg, rundir, fold)
     write_methods(methods, rundir.table("methods"))
-    table = pd.concat([_predictions_of(cfg, rundir, one, inputs, fold) for one in methods.values()], ignore_index=True)
+    tables: list[pd.DataFrame] = []
+    with keeping(lambda: f"{len(tables)} of {len(methods)} methods" if tables else ""):
+        for method in methods.values():
+            tables.append(_predictions_of(cfg, rundir, method, inputs, fold))
+    table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
     rundir.add_table("metrics", metrics, f"Metrics on validation and test {words_of(cfg.dataset).items}.", 30)

@@ -41,7 +41,7 @@ class LastCheckpoint(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Saves if it is time."""
         if time.monotonic() - self._saved >= self._every:
-            trainer.save_checkpoint(self._path)
+            trainer.save_checkpoint(self._path, weights_only=False)
             self._saved = time.monotonic()
 
 

@@ -43,7 +43,8 @@ class AttentionMIL(MILModel):
         self.attention_gate = nn.Linear(n_hidden, n_attention) if gated else None
         self.attention_score = nn.Linear(n_attention, 1)
         self.classifier = nn.Linear(n_hidden, n_classes)
-        self.dropout, self.activation = dropout, checked_activation(activation)
+        self.dropout = dropout
+        self.activation: Activation = checked_activation(activation)
 
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
         """Classifies bags; see `MILModel.pool`.

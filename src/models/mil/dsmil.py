@@ -30,9 +30,10 @@ class DSMIL(MILModel):
         super().__init__(d_in, n_classes)
         n_outputs = 1 if n_classes == 2 else n_classes
         self.instance_classifier = nn.Linear(d_in, n_outputs)
-        self.query = nn.Sequential(nn.Linear(d_in, n_query), nn.ReLU(), nn.Linear(n_query, n_query), nn.Tanh())
+        first, second = nn.Linear(d_in, n_query), nn.Linear(n_query, n_query)
+        self.query = nn.Sequential(first, nn.ReLU(), second, nn.Tanh())
         self.classifier = nn.Linear(n_outputs * d_in, n_outputs)  # theirs: a convolution as wide as its input
-        for layer in (self.instance_classifier, self.query[0], self.query[2], self.classifier):
+        for layer in (self.instance_classifier, first, second, self.classifier):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -29,7 +29,8 @@ class InstanceMIL(MILModel):
         super().__init__(d_in, n_classes)
         self.patch_encoder = nn.Linear(d_in, n_hidden)
         self.classifier = nn.Linear(n_hidden, n_classes)
-        self.dropout, self.activation = dropout, checked_activation(activation)
+        self.dropout = dropout
+        self.activation: Activation = checked_activation(activation)
         for layer in (self.patch_encoder, self.classifier):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -57,7 +57,8 @@ class TransMIL(MILModel):
         super().__init__(d_in, n_classes)
         if n_hidden % n_heads:
             raise ValueError(f"Expected n_hidden to be a multiple of n_heads={n_heads}, got {n_hidden}.")
-        self.dropout, self.activation = dropout, checked_activation(activation)
+        self.dropout = dropout
+        self.activation: Activation = checked_activation(activation)
         self.patch_encoder = nn.Linear(d_in, n_hidden)
         self.class_token = nn.Parameter(torch.empty(n_hidden))
         self.layers = nn.ModuleList(NystromLayer(n_hidden, n_heads, attention_dropout) for _ in range(2))
