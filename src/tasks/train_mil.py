@@ -32,6 +32,7 @@ from src.interrupts import keeping
 from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
 from src.ops.probe_losses import class_weights
+from src.ops.sparse_latents import SparseLatents
 from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
@@ -138,7 +139,7 @@ class _Inputs:
             classifier.input_scale.copy_(torch.from_numpy(standardizer.scale))
         if self._cfg.mil.scale_inputs:
             scale = activation_scale if is_activations else latent_scale
-            factor = scale(lambda item_id: classifier.prepare(read(item_id)), self._fold.split.train)
+            factor = scale(_prepared(classifier, read), self._fold.split.train)
             classifier.input_factor.copy_(factor)
 
     def latents(self) -> LatentStore:
@@ -149,6 +150,16 @@ class _Inputs:
         """Returns the best neurons of the fold's ranking."""
         ranked = self._rundir.trusted_upstream("select_neurons", self._held_out)
         return best_neuron_ids(pd.read_csv(ranked.table("neurons")), n)
+
+
+def _prepared(classifier: BagClassifier, read: BagReader) -> BagReader:
+    """Returns a reader of bags on the scale that a classifier's model eats."""
+
+    def read_prepared(item_id: str) -> torch.Tensor | SparseLatents:
+        bag = read(item_id)
+        return classifier.prepare_latents(bag) if isinstance(bag, SparseLatents) else classifier.prepare(bag)
+
+    return read_prepared
 
 
 def _train_and_predict(
@@ -167,9 +178,7 @@ def _train_and_predict(
     model = config.instantiate(mil.pools[method.pool], **arguments)
     classifier = BagClassifier(model, fold.classes, method.eats, neuron_ids)
     inputs.fit_scale_(classifier, read)
-    data = BagDataModule(
-        lambda item_id: classifier.prepare(read(item_id)), fold.split, labels, cfg.seed, mil.batch_size
-    )
+    data = BagDataModule(_prepared(classifier, read), fold.split, labels, cfg.seed, mil.batch_size)
     targets = torch.tensor([labels[item_id] for item_id in train])
     module = MILModule(
         model,

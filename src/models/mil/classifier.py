@@ -36,14 +36,13 @@ class BagClassifier(nn.Module):
         self.register_buffer("input_scale", torch.ones(model.d_in))
         self.register_buffer("input_factor", torch.ones(model.d_in))
 
-    def prepare(self, bag: Float[Tensor, "*bags d_in"] | SparseLatents) -> Float[Tensor, "*bags d_in"] | SparseLatents:
-        """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`.
-
-        Sparse latents, whose mean is 0, stay sparse.
-        """
-        if isinstance(bag, SparseLatents):
-            return bag.with_values(bag.values * bag.per_neuron(self.input_factor / self.input_scale))
+    def prepare(self, bag: Float[Tensor, "*bags d_in"]) -> Float[Tensor, "*bags d_in"]:
+        """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
         return (bag - self.input_mean) / self.input_scale * self.input_factor
+
+    def prepare_latents(self, bag: SparseLatents) -> SparseLatents:
+        """Returns sparse latents, whose mean is 0, on the scale that the model eats."""
+        return bag.with_values(bag.values * bag.per_neuron(self.input_factor / self.input_scale))
 
     def forward(
         self, bag: Float[Tensor, "n_rows d_in"]
