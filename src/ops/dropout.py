@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Activation = Literal["relu", "gelu"]
+# 1 MiB of float32: several of them stay in a core's cache.
+_PIECE_ELEMENTS = 2**18
 _INT64_LOW = torch.iinfo(torch.int64).min
 
 
@@ -30,13 +32,13 @@ def kept_units(shape: tuple[int, int], p: float, device: torch.device) -> Bool[T
 
 
 def relu_dropout(values: Float[Tensor, "rows units"], p: float) -> Float[Tensor, "rows units"]:
-    """Returns `dropout(relu(values))` in training: what is kept is divided by `1 - p`.
+    """Turns values into `dropout(relu(values))` of training, in place: what is kept is divided by `1 - p`.
 
     Srivastava et al., "Dropout", JMLR 2014, in its inverted form, as torch's. The result alone is kept for the backward
-    pass: it is above 0 exactly where a gradient flows.
+    pass: it is above 0 exactly where a gradient flows. On the CPU both passes go over pieces that stay in cache.
 
     Args:
-        values: [rows, units].
+        values: [rows, units]; nothing else may need them, as nothing needs what a linear layer gives.
         p: probability of a unit to be dropped, from 0 to below 1; 0 is ReLU alone.
     """
     return _ReluDropout.apply(values, p)  # pyright: ignore[reportReturnType]
@@ -52,15 +54,24 @@ def hidden_units(values: Float[Tensor, "rows units"], activation: Activation, p:
 class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, p: float) -> Tensor:
-        hidden = values.relu()
-        if p:
-            kept = kept_units((values.shape[0], values.shape[1]), p, values.device)
-            hidden = torch.where(kept, hidden, 0.0).div_(1 - p)
-        ctx.save_for_backward(hidden)
+        kept = kept_units((values.shape[0], values.shape[1]), p, values.device)
+        zero = values.new_zeros(())
+        for piece, keeps in zip(_pieces(values), _pieces(kept), strict=True):
+            torch.where(keeps, piece.relu_(), zero, out=piece).mul_(1 / (1 - p))
+        ctx.mark_dirty(values)
+        ctx.save_for_backward(values)
         ctx.p = p
-        return hidden
+        return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (hidden,) = ctx.saved_tensors
-        return torch.where(hidden > 0, gradient, 0.0).div_(1 - ctx.p), None
+        result, zero = torch.empty_like(gradient), gradient.new_zeros(())
+        for piece, of_hidden, given in zip(*map(_pieces, (result, hidden, gradient)), strict=True):
+            torch.where(of_hidden > 0, given, zero, out=piece).mul_(1 / (1 - ctx.p))
+        return result, None
+
+
+def _pieces(matrix: Tensor) -> tuple[Tensor, ...]:
+    n_rows = _PIECE_ELEMENTS // matrix.shape[1] if matrix.device.type == "cpu" else 0
+    return matrix.split(max(n_rows, 1) if n_rows else max(len(matrix), 1))

@@ -28,7 +28,7 @@ def test_equal_seeds_draw_equal_units_also_in_pieces():
 def test_what_is_kept_is_scaled_and_has_its_gradient():
     torch.manual_seed(0)
     values = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    hidden = relu_dropout(values, 0.25)
+    hidden = relu_dropout(values * 1, 0.25)
     kept = hidden > 0
     assert kept.any()
     torch.testing.assert_close(hidden[kept], values[kept] / 0.75)
@@ -38,6 +38,18 @@ def test_what_is_kept_is_scaled_and_has_its_gradient():
     torch.testing.assert_close(values.grad, torch.where(kept, gradient / 0.75, 0.0))
 
 
+def test_pieces_change_nothing(monkeypatch):
+    results = []
+    for n_elements in (2**18, 24):  # all at once, and three rows at a time
+        monkeypatch.setattr("src.ops.dropout._PIECE_ELEMENTS", n_elements)
+        torch.manual_seed(0)
+        values = torch.randn(10, 8, requires_grad=True)
+        hidden = relu_dropout(values * 1, 0.25)
+        hidden.backward(torch.arange(80.0).view(10, 8))
+        results.append((hidden, values.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_gradient_without_dropout():
     values = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda one: relu_dropout(one, 0.0), values)
+    assert torch.autograd.gradcheck(lambda one: relu_dropout(one * 1, 0.0), values)
