@@ -1,5 +1,41 @@
 #!/usr/bin/env bash
-# From the repository root. $1: a folder that holds musk1/ and crc_colon_resnet50/ in CLAM's layout.
+# From the repository root. $1: a folder that holds musk1/, elephant/ and crc_colon_resnet50/ in CLAM's layout, each with
+# splits/rep<r>_fold<k>.csv. Ten folds, five times. Everything is skipped that is there already.
 set -euo pipefail
-python -m src.run -m exp=features dataset.dir="$1/musk1" dataset.positive_class=positive dataset.standardize=true 'fold=range(5)' task=pipeline
-python -m src.run -m exp=features dataset.dir="$1/crc_colon_resnet50" dataset.positive_class=cancer 'fold=range(5)' task=pipeline
+cd "$(dirname "$0")/../.."
+
+# Ilse et al. 2018, appendix: lr 5e-4, weight decay 5e-3. Bags are tiny: eight a step.
+small=(mil.batch_size=8 mil.lr=5e-4 mil.weight_decay=5e-3 mil.max_epochs=60 mil.min_epochs=20 mil.patience=20 mil.stop_below=0)
+# Every method of the group mil on activations, untuned but for the number of epochs.
+untuned=(mil.max_epochs=30 mil.min_epochs=10 mil.patience=10)
+
+folds() {  # <data set> <repeats> <overrides...>: train_mil on each given fold of each repeat
+  local set="$1" repeats="$2"; shift 2
+  python -m src.run -m exp=features dataset.dir="$data/$set" dataset.splits_dir="$data/$set/splits" trainer=cpu \
+    'fold=range(10)' "repeat=$repeats" task=train_mil "$@"
+}
+
+data="$1"
+for set in musk1 elephant; do
+  folds "$set" 'range(5)' dataset.positive_class=positive dataset.standardize=true \
+    'mil.methods=[attention_activations]' "${small[@]}"
+done
+
+colon=(dataset.positive_class=cancer)
+for mil in maxmil meanmil abmil gated_abmil clam_sb clam_mb dsmil transmil; do
+  folds crc_colon_resnet50 'range(5)' "${colon[@]}" "mil=$mil" "${untuned[@]}"
+done
+# Mean and attention with four settings each: the setting is chosen on the validation parts of repeat 0.
+settings=("dataset.standardize=false mil.weight_decay=1e-5" "dataset.standardize=false mil.weight_decay=1e-2"
+          "dataset.standardize=true mil.weight_decay=1e-5" "dataset.standardize=true mil.weight_decay=1e-2")
+for mil in meanmil abmil; do
+  for setting in "${settings[@]}"; do
+    # shellcheck disable=SC2086
+    folds crc_colon_resnet50 0 "${colon[@]}" "mil=$mil" "${untuned[@]}" mil.batch_size=8 mil.lr=5e-4 $setting
+  done
+  chosen="$(python -m experiments.mil_benchmarks.table choose "mil=$mil")"
+  # shellcheck disable=SC2086
+  folds crc_colon_resnet50 'range(5)' "${colon[@]}" "mil=$mil" "${untuned[@]}" mil.batch_size=8 mil.lr=5e-4 $chosen
+done
+
+python -m experiments.mil_benchmarks.table show "$data"

@@ -11,7 +11,7 @@ from src.files import write_atomically
 
 NEURON, CHANNEL, RANDOM_NEURON = "neuron", "channel", "random_neuron"
 """The best neuron by itself, and what it is compared with."""
-_COLORS = {"activations": SKY, "latents": GREEN, "top_neurons": PURPLE}
+_COLORS = {"activations": SKY, "latents": GREEN, "top_neurons": PURPLE, "neurons": VERMILLION}
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -23,7 +23,7 @@ class Method:
         name: as in `mil.methods` and in every table.
         label: for a reader.
         pool: of `mil.pools`; the name where there is none.
-        eats: what a MIL model reads: `activations`, `latents` or `top_neurons`; else the name.
+        eats: what a MIL model reads: `activations`, `latents`, `top_neurons` or `neurons`; else the name.
         color: of its curves and bars, which stands for what it eats.
         dash: of its curves, which stands for how it pools.
     """

@@ -145,6 +145,8 @@ def _relation_errors(config: Mapping[str, Any]) -> Iterator[str]:
     for method in mil.get("methods", []):
         if method not in known:
             yield f"mil.methods: expected a choice of {', '.join(known)}, got {method!r}"
+        elif method.endswith("_neurons") and not method.endswith("_top_neurons") and not mil["neurons"]:
+            yield f"mil.neurons: expected the neurons of {method}, got {mil['neurons']}; give mil.neurons=[<id>,...]"
     if evaluation and evaluation["almost_dead_below"] >= evaluation["dense_above"]:
         yield (
             f"evaluation.almost_dead_below: expected less than evaluation.dense_above={evaluation['dense_above']}, got "
@@ -158,7 +160,10 @@ def _relation_errors(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _mil_methods(pools: Sequence[str]) -> list[str]:
-    return [*(f"{pool}_{name}" for pool in pools for name in ("activations", "latents", "top_neurons")), "neuron"]
+    return [
+        *(f"{pool}_{name}" for pool in pools for name in ("activations", "latents", "top_neurons", "neurons")),
+        "neuron",
+    ]
 
 
 def _name(key: str) -> str:

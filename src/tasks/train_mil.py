@@ -1,15 +1,13 @@
-"""Trains slide classifiers on activations, on latents and on the best neurons, and predicts val and test slides."""
+"""Trains slide classifiers on activations, on latents and on neurons, and predicts val and test slides."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src import config
 from src.analysis.cross_validation import fold_metrics
@@ -19,55 +17,62 @@ from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
 from src.analysis.single_neuron import fit_single_neuron
 from src.analysis.slide_metrics import METRICS
-from src.data.feeding.bags import BagDataModule, BagReader, activation_bags, activation_scale, latent_bags, latent_scale
+from src.data.feeding.bags import (
+    BagDataModule,
+    BagReader,
+    activation_bags,
+    activation_scale,
+    latent_bags,
+    latent_scale,
+    sparse_latent_bags,
+)
 from src.data.fold import FoldData, open_fold, tabulate_predictions
 from src.files import write_atomically
+from src.interrupts import keeping
 from src.models.mil.classifier import BagClassifier, MaximaRegression
 from src.modules.mil import BagPrediction, MILModule
+from src.ops.probe_losses import class_weights
+from src.ops.sparse_latents import SparseLatents
 from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import describe, save_module
-from src.training.trainer import make_trainer
+from src.stores.patch_scores import PatchScores, write_patch_scores
+from src.training.mil_fit import fit_mil, predict_bags
 from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
-# Values of a bag from which a second CPU thread pays. Below, a step is over before the thread has woken: on a busy
-# machine a step on a bag of 5 x 166 took 24 ms of CPU time with two threads and 1.7 ms with one.
-_VALUES_FOR_THREADS = 50_000
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Writes `analysis/predictions.csv` of every method, `attention/<method>/<item_id>.npy` and the ROC curves.
+    """Writes `analysis/predictions.csv` of every method, what it says of each patch, and the ROC curves.
 
-    `analysis/methods.csv` says what the methods are, and `export/<method>/` keeps each as a `BagClassifier`.
+    `analysis/methods.csv` says what the methods are, `export/<method>/` keeps each as a `BagClassifier`, and
+    `analysis/patch_scores/<method>.h5` the attention and logits of the patches of val and test slides.
 
-    Test slides are predicted once, by the weights with the lowest validation loss; they choose nothing.
+    Test slides are predicted once, by the weights that validation slides chose; they choose nothing. A run that was
+    stopped goes on at the method it was in.
 
     Returns:
         `<split>/<method>_<metric>` for val and test, NaN where the slides do not define it.
 
     Raises:
-        ValueError: when a method is unknown, or the SAE or the ranking was fitted on held-out cases.
+        ValueError: when a method is unknown, the SAE or the ranking was fitted on held-out cases, the train slides are
+            of one class, or AUROC is to choose weights and validation slides are of one class.
         FileNotFoundError: when a method needs latents or a ranking that were not made.
     """
     methods = parse_methods(cfg.mil.methods, cfg.mil.pools)
     fold = open_fold(cfg).of_labelled()
+    _require_classes(cfg, fold)
     of_csv = ("split train+val+test", "cases train+val+test", "labels train+val+test", "classes")
     rundir.record(*fold.inputs(*of_csv, "activations train+val+test"))
     rundir.write_fitted_on(fold.fitted("train+val"))  # val slides choose the weights
     inputs = _Inputs(cfg, rundir, fold)
-    tables = []
-    for name, method in methods.items():
-        if name == NEURON:
-            predictions, classifier, arguments = _predict_by_neuron(inputs, fold)
-        else:
-            predictions, classifier, arguments = _train_and_predict(cfg, rundir, method, inputs, fold)
-            _write_attention(rundir, name, predictions)
-        _export(cfg, rundir, name, classifier, arguments, fold)
-        by_item = {prediction.item_id: prediction.probabilities for prediction in predictions}
-        tables.append(tabulate_predictions(fold, name, fold.classes, by_item))
     write_methods(methods, rundir.table("methods"))
+    tables: list[pd.DataFrame] = []
+    with keeping(lambda: f"{len(tables)} of {len(methods)} methods" if tables else ""):
+        for method in methods.values():
+            tables.append(_predictions_of(cfg, rundir, method, inputs, fold))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(rundir.table("predictions"), index=False)
     metrics = fold_metrics(table.rename(columns={"split": "fold"})).rename(columns={"fold": "split"})
@@ -75,6 +80,36 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     _write_page(cfg, rundir, fold, table, methods)
     rows: list[dict[str, Any]] = metrics.to_dict("records")  # pyright: ignore[reportAssignmentType]
     return {f"{row['split']}/{row['method']}_{name}": row[name] for row in rows for name in METRICS}
+
+
+def _require_classes(cfg: Any, fold: FoldData) -> None:
+    """Refuses parts of one class, from which nothing can be learned or chosen."""
+    parts = ["train"] if cfg.mil.monitor == "loss" or not fold.split.val else ["train", "val"]
+    for part in parts:
+        found = {fold.items[item_id].label for item_id in fold.split.item_ids(part)}
+        if len(found) < 2:
+            remedy = "Give another fold or other splits" + (", or mil.monitor=loss" if part == "val" else "")
+            raise ValueError(f"Expected {part} items of two classes or more in fold {cfg.fold}, got {found}. {remedy}.")
+
+
+def _predictions_of(cfg: Any, rundir: RunDir, method: Method, inputs: "_Inputs", fold: FoldData) -> pd.DataFrame:
+    """Trains a method and writes what it leaves; one that an earlier start finished is read back."""
+    finished = rundir.checkpoints_dir / method.name / "predictions.csv"
+    if finished.is_file():
+        _LOGGER.info("%s was trained by an earlier start.", method.name)
+        ids: Any = dict.fromkeys(("method", "split", "item_id", "case_id", "label"), str)
+        return pd.read_csv(finished, dtype=ids, keep_default_na=False)
+    fit = _predict_by_neuron if method.name == NEURON else _train_and_predict
+    predictions, classifier, arguments = fit(cfg, rundir, method, inputs, fold)
+    if method.name != NEURON:
+        _write_patch_scores(rundir, method.name, predictions, fold)
+    _export(cfg, rundir, method.name, classifier, arguments, fold)
+    by_item = {prediction.item_id: prediction.probabilities for prediction in predictions}
+    table = tabulate_predictions(fold, method.name, fold.classes, by_item)
+    with write_atomically(finished) as temporary:  # last: it says that the rest is there
+        table.to_csv(temporary, index=False)
+    (finished.parent / "last.ckpt").unlink(missing_ok=True)
+    return table
 
 
 class _Inputs:
@@ -90,7 +125,10 @@ class _Inputs:
         """Returns the reader of an input's bags as they are stored, and the neurons that it holds, None: all."""
         if name == "activations":
             return activation_bags(self._fold.store), None
-        neuron_ids = None if name == "latents" else self.best_neurons(self._cfg.mil.n_top_neurons)
+        if name == "latents":
+            return sparse_latent_bags(self.latents()), None
+        named = name == "neurons"
+        neuron_ids = list(self._cfg.mil.neurons) if named else self.best_neurons(self._cfg.mil.n_top_neurons)
         return latent_bags(self.latents(), neuron_ids), neuron_ids
 
     def fit_scale_(self, classifier: BagClassifier, read: BagReader) -> None:
@@ -101,7 +139,7 @@ class _Inputs:
             classifier.input_scale.copy_(torch.from_numpy(standardizer.scale))
         if self._cfg.mil.scale_inputs:
             scale = activation_scale if is_activations else latent_scale
-            factor = scale(lambda item_id: classifier.prepare(read(item_id)), self._fold.split.train)
+            factor = scale(_prepared(classifier, read), self._fold.split.train)
             classifier.input_factor.copy_(factor)
 
     def latents(self) -> LatentStore:
@@ -114,69 +152,57 @@ class _Inputs:
         return best_neuron_ids(pd.read_csv(ranked.table("neurons")), n)
 
 
+def _prepared(classifier: BagClassifier, read: BagReader) -> BagReader:
+    """Returns a reader of bags on the scale that a classifier's model eats."""
+
+    def read_prepared(item_id: str) -> torch.Tensor | SparseLatents:
+        bag = read(item_id)
+        return classifier.prepare_latents(bag) if isinstance(bag, SparseLatents) else classifier.prepare(bag)
+
+    return read_prepared
+
+
 def _train_and_predict(
-    cfg: Any, rundir: RunDir, parsed: Method, inputs: _Inputs, fold: FoldData
+    cfg: Any, rundir: RunDir, method: Method, inputs: _Inputs, fold: FoldData
 ) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
     """Trains one model on the train slides and predicts the val and test slides.
 
     Returns:
         The predictions, the classifier, and what its model is made of.
     """
-    method = parsed.name
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # a method's result does not depend on the others
     labels = {item_id: fold.label_index(item_id) for item_id in fold.split.item_ids("train+val+test")}
-    mil = cfg.mil
-    read, neuron_ids = inputs.read(parsed.eats)
-    arguments = {"d_in": read(fold.split.train[0]).shape[1], "n_classes": len(fold.classes)}
-    model = config.instantiate(mil.pools[parsed.pool], **arguments)
-    classifier = BagClassifier(model, fold.classes, parsed.eats, neuron_ids)
+    mil, train = cfg.mil, fold.split.train
+    read, neuron_ids = inputs.read(method.eats)
+    arguments = {"d_in": read(train[0]).shape[1], "n_classes": len(fold.classes)}
+    model = config.instantiate(mil.pools[method.pool], **arguments)
+    classifier = BagClassifier(model, fold.classes, method.eats, neuron_ids)
     inputs.fit_scale_(classifier, read)
-    data = BagDataModule(
-        lambda item_id: classifier.prepare(read(item_id)), fold.split, labels, cfg.seed, mil.batch_size
+    data = BagDataModule(_prepared(classifier, read), fold.split, labels, cfg.seed, mil.batch_size)
+    targets = torch.tensor([labels[item_id] for item_id in train])
+    module = MILModule(
+        model,
+        mil.lr,
+        mil.weight_decay,
+        method.name,
+        tuple(mil.betas),
+        mil.cosine_to,
+        class_weights(targets, len(fold.classes), mil.class_weights == "balanced"),
+        mil.monitor,
     )
-    module = MILModule(model, mil.lr, mil.weight_decay, method)
-    # Without validation slides there is nothing to choose by: the last weights are kept.
-    monitor = module.monitored if fold.split.val else None
-    best = ModelCheckpoint(
-        rundir.checkpoints_dir / method, "best", monitor, save_weights_only=True, enable_version_counter=False
-    )
-    stop = EarlyStopping(module.monitored, patience=mil.patience, stopping_threshold=mil.stop_below)
-    epochs = {"max_epochs": mil.max_epochs, "min_epochs": min(mil.min_epochs, mil.max_epochs)}
-    batches = {"limit_val_batches": 1.0 if fold.split.val else 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    trainer = make_trainer(cfg, rundir, [best, stop] if fold.split.val else [best], **epochs, **batches)
-    with _threads_for(np.median([data.read(item_id).numel() for item_id in fold.split.train])):
-        trainer.fit(module, data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt("Training was interrupted; start again to train the classifiers.")
-    if not fold.split.val:
-        _LOGGER.warning("Fold %d has no validation slides: %s keeps its last weights.", cfg.fold, method)
-    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
-    loaders = [loader for loader in (data.val_dataloader(), data.test_dataloader()) if loader]
-    predicted: Any = [batch for loader in loaders for batch in trainer.predict(module, loader) or ()]
-    loss = float("nan") if best.best_model_score is None else float(best.best_model_score)
-    _LOGGER.info("%s: %d epochs, best validation loss %.4g.", method, trainer.current_epoch, loss)
-    predictions: list[BagPrediction] = [prediction for batch in predicted for prediction in batch]
-    if spoilt := [one.item_id for one in predictions if not bool(one.probabilities.isfinite().all())]:
-        raise ValueError(
-            f"Expected finite probabilities of {method}, got others for {', '.join(spoilt[:5])} ({len(spoilt)} "
-            f"in all): their features are far larger than those of the train items. Look at them."
-        )
-    chosen = {key: value for key, value in config.to_container(mil.pools[parsed.pool]).items() if key != "_target_"}
+    trainer = fit_mil(cfg, rundir, module, data, len(fold.split.val))
+    predictions = predict_bags(trainer, module, data)
+    chosen = {key: value for key, value in config.to_container(mil.pools[method.pool]).items() if key != "_target_"}
     return predictions, classifier.cpu(), chosen | arguments
 
 
-@contextmanager
-def _threads_for(n_values: float) -> Iterator[None]:
-    """Trains on bags of `n_values` values with one CPU thread when they are small."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(n_threads if n_values >= _VALUES_FOR_THREADS else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
+def _predict_by_neuron(
+    cfg: Any,  # noqa: ARG001 - as of the methods that train
+    rundir: RunDir,  # noqa: ARG001
+    method: Method,  # noqa: ARG001
+    inputs: _Inputs,
+    fold: FoldData,
+) -> tuple[list[BagPrediction], BagClassifier, dict[str, Any]]:
     """Predicts from the best neuron, of more than two classes from each class's best; returns as the models do."""
     neuron_ids = inputs.best_neurons(1 if len(fold.classes) == 2 else len(fold.classes))
     latents, train = inputs.latents(), fold.split.train
@@ -190,7 +216,7 @@ def _predict_by_neuron(inputs: _Inputs, fold: FoldData) -> tuple[list[BagPredict
     model.load_state_dict({name: torch.from_numpy(np.asarray(value, np.float64)) for name, value in fitted.items()})
     classifier = BagClassifier(model, fold.classes, NEURON, neuron_ids)
     predictions = [
-        BagPrediction(item_id, classifier(read(item_id))[0], None) for item_id in fold.split.item_ids("val+test")
+        BagPrediction(item_id, classifier(read(item_id))[0], None, None) for item_id in fold.split.item_ids("val+test")
     ]
     return predictions, classifier, arguments
 
@@ -210,11 +236,18 @@ def _export(
     save_module(classifier, folder, arguments, metadata, fold.fitted("train+val"), fold.spec)
 
 
-def _write_attention(rundir: RunDir, method: str, predictions: list[BagPrediction]) -> None:
-    for prediction in predictions:
-        if prediction.attention is not None:
-            with write_atomically(rundir.path / "attention" / method / f"{prediction.item_id}.npy") as temporary:
-                np.save(temporary, prediction.attention.numpy())
+def _write_patch_scores(rundir: RunDir, method: str, predictions: list[BagPrediction], fold: FoldData) -> None:
+    def array(values: torch.Tensor | None) -> np.ndarray | None:
+        return None if values is None else values.float().numpy()
+
+    scores = {
+        one.item_id: PatchScores(fold.classes, array(one.attention), array(one.instance_logits)) for one in predictions
+    }
+    write_patch_scores(rundir.path / "analysis" / "patch_scores" / f"{method}.h5", scores, fold.classes)
+    for item_id, one in scores.items():  # of models with one attention for all classes
+        if one.attention is not None and one.attention.shape[1] == 1:
+            with write_atomically(rundir.path / "attention" / method / f"{item_id}.npy") as temporary:
+                np.save(temporary, one.attention[:, 0])
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:

@@ -85,7 +85,7 @@ def test_values_of_conf_are_right(plain):
         ("name", "", "text that is not empty, got ''"),
         ("mil.max_epochs", 0, "a whole number of at least 1, got 0"),
         ("mil.min_epochs", -1, "a whole number of at least 0, got -1"),
-        ("mil.patience", 2.5, "a whole number, got 2.5"),
+        ("mil.patience", 2.5, "a whole number of at least 1, got 2.5"),
         ("mil.batch_size", 0, "a whole number of at least 1, got 0"),
         ("mil.lr", -1e-4, "a number above 0, got -0.0001"),
         ("mil.methods", [], "a list that is not empty, got []"),

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 
-from src.data.feeding.bags import BagDataModule
+from src.data.feeding.bags import BagBatch, BagDataModule
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule
 from src.records import FoldSplit
+from src.training.mil_fit import LastCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # Lightning 2.6 under torch 2.15
 
@@ -62,11 +63,60 @@ def test_planted_patch_is_learned_and_found(tmp_path, pool, batch_size):
     right = [one.probabilities.argmax().item() == labels[one.item_id] for one in predictions]
     assert np.mean(right) >= 0.9
     if pool is AttentionMIL:
-        assert [len(one.attention) for one in predictions] == [len(bags[one.item_id]) for one in predictions]
+        assert [one.attention.shape for one in predictions] == [(len(bags[one.item_id]), 1) for one in predictions]
         found = [one.attention.argmax().item() == places[one.item_id] for one in predictions if one.item_id in places]
         assert np.mean(found) >= 0.9
     else:
         assert all(one.attention is None for one in predictions)
+
+
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    """Dropout, shuffling, Adam's moments and the schedule go on as if nothing had happened."""
+    bags, labels, _ = planted_bags(24)
+    split = FoldSplit(0, tuple(bags)[:16], tuple(bags)[16:], ())
+
+    def trained(n_epochs, start=None):
+        torch.manual_seed(0)
+        data = BagDataModule(bags.__getitem__, split, labels, seed=0, batch_size=3)
+        module = MILModule(AttentionMIL(8, 2, n_hidden=16), lr=1e-2, cosine_to=1e-4, name="here")
+        if start is not None:
+            torch.manual_seed(1)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=4,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            callbacks=[StopAfter(n_epochs), LastCheckpoint(tmp_path / "last.ckpt", every=0)],
+            default_root_dir=tmp_path,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        trainer.fit(module, data, ckpt_path=start)
+        return module.model.state_dict()
+
+    whole = trained(4)
+    trained(2)
+    resumed = trained(4, tmp_path / "last.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+class StopAfter(lightning.Callback):
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 >= self.n_epochs
+
+
+def test_classes_weigh_in_the_loss_and_not_in_the_share_of_a_batch():
+    bags, labels = torch.randn(2, 3, 8), torch.tensor([0, 1])
+    batch = BagBatch(["a", "b"], bags, torch.ones(2, 3, dtype=torch.bool), labels)
+    model = MaxMIL(8, 2, dropout=0)
+    losses = F.cross_entropy(model(*batch[1:3]).logits, labels, reduction="none")
+    module = MILModule(model, class_weights=torch.tensor([0.5, 3.0]))
+    torch.testing.assert_close(module.training_step(batch, 0), (0.5 * losses[0] + 3 * losses[1]) / 2)
 
 
 def test_validation_loss_is_the_mean_over_slides(tmp_path):

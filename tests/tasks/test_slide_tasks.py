@@ -17,7 +17,9 @@ from src.records import read_split
 from src.runs.execution import execute, open_rundir
 from src.stores.latents.store import LatentStore
 from src.stores.modules import load_module, spec_of
+from src.stores.patch_scores import read_patch_scores
 from src.tasks import select_neurons
+from src.training.mil_fit import fit_mil
 from tests.synthetic import make_feature_folder
 
 pytestmark = [
@@ -138,9 +140,58 @@ def test_every_classifier_is_kept_and_predicts_the_same_bit_for_bit(two_classes)
             path = rundir.path / "attention" / name / f"{item_id}.npy"
             assert (attention is not None) == path.is_file()
             if attention is not None:
-                np.testing.assert_array_equal(attention, np.load(path))
+                np.testing.assert_array_equal(attention[0], np.load(path))
     fitted = rundir.export_dir / "neuron" / "fitted_on.csv"
     assert fitted.read_bytes() == rundir.fitted_on_path.read_bytes()
+
+
+def test_what_each_method_says_of_each_patch_is_kept(two_classes):
+    _, rundir = two_classes.run("train_mil")
+    split, latents = split_of(two_classes, 0), LatentStore(rundir.upstream("encode").latents_dir())
+    for name in MIL_METHODS:
+        scores = read_patch_scores(rundir.path / "analysis" / "patch_scores" / f"{name}.h5")
+        assert list(scores) == [*split.val, *split.test]
+        for item_id, one in scores.items():
+            assert one.instance_logits.shape == (latents.items[item_id].n_rows, 2)
+            assert (one.attention is None) == name.startswith("max")
+            if one.attention is not None:
+                path = rundir.path / "attention" / name / f"{item_id}.npy"
+                np.testing.assert_array_equal(one.attention_of("tumor"), np.load(path))
+
+
+def test_a_stopped_run_goes_on_at_the_method_it_was_in(two_classes, monkeypatch):
+    few = ("mil.methods=[max_activations,attention_activations]", "mil.max_epochs=2")
+    trained = []
+
+    def fit(cfg, rundir, module, data, n_val):
+        if module.name == "attention_activations" and not trained.count(module.name):
+            trained.append(module.name)
+            raise KeyboardInterrupt
+        trained.append(module.name)
+        return fit_mil(cfg, rundir, module, data, n_val)
+
+    monkeypatch.setattr("src.tasks.train_mil.fit_mil", fit)
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        two_classes.run("train_mil", 0, *few)
+    assert interruption.value.__notes__ == ["1 of 2 methods"]
+    results, rundir = two_classes.run("train_mil", 0, *few)
+    assert trained == ["max_activations", "attention_activations", "attention_activations"]
+    before = pd.read_csv(rundir.table("predictions"))
+    monkeypatch.undo()
+    again, rundir = two_classes.run("train_mil", 0, *few, "overwrite=true")
+    assert again == results
+    pd.testing.assert_frame_equal(pd.read_csv(rundir.table("predictions")), before)
+    assert not list(rundir.checkpoints_dir.rglob("last.ckpt"))
+
+
+def test_neurons_of_a_list_class_weights_and_auroc_as_the_monitor(two_classes, caplog):
+    typed = ("mil.neurons=[5,3]", "mil.class_weights=balanced", "mil.monitor=auroc", "mil.max_epochs=2")
+    with caplog.at_level(logging.INFO):
+        results, rundir = two_classes.run("train_mil", 0, "mil.methods=[max_neurons]", *typed)
+    classifier, _ = load_module(rundir.export_dir / "max_neurons", BagClassifier)
+    assert classifier.neuron_ids == (5, 3)
+    assert "max_neurons: 2 epochs, best validation auroc" in caplog.text
+    assert 0 <= results["test/max_neurons_auroc"] <= 1
 
 
 def test_a_method_does_not_depend_on_the_others(two_classes):
@@ -244,3 +295,17 @@ def test_a_fold_without_validation_slides_and_with_one_test_class(tmp_path, capl
     assert np.isnan(results["test/max_activations_auroc"])
     assert results["test/max_activations_accuracy"] in (0.0, 0.5, 1.0)
     assert rundir.read_results().keys() == results.keys()
+
+
+def test_train_slides_of_one_class_are_refused(tmp_path):
+    make_feature_folder(tmp_path / "features", n_slides=24)
+    (tmp_path / "mine").mkdir()
+    table = pd.read_csv(tmp_path / "features" / "dataset.csv", dtype=str)
+    normal = table.loc[table["label"] == "normal", "slide_id"].tolist()
+    tumor = table.loc[table["label"] == "tumor", "slide_id"].tolist()
+    columns = {"train": normal[4:], "val": normal[2:4] + tumor[:2], "test": normal[:2] + tumor[2:4]}
+    split = pd.DataFrame({part: pd.Series(ids) for part, ids in columns.items()})
+    split.to_csv(tmp_path / "mine" / "splits_0.csv", index=False)
+    workplace = Workplace(tmp_path, "dataset.positive_class=tumor", f"dataset.splits_dir={tmp_path / 'mine'}")
+    with pytest.raises(ValueError, match=r"train items of two classes or more in fold 0, got \{'normal'\}"):
+        workplace.run("train_mil", 0, "mil.methods=[max_activations]")

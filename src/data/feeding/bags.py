@@ -10,28 +10,35 @@ from torch import Tensor
 
 from src.data.feeding.epoch_loader import EpochLoader
 from src.data.feeding.epoch_order import EpochOrder, Positions, Span
+from src.data.feeding.residency import free_gpu
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
+from src.ops.sparse_latents import SparseLatents
 from src.records import FoldSplit
 from src.stores.activations.store import ActivationStore
 from src.stores.latents.source import LatentSource
 
 _SILENT = "Expected train bags with values other than 0, got none: a model could learn nothing."
 
-BagReader = Callable[[str], Tensor]
+BagReader = Callable[[str], Tensor | SparseLatents]
 """Returns the bag [n_patches, d] float32 of a slide id."""
+# Latents of a smaller share of non-zeros are multiplied sparse; where more, the dense product is faster.
+_SPARSE_BELOW = 0.03
 
 
 class BagBatch(NamedTuple):
-    """Slides padded to the longest: bags [n_bags, n_patches, d], mask [n_bags, n_patches] (true: a patch), labels."""
+    """Slides padded to the longest: bags [n_bags, n_patches, d], mask [n_bags, n_patches] (true: a patch), labels.
+
+    Sparse bags are not padded: [n_rows, d], one slide's patches after the other's.
+    """
 
     item_ids: list[str]
-    bags: Tensor
+    bags: Tensor | SparseLatents
     mask: Tensor
     labels: Tensor
 
 
-def activation_bags(store: ActivationStore, standardizer: Standardizer | None = None) -> BagReader:
+def activation_bags(store: ActivationStore, standardizer: Standardizer | None = None) -> Callable[[str], Tensor]:
     """Returns a reader of bags of activations [n_patches, d_in], standardised when asked."""
 
     def read(item_id: str) -> Tensor:
@@ -42,7 +49,12 @@ def activation_bags(store: ActivationStore, standardizer: Standardizer | None = 
     return read
 
 
-def latent_bags(source: LatentSource, neuron_ids: Sequence[int] | None = None) -> BagReader:
+def sparse_latent_bags(source: LatentSource) -> BagReader:
+    """Returns a reader of bags of all latents as they are stored [n_rows, n_latents]."""
+    return source.rows
+
+
+def latent_bags(source: LatentSource, neuron_ids: Sequence[int] | None = None) -> Callable[[str], Tensor]:
     """Returns a reader of dense bags of latents: all [n_rows, n_latents], or of some neurons, in the order given."""
 
     def read(item_id: str) -> Tensor:
@@ -53,34 +65,65 @@ def latent_bags(source: LatentSource, neuron_ids: Sequence[int] | None = None) -
 
 
 class CachedBags:
-    """Keeps the bags that a reader has read, as long as they fit.
+    """Keeps the bags that a reader has read, on the GPU and then in memory, as long as they fit.
 
     Args:
         read: the reader.
-        ram_bytes: how much may be kept; bags read after that are read again each time.
+        ram_bytes: how much may be kept in memory; bags read after that are read again each time.
     """
 
     def __init__(self, read: BagReader, ram_bytes: int = DEFAULT_RAM_BYTES) -> None:
         self._read = read
-        self._bytes_left = ram_bytes
-        self._bags: dict[str, Tensor] = {}
+        self._ram_left, self._device_left = ram_bytes, 0
+        self._device: torch.device | None = None
+        self._bags: dict[str, Tensor | SparseLatents] = {}
 
-    def __call__(self, item_id: str) -> Tensor:
+    def keep_on(self, device: torch.device, n_bytes: int) -> None:
+        """Keeps bags that are read from now on on a device, as long as they take at most `n_bytes`."""
+        self._device, self._device_left = device, n_bytes
+
+    def __call__(self, item_id: str) -> Tensor | SparseLatents:
         """Returns the bag of a slide; not to be changed in place."""
         if item_id in self._bags:
             return self._bags[item_id]
         bag = self._read(item_id)
-        if bag.nbytes <= self._bytes_left:
-            self._bytes_left -= bag.nbytes
+        n_bytes = _n_bytes(bag)
+        if self._device is not None and n_bytes <= self._device_left:
+            self._device_left -= n_bytes
+            self._bags[item_id] = bag = bag.to(self._device)
+        elif n_bytes <= self._ram_left:
+            self._ram_left -= n_bytes
             self._bags[item_id] = bag
         return bag
 
 
-def collate_bags(item_ids: Sequence[str], bags: Sequence[Tensor], labels: Sequence[int]) -> BagBatch:
-    """Pads bags [n_patches, d] with zeros to the longest and stacks them; the mask is false on padding."""
-    padded = torch.nn.utils.rnn.pad_sequence(list(bags), batch_first=True)
-    mask = torch.arange(padded.shape[1]) < torch.tensor([len(bag) for bag in bags])[:, None]
-    return BagBatch(list(item_ids), padded, mask, torch.tensor(labels))
+def collate_bags(item_ids: Sequence[str], bags: Sequence[Tensor | SparseLatents], labels: Sequence[int]) -> BagBatch:
+    """Pads bags [n_patches, d] with zeros to the longest and stacks them; the mask is false on padding.
+
+    Sparse bags stay sparse when nearly all of their values are 0.
+    """
+    lengths = [bag.shape[0] for bag in bags]
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    sparse = [bag for bag in bags if isinstance(bag, SparseLatents)]
+    joined: Tensor | SparseLatents
+    if sparse and sum(bag.n_entries for bag in sparse) < _SPARSE_BELOW * sum(lengths) * sparse[0].n_latents:
+        devices = {bag.values.device for bag in sparse}
+        joined = SparseLatents.cat([bag.to(max(devices, key=str)) for bag in sparse] if len(devices) > 1 else sparse)
+    else:
+        dense = [_dense(bag) for bag in bags]
+        device = max((bag.device for bag in dense), key=str)  # of the GPU and the CPU, the GPU
+        dense = [bag.to(device) for bag in dense]
+        joined = dense[0][None] if len(dense) == 1 else torch.nn.utils.rnn.pad_sequence(dense, batch_first=True)
+    return BagBatch(list(item_ids), joined, mask, torch.tensor(labels))
+
+
+def _dense(bag: Tensor | SparseLatents) -> Tensor:
+    return bag if isinstance(bag, Tensor) else bag.to_dense()
+
+
+def _n_bytes(bag: Tensor | SparseLatents) -> int:
+    tensors = [bag] if isinstance(bag, Tensor) else [bag.row_offsets, bag.neuron_ids, bag.values]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def activation_scale(read: BagReader, item_ids: Iterable[str]) -> Tensor:
@@ -97,7 +140,7 @@ def activation_scale(read: BagReader, item_ids: Iterable[str]) -> Tensor:
     """
     total, n_values = 0.0, 0
     for item_id in item_ids:
-        bag = read(item_id)
+        bag = _dense(read(item_id))
         total += float(bag.square().sum(dtype=torch.float64))
         n_values += bag.numel()
     if total == 0:
@@ -123,8 +166,13 @@ def latent_scale(read: BagReader, item_ids: Iterable[str]) -> Tensor:
     squares, n_active = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
     for item_id in item_ids:
         bag = read(item_id)
-        squares = squares + bag.double().square().sum(0)
-        n_active = n_active + (bag != 0).sum(0)
+        if isinstance(bag, SparseLatents):
+            values, ids = bag.values.double(), bag.neuron_ids.long()
+            squares = squares + values.new_zeros(bag.n_latents).index_add(0, ids, values.square())
+            n_active = n_active + torch.bincount(ids[values != 0], minlength=bag.n_latents)
+        else:
+            squares = squares + bag.double().square().sum(0)
+            n_active = n_active + (bag != 0).sum(0)
     if not bool(n_active.any()):
         raise ValueError(_SILENT)
     return torch.where(n_active > 0, (n_active / squares).sqrt(), 1.0).float()
@@ -170,6 +218,15 @@ class BagDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self._split, self._labels = split, labels
         self._train_loader = self._loader(split.train, seed)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Keeps the bags on the device that trains, when it is a GPU, as long as they take at most half of its room."""
+        if (free := free_gpu(device)) is not None:
+            self.read.keep_on(device, free // 2)
+
+    def median_values(self) -> float:
+        """Returns how many values the median train bag has; reads all of them."""
+        return float(np.median([np.prod(self.read(item_id).shape) for item_id in self._split.train]))
 
     def train_dataloader(self) -> EpochLoader[BagBatch]:
         """Returns the loader of shuffled train bags."""

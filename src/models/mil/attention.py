@@ -1,9 +1,12 @@
 """Attention pooling of patches."""
 
-import torch
+from collections.abc import Sequence
+
 from torch import nn
 
-from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_softmax
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_softmax, first_layer, weighted_sums
+from src.models.mil.instance import checked_activation
+from src.ops.dropout import Activation, hidden_units
 
 
 class AttentionMIL(MILModel):
@@ -21,6 +24,7 @@ class AttentionMIL(MILModel):
         n_attention: width of the attention network.
         dropout: share of hidden units dropped in training.
         gated: eq. 9 instead of eq. 8.
+        activation: of the hidden layer.
     """
 
     def __init__(
@@ -31,24 +35,29 @@ class AttentionMIL(MILModel):
         n_attention: int = 128,
         dropout: float = 0.25,
         gated: bool = False,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__(d_in, n_classes)
         self.patch_encoder = nn.Linear(d_in, n_hidden)
-        self.dropout = nn.Dropout(dropout)
         self.attention_value = nn.Linear(n_hidden, n_attention)
         self.attention_gate = nn.Linear(n_hidden, n_attention) if gated else None
         self.attention_score = nn.Linear(n_attention, 1)
         self.classifier = nn.Linear(n_hidden, n_classes)
+        self.dropout = dropout
+        self.activation: Activation = checked_activation(activation)
 
-    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
-        """Classifies padded bags; see `MILModel.forward`.
+    def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
+        """Classifies bags; see `MILModel.pool`.
 
         `instance_logits` is the classifier applied to each patch by itself; the mean weighted by attention is `logits`.
         """
-        hidden = self.dropout(self.patch_encoder(bags).relu())  # [n_bags, n_patches, n_hidden]
-        scores = self.attention_value(hidden).tanh()  # [n_bags, n_patches, n_attention]
+        hidden = hidden_units(
+            first_layer(self.patch_encoder, rows), self.activation, self.dropout if self.training else 0.0
+        )
+        scores = self.attention_value(hidden).tanh()  # [n_rows, n_attention]
         if self.attention_gate is not None:
             scores = scores * self.attention_gate(hidden).sigmoid()
-        attention = masked_softmax(self.attention_score(scores).squeeze(-1), mask)  # [n_bags, n_patches]
-        pooled = torch.einsum("bn,bnh->bh", attention, hidden)
-        return MILOutput(self.classifier(pooled), attention, self.classifier(hidden))
+        attention = bag_softmax(self.attention_score(scores), lengths)  # [n_rows, 1]
+        pooled = weighted_sums(attention, hidden, lengths).squeeze(1)  # [n_bags, n_hidden]
+        instance_logits = None if self.training else self.classifier(hidden)
+        return Pooled(self.classifier(pooled), attention, instance_logits)

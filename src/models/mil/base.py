@@ -1,40 +1,71 @@
 """What every multiple-instance model gives back, and how padding is kept out of it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
+
+from src.ops.sparse_latents import SparseLatents
+from src.ops.sparse_products import decode_sparse
 
 Bags = Float[Tensor, "n_bags n_patches {self.d_in}"]
 Mask = Bool[Tensor, "n_bags n_patches"]
 """True on patches and false on padding."""
+Labels = Int64[Tensor, " n_bags"]
+Rows = Float[Tensor, "n_rows {self.d_in}"] | SparseLatents
+"""The patches of all bags of a batch one after the other, without padding."""
 
 
 @dataclass(frozen=True)
 class MILOutput:
-    """The prediction for a batch of bags.
+    """The prediction for a batch of bags. Scores of patches are 0 on padding.
 
     Attributes:
         logits: [n_bags, n_classes].
-        attention: [n_bags, n_patches], not negative, sums to 1 over a bag's patches and is 0 on padding; None for
-            models without attention.
-        instance_logits: [n_bags, n_patches, n_classes], what each patch alone speaks for; undefined on padding.
+        attention: [n_bags, n_branches, n_patches], not negative; each branch sums to 1 over a bag's patches. One branch
+            for all classes, or one a class. None for models without attention.
+        instance_logits: [n_bags, n_patches, n_classes], what each patch alone speaks for; None for models that have no
+            such thing, and in training where nothing needs it.
+        losses: named terms of the loss [n_bags], weighted, to be summed; empty without labels.
     """
 
     logits: Float[Tensor, "n_bags n_classes"]
-    attention: Float[Tensor, "n_bags n_patches"] | None
-    instance_logits: Float[Tensor, "n_bags n_patches n_classes"]
+    attention: Float[Tensor, "n_bags n_branches n_patches"] | None = None
+    instance_logits: Float[Tensor, "n_bags n_patches n_classes"] | None = None
+    losses: Mapping[str, Float[Tensor, " n_bags"]] = field(default_factory=dict)
+
+
+class Pooled(NamedTuple):
+    """The prediction for bags given as rows: as `MILOutput`, with the bags' patches one after the other.
+
+    Attributes:
+        logits: [n_bags, n_classes].
+        attention: [n_rows, n_branches] or None.
+        instance_logits: [n_rows, n_classes] or None.
+        losses: terms besides the cross-entropy of the bags.
+    """
+
+    logits: Tensor
+    attention: Tensor | None = None
+    instance_logits: Tensor | None = None
+    losses: Mapping[str, Tensor] = {}
 
 
 class MILModel(nn.Module, ABC):
-    """Classifies bags of patches; the order of patches and the amount of padding change nothing.
+    """Classifies bags of patches; a bag gives the same alone, in a batch and with any padding.
 
     Args:
         d_in: width of a patch's vector.
         n_classes: number of classes.
     """
+
+    bag_weight: float = 1.0
+    """Of the cross-entropy of bag labels in the loss, where there are other terms."""
 
     def __init__(self, d_in: int, n_classes: int) -> None:
         super().__init__()
@@ -42,36 +73,83 @@ class MILModel(nn.Module, ABC):
         self.n_classes = n_classes
 
     @abstractmethod
-    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
-        """Classifies padded bags.
+    def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:
+        """Classifies bags given as rows.
 
         Args:
-            bags: [n_bags, n_patches, d_in].
-            mask: [n_bags, n_patches] bool, true on patches and false on padding.
+            rows: [n_rows, d_in], the patches of all bags, bag after bag.
+            lengths: the number of patches of each bag, 1 or more.
+            labels: [n_bags] class indices, for models with losses of their own; None when losses are not asked for.
         """
 
+    def forward(self, bags: Bags | SparseLatents, mask: Mask, labels: Labels | None = None) -> MILOutput:
+        """Classifies padded bags; what padding holds is never looked at.
 
-def masked_softmax(scores: Float[Tensor, "*bags n"], mask: Bool[Tensor, "*bags n"]) -> Float[Tensor, "*bags n"]:
-    """Returns the softmax over the last dimension among the entries of `mask`; all 0 where the mask is empty.
+        Args:
+            bags: [n_bags, n_patches, d_in]; sparse latents instead are not padded: [n_rows, d_in], one bag's patches
+                after the other's.
+            mask: [n_bags, n_patches] bool, true on patches and false on padding.
+            labels: [n_bags] class indices, when losses are asked for.
 
-    Args:
-        scores: [..., n].
-        mask: [..., n] bool.
-    """
-    lowest = torch.finfo(scores.dtype).min  # not -inf, whose softmax over an empty bag is NaN
-    return scores.masked_fill(~mask, lowest).softmax(dim=-1) * mask
+        Raises:
+            ValueError: when a bag has no patch.
+        """
+        lengths = mask.sum(1).tolist()
+        if 0 in lengths:
+            raise ValueError(
+                f"Expected bags of at least one patch, got none in bag {lengths.index(0)} of {len(lengths)}: leave the "
+                "item out, or look at its file."
+            )
+        if isinstance(bags, SparseLatents):
+            rows: Rows = bags
+        else:
+            rows = bags.flatten(0, 1) if min(lengths) == mask.shape[1] else bags[mask]
+        pooled = self.pool(rows, lengths, labels)
+        losses = dict(pooled.losses)
+        if labels is not None:
+            cross_entropy = F.cross_entropy(pooled.logits, labels, reduction="none")
+            losses = {"bag": self.bag_weight * cross_entropy, **losses}
+        attention = None if pooled.attention is None else _padded(pooled.attention, mask).transpose(1, 2)
+        instances = None if pooled.instance_logits is None else _padded(pooled.instance_logits, mask)
+        return MILOutput(pooled.logits, attention, instances, losses)
 
 
-def masked_max(values: Float[Tensor, "n_bags n_patches n_classes"], mask: Mask) -> Float[Tensor, "n_bags n_classes"]:
-    """Returns the maximum over dimension 1 among the entries of `mask`; 0 where the mask is empty.
+def first_layer(
+    layer: nn.Linear, rows: Float[Tensor, "n_rows d_in"] | SparseLatents
+) -> Float[Tensor, "n_rows n_hidden"]:
+    """Returns a linear layer of rows, dense or sparse."""
+    return decode_sparse(rows, layer.weight.T) + layer.bias if isinstance(rows, SparseLatents) else layer(rows)
 
-    Args:
-        values: [n_bags, n_patches, n_classes].
-        mask: [n_bags, n_patches] bool.
 
-    Returns:
-        [n_bags, n_classes].
-    """
-    lowest = torch.finfo(values.dtype).min
-    highest = values.masked_fill(~mask.unsqueeze(-1), lowest).max(dim=1).values
-    return highest.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
+def dense_rows(rows: Float[Tensor, "n_rows d_in"] | SparseLatents) -> Float[Tensor, "n_rows d_in"]:
+    """Returns rows as a matrix, for models that need one."""
+    return rows.to_dense() if isinstance(rows, SparseLatents) else rows
+
+
+def bag_softmax(
+    scores: Float[Tensor, "n_rows n_branches"], lengths: Sequence[int]
+) -> Float[Tensor, "n_rows n_branches"]:
+    """Returns the softmax of scores over the rows of each bag, for every branch by itself."""
+    return torch.cat([one.softmax(0) for one in scores.split(list(lengths))])
+
+
+def weighted_sums(
+    weights: Float[Tensor, "n_rows n_branches"], rows: Float[Tensor, "n_rows d"], lengths: Sequence[int]
+) -> Float[Tensor, "n_bags n_branches d"]:
+    """Returns each bag's sum of its rows, weighted by every branch."""
+    bags = zip(weights.split(list(lengths)), rows.split(list(lengths)), strict=True)
+    return torch.stack([weight.T @ bag for weight, bag in bags])
+
+
+def bag_slices(lengths: Sequence[int]) -> Iterator[slice]:
+    """Yields where the rows of each bag lie."""
+    start = 0
+    for length in lengths:
+        yield slice(start, start + length)
+        start += length
+
+
+def _padded(values: Shaped[Tensor, "n_rows d"], mask: Mask) -> Shaped[Tensor, "n_bags n_patches d"]:
+    padded = values.new_zeros(*mask.shape, values.shape[1])
+    padded[mask] = values
+    return padded

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_max
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, bag_slices, dense_rows
+from src.ops.sparse_latents import SparseLatents
 
 
 class BagClassifier(nn.Module):
@@ -39,13 +40,17 @@ class BagClassifier(nn.Module):
         """Returns bags [..., d_in] on the scale that the model eats: `(bag - mean) / scale * factor`."""
         return (bag - self.input_mean) / self.input_scale * self.input_factor
 
+    def prepare_latents(self, bag: SparseLatents) -> SparseLatents:
+        """Returns sparse latents, whose mean is 0, on the scale that the model eats."""
+        return bag.with_values(bag.values * bag.per_neuron(self.input_factor / self.input_scale))
+
     def forward(
         self, bag: Float[Tensor, "n_rows d_in"]
-    ) -> tuple[Float[Tensor, " n_classes"], Float[Tensor, " n_rows"] | None]:
+    ) -> tuple[Float[Tensor, " n_classes"], Float[Tensor, "n_branches n_rows"] | None]:
         """Classifies one bag [n_rows, d_in].
 
         Returns:
-            Probabilities [n_classes], and attention [n_rows] of models that have it.
+            Probabilities [n_classes], and attention [n_branches, n_rows] of models that have it.
         """
         mask = torch.ones(1, len(bag), dtype=torch.bool, device=bag.device)
         output = self.model(self.prepare(bag)[None], mask)
@@ -71,10 +76,11 @@ class MaximaRegression(MILModel):
         for name, shape in (("mean", d_in), ("scale", d_in), ("weight", (n_rows, d_in)), ("bias", n_rows)):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
-        """Classifies padded bags; see `MILModel.forward`."""
-        logits = self._logits(masked_max(bags, mask))
-        return MILOutput(logits, None, self._logits(bags))
+    def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
+        """Classifies bags; see `MILModel.pool`."""
+        rows = dense_rows(rows)
+        maxima = torch.stack([rows[bag].amax(0) for bag in bag_slices(lengths)])
+        return Pooled(self._logits(maxima), instance_logits=self._logits(rows))
 
     def _logits(self, values: Tensor) -> Tensor:
         scores = (values.double() - self.mean) / self.scale @ self.weight.T + self.bias

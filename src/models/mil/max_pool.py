@@ -1,37 +1,63 @@
 """Max pooling of patch logits."""
 
-from torch import nn
+from collections.abc import Sequence
 
-from src.models.mil.base import Bags, Mask, MILModel, MILOutput, masked_max
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.models.mil.base import Labels, Pooled, Rows, bag_slices, first_layer
+from src.models.mil.instance import InstanceMIL
+from src.ops.dropout import hidden_units, kept_units
+from src.ops.sparse_latents import SparseLatents
+
+# Patches scored at once in training: their hidden units stay in cache.
+_PIECE_ROWS = 1024
 
 
-class MaxMIL(MILModel):
+class MaxMIL(InstanceMIL):
     """Scores each patch with a small network and takes, per class, the highest score in the bag.
 
     The multiple-instance assumption as a network: a slide is as positive as its most positive patch (Campanella et
     al., "Clinical-grade computational pathology using weakly supervised deep learning on whole slide images", Nature
     Medicine 2019, train on the top patch; here the maximum is taken for each class by itself, as sae-1n and MambaMIL
-    do). Their sizes: 512 hidden units, ReLU, dropout 0.25; weights start from Xavier's normal distribution with gain
-    1 (Glorot and Bengio, AISTATS 2010, eq. 16 in its normal form), biases from 0.
+    do).
 
-    Args:
-        d_in: width of a patch's vector.
-        n_classes: number of classes.
-        n_hidden: hidden units.
-        dropout: share of hidden units dropped in training.
+    A maximum passes its gradient to one patch. Training therefore scores all patches without a graph, and computes
+    those that won again with one, under the same dropout: the gradients are those of the full computation.
     """
 
-    def __init__(self, d_in: int, n_classes: int, n_hidden: int = 512, dropout: float = 0.25) -> None:
-        super().__init__(d_in, n_classes)
-        self.patch_encoder = nn.Linear(d_in, n_hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(n_hidden, n_classes)
-        for layer in (self.patch_encoder, self.classifier):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
+        """Classifies bags; see `MILModel.pool`."""
+        if self.training and torch.is_grad_enabled():
+            return Pooled(self._logits_of_winners(rows, lengths))
+        instance_logits = self.classifier(self.hidden(rows))
+        logits = torch.stack([instance_logits[bag].max(0).values for bag in bag_slices(lengths)])
+        return Pooled(logits, instance_logits=instance_logits)
 
-    def forward(self, bags: Bags, mask: Mask) -> MILOutput:
-        """Classifies padded bags; see `MILModel.forward`."""
-        hidden = self.dropout(self.patch_encoder(bags).relu())  # [n_bags, n_patches, n_hidden]
-        instance_logits = self.classifier(hidden)
-        return MILOutput(masked_max(instance_logits, mask), None, instance_logits)
+    def _logits_of_winners(self, rows: Tensor | SparseLatents, lengths: Sequence[int]) -> Tensor:
+        share = 1 - self.dropout
+        weight, bias = self.classifier.weight, self.classifier.bias
+        with torch.no_grad():
+            n_rows = sum(lengths)
+            kept = kept_units((n_rows, weight.shape[1]), self.dropout, weight.device) if self.dropout else None
+            scores = []
+            for bag in bag_slices([min(_PIECE_ROWS, n_rows - at) for at in range(0, n_rows, _PIECE_ROWS)]):
+                piece = rows.rows(bag.start, bag.stop) if isinstance(rows, SparseLatents) else rows[bag]
+                hidden = hidden_units(first_layer(self.patch_encoder, piece), self.activation, 0.0)
+                if kept is not None:
+                    hidden = torch.where(kept[bag], hidden, 0.0)
+                scores.append(F.linear(hidden, weight / share, bias))
+            all_scores = torch.cat(scores)
+            winners = torch.stack([bag.start + all_scores[bag].argmax(0) for bag in bag_slices(lengths)])
+        # One patch a bag and class: [n_bags * n_classes, n_hidden], scored by its class alone.
+        chosen = winners.flatten()
+        if isinstance(rows, SparseLatents):
+            patches = SparseLatents.cat([rows.rows(row, row + 1) for row in chosen.tolist()])
+        else:
+            patches = rows[chosen]
+        hidden = hidden_units(first_layer(self.patch_encoder, patches), self.activation, 0.0)
+        if kept is not None:
+            hidden = hidden * kept[chosen] / share
+        logits = torch.einsum("bch,ch->bc", hidden.view(*winners.shape, -1), weight)
+        return logits + bias

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from src.data.feeding.bags import activation_scale, latent_scale
 from src.models.mil.attention import AttentionMIL
+from src.ops.sparse_latents import SparseLatents
 
 
 def _scaled(scale, bags, train):
@@ -30,6 +31,12 @@ def test_each_neuron_gets_root_mean_square_one_where_it_is_active():
     np.testing.assert_allclose(read("b"), [[5 / scale, 0, 0]], rtol=1e-6)
     # Neuron 2 is silent on the train slides, and stays as it is.
     assert latent_scale(lambda _: torch.tensor([[1.0, 0.0]]), ["a"]).tolist() == [1, 1]
+
+
+def test_sparse_latents_have_the_scale_of_dense_ones():
+    bags = {"a": torch.tensor([[3.0, 0.0, 0.0], [0.0, 200.0, 0.0]]), "b": torch.tensor([[5.0, 0.0, 0.0]])}
+    sparse = {item_id: SparseLatents.from_dense(bag) for item_id, bag in bags.items()}
+    torch.testing.assert_close(latent_scale(sparse.__getitem__, bags), latent_scale(bags.__getitem__, bags))
 
 
 @pytest.mark.parametrize("scaled", [activation_scale, latent_scale])

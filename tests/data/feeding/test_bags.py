@@ -7,6 +7,7 @@ import torch
 
 from src.data.feeding.bags import BagDataModule, CachedBags, activation_bags, collate_bags, latent_bags
 from src.data.feeding.standardize import fit_standardizer
+from src.ops.sparse_latents import SparseLatents
 from src.records import FoldSplit
 from tests.data.stores import pack
 from tests.latents import write_latents
@@ -63,6 +64,25 @@ def test_cache_holds_what_fits():
     for item_id in "abab":
         assert cached(item_id).shape == (4, 4)
     assert read == ["a", "b", "b"]
+
+
+def test_bags_are_kept_on_the_device_that_trains_first():
+    cached = CachedBags(lambda _: torch.zeros(4, 4), ram_bytes=100)  # one bag has 64 bytes
+    cached.keep_on(torch.device("meta"), 64)
+    assert [cached(item_id).device.type for item_id in "abcab"] == ["meta", "cpu", "cpu", "meta", "cpu"]
+
+
+@pytest.mark.parametrize(("n_latents", "is_sparse"), [(300, True), (20, False)])
+def test_sparse_bags_stay_sparse_when_nearly_all_is_zero(n_latents, is_sparse):
+    dense = [torch.zeros(n, n_latents) for n in (2, 3)]
+    for bag in dense:
+        bag[:, 7] = 1.0
+    batch = collate_bags(["a", "b"], [SparseLatents.from_dense(bag) for bag in dense], [0, 1])
+    assert batch.mask.sum(1).tolist() == [2, 3]
+    if is_sparse:
+        assert torch.equal(batch.bags.to_dense(), torch.cat(dense))
+    else:
+        assert torch.equal(batch.bags[batch.mask], torch.cat(dense))
 
 
 def test_slide_without_label(store):
