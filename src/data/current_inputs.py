@@ -15,6 +15,7 @@ from src.data.images.source import open_images
 from src.data.listing import find_items
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
+from src.data.strata import strata_input
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
 from src.models.backbones.spec import describe_weights
@@ -39,6 +40,7 @@ class CurrentInputs:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
                 csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
                 with patches), `images <parts>`, `outlines <parts>`; `listing`, what a data set is found to hold;
+                `strata <parts>`, the columns of selection.adjust_for;
                 `weights`, `generator`; `file`, a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
@@ -61,6 +63,7 @@ class CurrentInputs:
             "weights": self._weights,
             "generator": self._generator,
             "listing": self._listing,
+            "strata": self._strata,
             "file": self._file,
         }
         if kind not in readers:
@@ -117,6 +120,10 @@ class CurrentInputs:
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         paths = [self._folder("annotations_dir") / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
         return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
+
+    def _strata(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
+        columns, item_ids = list(self._cfg.selection.adjust_for), self._table.item_ids(parts)
+        return [strata_input(what, self._dataset.metadata_csv, columns, item_ids)]
 
     def _weights(self, what: str, *_: object) -> list[Input]:
         if (weights := describe_weights(self._cfg.backbone)) == UNKNOWN:
