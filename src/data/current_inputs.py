@@ -13,6 +13,7 @@ from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.images.source import open_images
 from src.data.listing import find_items
+from src.data.slides.annotation_files import find_annotation
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
 from src.data.strata import strata_input
@@ -118,8 +119,10 @@ class CurrentInputs:
         return inputs
 
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
-        paths = [self._folder("annotations_dir") / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
-        return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
+        folder = self._folder("annotations_dir")
+        found = (find_annotation(folder, item_id) for item_id in self._table.item_ids(parts))
+        # One csv of boxes may be that of all slides.
+        return [file_input(what, path, name=path.name) for path in dict.fromkeys(found) if path is not None]
 
     def _strata(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
         columns, item_ids = list(self._cfg.selection.adjust_for), self._table.item_ids(parts)

@@ -14,7 +14,7 @@ from src.records import id_column
 
 BOXES_FILE = "boxes.csv"
 """One csv for all slides of a folder: slide_id, xmin, ymin, xmax, ymax and, where boxes differ in kind, group."""
-MASK_SUFFIXES = ("_mask.tiff", "_mask.tif", ".tiff", ".tif")
+MASK_SUFFIXES = ("_mask.tiff", "_mask.tif")
 """Of masks, which `MaskRegions` reads."""
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _CAMELYON_GROUPS = {"positive": "Tumor", "negative": "Exclusion"}

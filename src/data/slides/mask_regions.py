@@ -35,7 +35,7 @@ class MaskRegions:
         ratios = np.array(size_level0) / size
         if abs(ratios[0] / ratios[1] - 1) > _MOST_ASPECT_ERROR:
             raise ValueError(
-                f"Expected a mask of the slide's shape {size_level0} at {path}, got {size}: it belongs to another slide."
+                f"Expected a mask of the slide's shape {size_level0} at {path}, got {size}: it is another slide's."
             )
         height, width = self._inside.shape
         self._scale = np.array(size_level0) / (width, height)
