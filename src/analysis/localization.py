@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src.analysis.delong import delong
+from src.analysis.delong import ClusteredAreas, delong
 from src.analysis.froc import Detections, froc_scores
 from src.analysis.patch_metrics import pointing_game, sensitivity_at, threshold_metrics
 from src.analysis.slide_metrics import ranking_areas
@@ -89,8 +89,7 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], scoring: PatchSc
     by_slide: Any = score_slides(patches, methods).groupby("method")[list(_METRICS)].mean()
     counts = {"n_slides": len(has_positive), "n_outlined_slides": int(has_positive.sum())}
     counts |= {"n_patches": len(labels), "n_positive": int(labels.sum())}
-    has_intervals = has_positive.sum() > 1 and len(has_positive) > 1
-    clustered = delong(patches[list(methods)].to_numpy(np.float64).T, labels, codes) if has_intervals else None
+    clustered = _clustered(patches, methods, labels, codes)
     covered = patches["coverage"].to_numpy(np.float64) if "coverage" in patches else labels.astype(np.float64)
     rows = []
     for number, method in enumerate(methods):
@@ -121,9 +120,9 @@ def compare_methods(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFra
     labels = patches["label"].to_numpy(bool)
     codes, _ = pd.factorize(patches["item_id"])
     columns = ["method", "other", "difference", "low", "high", "p_value"]
-    if (np.bincount(codes, weights=labels) > 0).sum() < 2 or len(methods) < 2:
+    areas = _clustered(patches, methods, labels, codes)
+    if areas is None:
         return pd.DataFrame(columns=columns)
-    areas = delong(patches[list(methods)].to_numpy(np.float64).T, labels, codes)
     rows = []
     for number, other in enumerate(methods[1:], start=1):
         difference, error, p_value = areas.difference(0, number)
@@ -197,6 +196,15 @@ def _ranked_metrics(
     per_chunk = max(1, _VALUES_PER_CHUNK // len(scores))
     chunks = [measure(draws[start : start + per_chunk]) for start in range(0, len(draws), per_chunk)]
     return dict(zip((*_METRICS, "sensitivity"), np.concatenate(chunks, axis=1), strict=True))
+
+
+def _clustered(
+    patches: pd.DataFrame, methods: Sequence[str], labels: np.ndarray, codes: np.ndarray
+) -> ClusteredAreas | None:
+    """Returns the areas by DeLong's method; None where too few slides hold a class."""
+    if min(len(np.unique(codes[labels])), len(np.unique(codes[~labels]))) < 2:
+        return None
+    return delong(patches[list(methods)].to_numpy(np.float64).T, labels, codes)
 
 
 def _in_chunks(measure: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, n: int = 100) -> np.ndarray:

@@ -121,6 +121,7 @@ LIMITS: dict[str, Limit] = {
     "dataset.generator.n_slides": _between(2),
     "dataset.generator.size": _between(256),
     "dataset.generator.seed": _SEED,
+    "dataset.generator.center_skew": _SHARE,
     "splits.n_folds": _between(2),
     "splits.val_share": _INNER_SHARE,
     "splits.seed": _SEED,

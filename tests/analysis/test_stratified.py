@@ -102,8 +102,8 @@ def test_one_stratum_of_ranks_is_mann_whitney_and_several_van_elteren(groups, tw
         inside = strata == code
         ranks = stats.rankdata(values[inside], axis=0)
         n, n_1 = inside.sum(), is_positive[inside].sum()
-        ties = np.array([(np.unique(column, return_counts=True)[1] ** 3 - np.unique(column, return_counts=True)[1]).sum()
-                         for column in values[inside].T])  # fmt: skip
+        counts = [np.unique(column, return_counts=True)[1] for column in values[inside].T]
+        ties = np.array([(of**3 - of).sum() for of in counts])
         deviation += (ranks[is_positive[inside]].sum(axis=0) - n_1 * (n + 1) / 2) / (n + 1)
         variance += n_1 * (n - n_1) / 12 * (n + 1 - ties / (n * (n - 1))) / (n + 1) ** 2
     np.testing.assert_allclose(statistic, deviation / np.sqrt(variance), rtol=1e-9)

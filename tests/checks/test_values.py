@@ -92,7 +92,7 @@ def test_values_of_conf_are_right(plain):
         ("mil.methods", ["max_foo"], "got 'max_foo'"),
         ("mil.pools", 3, "a group of values, got 3"),
         ("mil.pools.attention.dropout", 1, "a number of at least 0 and below 1, got 1"),
-        ("selection.method", "t", "welch, auroc or effect_size, got 't'"),
+        ("selection.method", "t", "welch, mann_whitney, auroc, effect_size, logistic or mil_weights, got 't'"),
         ("selection.unit", "patient", "case or slide, got 'patient'"),
         ("selection.p_value", "exact", "guarded or welch, got 'exact'"),
         ("selection.split", "dev", "some of train+val+test, got 'dev'"),

@@ -84,8 +84,8 @@ def test_the_planted_direction_is_selected_on_train_slides_only(two_classes):
     results, rundir = two_classes.run("select_neurons")
     neurons = pd.read_csv(rundir.table("neurons"))
     assert list(neurons) == [
-        *("rank", "neuron_id", "statistic", "p_value", "q_value", "effect_size", "auroc"),
-        *("mean_positive", "mean_negative", "density"),
+        *("rank", "neuron_id", "statistic", "p_value", "q_value", "effect_size", "effect_low", "effect_high"),
+        *("auroc", "mean_positive", "mean_negative", "density", "top_share"),
     ]
     assert neurons.loc[0, "q_value"] < 0.05
     assert neurons.loc[0, "auroc"] > 0.9

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from src.data.slides.annotations import Polygon
 
-# Samples along a patch's edge. Coverage is then known to about 1/32 of a patch, far finer than outlines are drawn.
+# Samples along a patch's edge. Coverage is then known to about 1/16 of a patch, finer than outlines are drawn.
 _SAMPLES = 32
 _PATCHES_PER_BLOCK = 64
 
