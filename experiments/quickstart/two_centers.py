@@ -29,11 +29,11 @@ from src.models.saes.step import TrainingProgress
 from src.ops.selection import calibrate_threshold
 from src.progress import track
 
-_SIZE, _PATCH = 768, 96
-_PER_CLASS = 36  # slides of each class in the bank
+_SIZE, _PATCH = 640, 96
+_PER_CLASS = 32  # slides of each class in the bank
 _DRAWN = 24  # of them in each seed's study
 _SKEW = 0.85  # of the tumour cases this share is of the second centre, of the others of the first
-_N_LATENTS, _K, _BATCH, _STEPS = 512, 16, 512, 300
+_N_LATENTS, _K, _BATCH, _STEPS = 512, 16, 256, 300
 _WHITE = 225
 
 

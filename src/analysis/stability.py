@@ -77,7 +77,7 @@ def match_neurons(atoms: np.ndarray, others: np.ndarray, neuron_ids: Sequence[in
     return cosines.argmax(axis=1), cosines.max(axis=1)
 
 
-def compare_rankings(
+def compare_selections(
     rankings: Mapping[str, Sequence[int]], atoms: Mapping[str, np.ndarray], n_top: int = 10
 ) -> pd.DataFrame:
     """Compares the best neurons of runs, each with an SAE of its own.
@@ -105,3 +105,27 @@ def compare_rankings(
         mean_cosine = np.concatenate([one for _, one in cosines]).mean()
         rows.append((first, second, float(np.mean(shares)), float(mean_cosine), float(cosine[0]), rank))
     return pd.DataFrame(rows, columns=["first", "second", "overlap", "cosine", "best_cosine", "best_rank"])
+
+
+def ranks_elsewhere(
+    rankings: Mapping[str, Sequence[int]], atoms: Mapping[str, np.ndarray], n_top: int = 10
+) -> pd.DataFrame:
+    """Returns where the nearest neurons of the first run's best stand in every run.
+
+    Args:
+        rankings: as `compare_selections`, and so the next two.
+        atoms: see there.
+        n_top: see there.
+
+    Returns:
+        neuron_id (of the first run), run, rank, cosine.
+    """
+    first = next(iter(rankings))
+    best = list(rankings[first])[:n_top]
+    tables = []
+    for run, ranking in rankings.items():
+        nearest, cosines = match_neurons(atoms[first], atoms[run], best)
+        place = {neuron_id: rank for rank, neuron_id in enumerate(ranking, start=1)}
+        ranks = [place[int(neuron_id)] for neuron_id in nearest]
+        tables.append(pd.DataFrame({"neuron_id": best, "run": run, "rank": ranks, "cosine": cosines}))
+    return pd.concat(tables, ignore_index=True)

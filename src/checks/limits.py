@@ -242,6 +242,8 @@ LIMITS: dict[str, Limit] = {
     "selection.adjust_for[]": _kind(TEXT),
     "selection.n_top": _ONE_OR_MORE,
     "selection.export[]": Limit("sae1n", lambda value: value == "sae1n", frozenset({TEXT}), says_all=True),
+    "comparison.runs[]": _kind(TEXT),
+    "comparison.n_top": _ONE_OR_MORE,
     "mil.pools": _kind(MAPPING),
     "mil.pools.*.n_hidden": _ONE_OR_MORE,
     "mil.pools.*.n_attention": _ONE_OR_MORE,

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from src.analysis.rank_figure import plot_ranks
 from src.analysis.selection_rule import SelectionRule
-from src.analysis.stability import bootstrap_stability, compare_rankings, match_neurons
+from src.analysis.stability import bootstrap_stability, compare_selections, match_neurons, ranks_elsewhere
 
 
 def test_a_strong_neuron_is_always_among_the_best_and_noise_is_not():
@@ -28,9 +29,15 @@ def test_neurons_of_another_sae_are_found_by_the_direction_of_their_atoms():
     assert order[nearest].tolist() == [5, 0, 7]
     assert cosines == pytest.approx(1)
     rankings = {"fold 0": np.arange(20), "fold 1": np.argsort(order)}
-    same = compare_rankings(rankings, {"fold 0": atoms, "fold 1": others}, n_top=4)
+    same = compare_selections(rankings, {"fold 0": atoms, "fold 1": others}, n_top=4)
     assert same[["overlap", "cosine", "best_cosine", "best_rank"]].iloc[0].tolist() == pytest.approx([1, 1, 1, 1])
     rankings["fold 1"] = rankings["fold 1"][::-1]
-    other = compare_rankings(rankings, {"fold 0": atoms, "fold 1": others}, n_top=4)
+    other = compare_selections(rankings, {"fold 0": atoms, "fold 1": others}, n_top=4)
     assert other["overlap"][0] == 0
     assert other["best_rank"][0] == 20
+    ranks = ranks_elsewhere(rankings, {"fold 0": atoms, "fold 1": others}, n_top=2)
+    assert ranks["neuron_id"].tolist() == [0, 1, 0, 1]
+    assert ranks["rank"].tolist() == [1, 2, 20, 19]
+    assert ranks["cosine"].to_numpy() == pytest.approx(1)
+    figure = plot_ranks(ranks)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["fold 0", "fold 1"]

@@ -35,7 +35,8 @@ def workplace(tmp_path):
     for item_id, label, center in zip([*item_ids, "98", "99"], [*labels, 1, 0], [*centers, 1, 0], strict=True):
         latents = rng.random((N_ROWS, N_NEURONS)) * (rng.random((N_ROWS, N_NEURONS)) < 0.2)
         latents[:, MARKS_CENTER] = 3 * center + 0.1 * rng.random(N_ROWS)
-        latents[0, MARKS_TUMOR] = label * rng.uniform(0.3, 2.0)
+        latents[:, MARKS_TUMOR] = 0
+        latents[: 2 + 3 * label, MARKS_TUMOR] = max(0.1, 1.5 + label + 0.75 * rng.standard_normal())
         latents[:, TWIN] = latents[:, MARKS_TUMOR]
         latents[:, 0] = 0
         of_items[item_id] = torch.from_numpy(latents.astype(np.float32))
