@@ -36,7 +36,7 @@ def workplace(tmp_path):
         latents = rng.random((N_ROWS, N_NEURONS)) * (rng.random((N_ROWS, N_NEURONS)) < 0.2)
         latents[:, MARKS_CENTER] = 3 * center + 0.1 * rng.random(N_ROWS)
         latents[:, MARKS_TUMOR] = 0
-        latents[: 2 + 3 * label, MARKS_TUMOR] = max(0.1, 1.5 + label + 0.75 * rng.standard_normal())
+        latents[: 2 + 3 * label, MARKS_TUMOR] = max(0.1, 1.5 + label + 0.9 * rng.standard_normal())
         latents[:, TWIN] = latents[:, MARKS_TUMOR]
         latents[:, 0] = 0
         of_items[item_id] = torch.from_numpy(latents.astype(np.float32))
