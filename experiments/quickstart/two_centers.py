@@ -64,10 +64,7 @@ def draw_bank() -> dict[int, list[Slide]]:
     options: Any = {"layer": 2, "tokens": "mean", "image_size": _PATCH, "normalize_each": True}
     backbone = TimmBackbone("random_resnet10t", "resnet10t", pretrained=False, **options).eval()
     numbers = np.random.SeedSequence(0).generate_state(2 * _PER_CLASS).tolist()
-    return {
-        label: [_draw(backbone, number, bool(label)) for number in track(numbers[label::2], "Drawing slides")]
-        for label in (0, 1)
-    }
+    return {label: [_draw(backbone, number, bool(label)) for number in numbers[label::2]] for label in (0, 1)}
 
 
 @torch.no_grad()
@@ -104,7 +101,7 @@ def study(bank: dict[int, list[Slide]], seed: int) -> dict[str, Any]:
             else:
                 train.append((slides[number], label, label if place < n_skewed else 1 - label))
     rows = np.concatenate([slide.activations[center] for slide, _, center in train])
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)  # random channels may be silent
     sae = train_sae((rows - mean) / scale, seed)
 
     def encode(activations: np.ndarray) -> np.ndarray:

@@ -71,8 +71,8 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], scoring: PatchSc
         One row a method, in the order given: method; of each metric its value and <metric>_low, <metric>_high;
         mean_slide_auroc, mean_slide_average_precision (means over the slides that have both classes), auroc_delong_low,
         auroc_delong_high (clustered by slide, see `delong`), threshold, n_slides, n_outlined_slides, n_patches,
-        n_positive. The metrics: auroc, average_precision, sensitivity (at the specificity), f1 (of patches, at the
-        threshold), dice (mean over outlined slides of the overlap of found patches with the outlined area of all
+        n_positive, n_lesions. The metrics: auroc, average_precision, sensitivity (at the specificity), f1 (of patches,
+        at the threshold), dice (mean over outlined slides of the overlap of found patches with the outlined area of all
         patches), pointing_game (share of outlined slides whose highest patch is inside: J. Zhang et al., ECCV 2016),
         froc (see `froc_scores`).
 
@@ -107,7 +107,8 @@ def score_pooled(patches: pd.DataFrame, methods: Sequence[str], scoring: PatchSc
         row |= {f"mean_slide_{metric}": by_slide[metric].get(method, np.nan) for metric in _METRICS}
         interval = (np.nan, np.nan) if clustered is None else clustered.interval(number)
         row |= dict(zip(("auroc_delong_low", "auroc_delong_high"), interval, strict=True))
-        rows.append(row | {"threshold": threshold} | counts)
+        n_lesions = 0 if found is None else len(found.lesion_scores)
+        rows.append(row | {"threshold": threshold} | counts | {"n_lesions": n_lesions})
     return pd.DataFrame(rows)
 
 

@@ -17,7 +17,7 @@ from src.analysis.methods import Method
 from src.analysis.patch_metrics import BAND_GRID, curve_bands
 
 _LONGEST_CAPTION = 13
-_FEWEST_FALSE = 0.125
+_FEWEST_FALSE, _MOST_FALSE = 0.125, 16.0  # false detections a slide that a FROC curve shows
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,14 @@ def plot_froc(detections: Mapping[str, Detections], methods: Mapping[str, Method
     scored = [(float(froc_scores(found, np.ones((1, found.n_slides)))[0]), name) for name, found in detections.items()]
     for score, name in sorted(scored, key=lambda one: -np.nan_to_num(one[0])):
         rates, found = froc_curve(detections[name])
-        shown = rates > 0
-        start = found[~shown].max(initial=0.0)
-        x, y = np.append(_FEWEST_FALSE, rates[shown]), np.append(start, found[shown])
+        shown = (rates > _FEWEST_FALSE) & (rates < _MOST_FALSE)
+        start, end = (found[rates <= rate].max(initial=0.0) for rate in (_FEWEST_FALSE, _MOST_FALSE))
+        x = np.concatenate([[_FEWEST_FALSE], rates[shown], [_MOST_FALSE]])
+        y = np.concatenate([[start], found[shown], [end]])
         axes.step(x, y, where="post", label=f"{score:.3f}  {methods[name].label}", **methods[name].line)
     for rate in FALSE_POSITIVE_RATES:
         axes.axvline(rate, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
-    axes.set(xscale="log", xlim=(_FEWEST_FALSE, 2 * FALSE_POSITIVE_RATES[-1]), ylim=(-0.01, 1.01))
+    axes.set(xscale="log", xlim=(_FEWEST_FALSE, _MOST_FALSE), ylim=(-0.01, 1.01))
     axes.set_xticks(FALSE_POSITIVE_RATES, [f"{rate:g}" for rate in FALSE_POSITIVE_RATES])
     axes.xaxis.minorticks_off()
     axes.set(xlabel="False detections a slide", ylabel="Lesions found")

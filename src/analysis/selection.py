@@ -27,7 +27,7 @@ class NeuronSelection:
         n_untested: neurons that are constant, and so cannot be tested.
         n_tied: neurons whose values are those of another one on every item.
         n_best_tied: neurons that share the best one's p-value.
-        left_out: the strata that do not hold both classes of a test, by name.
+        left_out: the strata with fewer than two observations of a side of a test, which say nothing, by name.
 
     Args:
         rule: how to test and rank.
@@ -61,8 +61,11 @@ class NeuronSelection:
         self.n_best_tied = int((self.scores["p_value"] == self.scores["p_value"].iloc[0]).sum()) - 1
         self.left_out = ()
         if strata is not None:
-            counts = pd.crosstab(np.asarray(strata), labels)
-            self.left_out = tuple(counts.index[(counts > 0).sum(axis=1) < 2].astype(str))
+            _, unit_labels, unit_strata, _ = to_units(values[:, :1], labels, case_ids, self.rule, strata)
+            names = pd.unique(np.asarray(strata, dtype=object))
+            tested_classes = range(len(classes)) if len(classes) > 2 else (1,)
+            codes = {code for one in tested_classes for code in usable_strata(unit_labels == one, unit_strata)[1]}
+            self.left_out = tuple(str(names[code]) for code in sorted(codes))
         return self
 
 
@@ -111,6 +114,11 @@ def rank_neurons(
             weights = logistic_weights(maxima, labels, tested, blocks, stratum_codes, rule.seed)
         if weights is None:
             raise ValueError("Expected weights with selection.method=mil_weights, got none.")
+        if strata is not None and rule.method == "mil_weights":
+            raise ValueError(
+                "Expected no selection.adjust_for with selection.method=mil_weights, which weighs patches of all "
+                "centres together: give another method."
+            )
     tables, kernels = [], []
     for place, class_index in enumerate(tested):
         is_positive = labels == class_index

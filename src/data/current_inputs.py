@@ -135,7 +135,11 @@ class CurrentInputs:
 
     def _generator(self, what: str, *_: object) -> list[Input]:
         generator = self._dataset.get("generator")
-        return [value_input(what, None if generator is None else json.dumps(dict(generator), sort_keys=True))]
+        if generator is None:
+            return [value_input(what, None)]
+        # What is null draws nothing else than before there was such a key.
+        given = {key: value for key, value in generator.items() if value is not None}
+        return [value_input(what, json.dumps(given, sort_keys=True))]
 
     def _listing(self, what: str, *_: object) -> list[Input]:
         return [value_input(what, digest_text(repr(find_items(self._dataset.listing))))]

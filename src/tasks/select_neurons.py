@@ -73,7 +73,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     if ranking.strata is not None:
         _LOGGER.info("Compared within %s: %s.", ", ".join(selection.adjust_for), sorted(set(ranking.strata)))
         if fit.left_out:
-            _LOGGER.warning("Left out, being of one class only: %s.", some(fit.left_out))
+            _LOGGER.warning("Left out, with fewer than two %ss of a class: %s.", ranking.rule.unit, some(fit.left_out))
     columns = [column for column in _SHOWN_COLUMNS if column in neurons]
     rundir.add_table("neurons", neurons, "Neurons, best first.", 10, columns)
     _export(selection, rundir, table, pooled, ranking.labels)

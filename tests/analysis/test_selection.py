@@ -256,5 +256,9 @@ def test_mil_weights_find_the_neuron_of_witnesses():
     table = rank_neurons(maxima, labels, case_ids, CLASSES, rule=SelectionRule("mil_weights"), weights=weights)
     assert table["neuron_id"][0] == 7
     assert table["weight"][0] == weights[0, 7]
+    with pytest.raises(ValueError, match=r"no selection.adjust_for with selection.method=mil_weights"):
+        rank_neurons(
+            maxima, labels, case_ids, CLASSES, rule=SelectionRule("mil_weights"), strata=case_ids, weights=weights
+        )
     with pytest.raises(ValueError, match=r"Expected weights with selection.method=mil_weights"):
         rank_neurons(maxima, labels, case_ids, CLASSES, rule=SelectionRule("mil_weights"))

@@ -94,6 +94,15 @@ def test_the_planted_direction_is_selected_on_train_slides_only(two_classes):
     assert {slide.item_id for slide in rundir.read_fitted_on()} == set(split_of(two_classes, 0).train)
 
 
+def test_selections_of_two_folds_are_compared_by_their_atoms(two_classes):
+    results, rundir = two_classes.run("compare_selections")
+    assert results["n_runs"] == 2
+    (pair,) = pd.read_csv(rundir.table("selections")).itertuples()
+    assert (pair.first, pair.second) == ("fold 0", "fold 1")
+    assert pair.best_cosine > 0.9  # both folds find the planted direction
+    assert pair.best_rank == 1
+
+
 def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     results, rundir = two_classes.run("train_mil")
     split = split_of(two_classes, 0)
