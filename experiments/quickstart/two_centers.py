@@ -55,7 +55,7 @@ def main() -> None:
     table.to_csv(arguments.output, index=False)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     for kind in ("unadjusted", "adjusted"):
-        n_stain = int(table[f"{kind}_is_stain"].sum())
+        n_stain = np.count_nonzero(table[f"{kind}_is_stain"])
         print(f"{kind}: a neuron of the stain in {n_stain} of {len(table)} seeds")
 
 

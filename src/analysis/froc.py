@@ -135,7 +135,8 @@ def detect(slides: list[tuple[Lesions, np.ndarray, np.ndarray]]) -> Detections:
             parts, (best, np.full(len(best), slide), missed, np.full(len(missed), slide)), strict=True
         ):
             part.append(values)
-    return Detections(*(np.concatenate(part) for part in parts), len(slides))
+    hits, hit_slides, false, false_slides = (np.concatenate(part) for part in parts)
+    return Detections(hits, hit_slides, false, false_slides, len(slides))
 
 
 def froc_curve(detections: Detections) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -89,7 +90,7 @@ def mil_weights(rows: csr_matrix, bags: np.ndarray, labels: np.ndarray, tested: 
         [n_tested, n_neurons] float64; 0 for silent neurons.
     """
     largest = rows.max(axis=0).toarray().ravel()
-    scaled = rows @ _diagonal(1 / np.where(largest > 0, largest, 1.0))
+    scaled: Any = rows @ _diagonal(1 / np.where(largest > 0, largest, 1.0))
     order = np.argsort(bags, kind="stable")
     starts = np.searchsorted(bags[order], np.arange(len(labels)))
     scaled, bags = scaled[order], bags[order]

@@ -120,7 +120,7 @@ def scale_bar_length(width: float, mpp: float) -> float:
 
 
 def _bounds(
-    coords: np.ndarray, patch_size: int, outlines: Sequence[np.ndarray], size: tuple[int, int]
+    coords: np.ndarray, patch_size: int, outlines: Sequence[np.ndarray], size: tuple[float, float]
 ) -> tuple[float, float, float, float]:
     """Returns left, top, right, bottom of what must be seen, with a margin, inside the slide."""
     corners = np.concatenate([coords, coords + patch_size, *outlines])

@@ -99,7 +99,8 @@ def plot_froc(detections: Mapping[str, Detections], methods: Mapping[str, Method
         start, end = (found[rates <= rate].max(initial=0.0) for rate in (_FEWEST_FALSE, _MOST_FALSE))
         x = np.concatenate([[_FEWEST_FALSE], rates[shown], [_MOST_FALSE]])
         y = np.concatenate([[start], found[shown], [end]])
-        axes.step(x, y, where="post", label=f"{score:.3f}  {methods[name].label}", **methods[name].line)
+        look: Any = methods[name].line
+        axes.step(x, y, where="post", label=f"{score:.3f}  {methods[name].label}", **look)
     for rate in FALSE_POSITIVE_RATES:
         axes.axvline(rate, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     axes.set(xscale="log", xlim=(_FEWEST_FALSE, _MOST_FALSE), ylim=(-0.01, 1.01))

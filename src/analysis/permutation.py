@@ -15,7 +15,7 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 """Weights of the positive rows [n_labelings, n], the same rows' others being negative, to statistics [., n_columns]."""
 
 
-def t_kernel(values: np.ndarray, strata: Sequence[np.ndarray], is_guarded: bool) -> Kernel:
+def t_kernel(values: np.ndarray, strata: Sequence[np.ndarray], is_guarded: bool) -> Callable[..., np.ndarray]:
     """Returns what gives the t of `stratified_t` of many labelings at once, by products of matrices.
 
     Args:

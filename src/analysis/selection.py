@@ -1,6 +1,7 @@
 """Which neurons carry a class: every neuron of a pooled matrix tested against item labels and ranked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -239,7 +240,7 @@ def _ranked(table: pd.DataFrame, rule: SelectionRule) -> pd.DataFrame:
     return table
 
 
-def _strength(table: pd.DataFrame, key: str, rule: SelectionRule) -> pd.Series:
+def _strength(table: pd.DataFrame, key: str, rule: SelectionRule) -> Any:
     """Returns what ranks: two-sided by distance from no difference. Equal p rank by the signed statistic."""
     if rule.is_two_sided and key == ORDERS[rule.method][0]:
         return (table[key] - (0.5 if key == "auroc" else 0.0)).abs()

@@ -11,13 +11,14 @@ ORDERS = {
     "mil_weights": ("weight", "statistic"),
 }
 """What decides the order (descending unless negated), ties by the next, at last by neuron_id."""
-_CHOICES = {
+CHOICES = {
     "method": tuple(ORDERS),
     "unit": ("case", "slide"),
     "p_value": ("guarded", "welch"),
     "alternative": ("greater", "two_sided"),
     "correction": ("bh", "max_t"),
 }
+"""What the choices of a rule may be."""
 WEIGHTED = ("logistic", "mil_weights")
 """The methods by which neurons are weighed together."""
 
@@ -57,7 +58,7 @@ class SelectionRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected selection.{name} to be one of {known}, got {getattr(self, name)!r}.")
 

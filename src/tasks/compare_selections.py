@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.analysis.rank_figure import plot_ranks
@@ -41,7 +42,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         )
     n_top = cfg.comparison.n_top
     tables = {name: pd.read_csv(one.table("neurons")) for name, one in runs.items()}
-    rankings = {name: best_neuron_ids(table, table["neuron_id"].nunique()) for name, table in tables.items()}
+    rankings = {name: best_neuron_ids(table, len(set(table["neuron_id"]))) for name, table in tables.items()}
     atoms = {name: load_sae(_sae_of(one).export_dir).atoms.detach().numpy() for name, one in runs.items()}
     pairs = compare_selections(rankings, atoms, n_top)
     caption = (
@@ -55,8 +56,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.add_figure("ranks", plot_ranks(ranks), f"Ranks of the nearest neurons of the {n_top} best of {first}.")
     results = {
         "n_runs": float(len(runs)),
-        "mean_overlap": float(pairs["overlap"].mean()),
-        "mean_best_cosine": float(pairs["best_cosine"].mean()),
+        "mean_overlap": float(np.mean(pairs["overlap"])),
+        "mean_best_cosine": float(np.mean(pairs["best_cosine"])),
     }
     text = f"{len(runs)} selections: {', '.join(runs)}. Neurons of different SAEs are matched by their atoms."
     rundir.write_page(Page("How stable the selected neurons are", [text], results))

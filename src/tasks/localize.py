@@ -266,8 +266,8 @@ def _write_page(
         "slide and are multiplied by its number of patches: 1 is as much as if all patches were equal. The columns "
         "mean_slide_* score each slide by itself and do not depend on that. Intervals: 95 % bootstrap over slides.",
         f"F1 and Dice use each method's threshold of the largest F1 on validation slides; sensitivity is read at a "
-        f"specificity of {local.specificity:g}. FROC: the share of {first['n_lesions']} lesions found at 1/4 to 8 false "
-        "detections a slide, on average; "
+        f"specificity of {local.specificity:g}. FROC: the share of {first['n_lesions']} lesions found at 1/4 to 8 false"
+        " detections a slide, on average; "
         + (
             "lesions within 75 µm are one, and isolated tumour cells (below 275 µm) do not count."
             if mpp is not None
