@@ -4,9 +4,9 @@ Run: python -m experiments.quickstart.two_centers [--seeds 20] [--output experim
 
 A bank of synthetic slides is drawn once with the stain of either centre, and its patches embedded. Each seed draws
 its cases and their centres from the bank, trains an SAE on their patches, and ranks its neurons by slide labels, once
-as they are and once within centres. A chosen neuron counts as one of the stain when it tells the centres of tumour-free
-patches better than tumour from other patches of slides with the same stain, both on slides of the bank that were not
-drawn.
+as they are and once within centres, pooled over slides by maximum and by mean. A chosen neuron counts as one of the
+stain when it tells the centres of tumour-free patches better than it tells tumour from other patches of one stain,
+both on slides of the bank that were not drawn.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from src.analysis.selection import rank_neurons
-from src.analysis.selection_rule import SelectionRule
 from src.data.slides.annotations import Polygon
 from src.data.slides.regions import PolygonRegions
 from src.data.synthetic.drawing import STAINS, draw_slide
@@ -33,7 +32,7 @@ _SIZE, _PATCH = 640, 96
 _PER_CLASS = 32  # slides of each class in the bank
 _DRAWN = 24  # of them in each seed's study
 _SKEW = 0.85  # of the tumour cases this share is of the second centre, of the others of the first
-_N_LATENTS, _K, _BATCH, _STEPS = 512, 16, 256, 300
+_N_LATENTS, _K, _BATCH, _STEPS = 512, 16, 256, 200
 _WHITE = 225
 
 
@@ -51,12 +50,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("experiments/quickstart/two_centers.csv"))
     arguments = parser.parse_args()
     bank = draw_bank()
-    table = pd.DataFrame([study(bank, seed) for seed in track(range(arguments.seeds), "Studies")])
+    rows = [row for seed in track(range(arguments.seeds), "Studies") for row in study(bank, seed)]
+    table = pd.DataFrame(rows)
     table.to_csv(arguments.output, index=False)
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    for kind in ("unadjusted", "adjusted"):
-        n_stain = np.count_nonzero(table[f"{kind}_is_stain"])
-        print(f"{kind}: a neuron of the stain in {n_stain} of {len(table)} seeds")
+    print(summarize(table).to_string(index=False, float_format="{:.3f}".format))
+
+
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns, by pool and way of ranking, in how many seeds a neuron of the stain was chosen, and what it tells."""
+    keys = ["pool", "ranking"]
+    summary = table.groupby(keys, sort=False).agg(
+        n_seeds=("seed", "size"),
+        n_stain=("is_stain", "sum"),
+        n_found=("is_found", "sum"),
+        tumor_auroc=("tumor_auroc", "median"),
+        least_tumor_auroc=("tumor_auroc", "min"),
+        center_auroc=("center_auroc", "median"),
+    )
+    return summary.reset_index()
 
 
 def draw_bank() -> dict[int, list[Slide]]:
@@ -87,19 +99,16 @@ def _draw(backbone: Any, seed: int, positive: bool) -> Slide:
     return Slide(np.stack(activations), labels)
 
 
-def study(bank: dict[int, list[Slide]], seed: int) -> dict[str, Any]:
-    """Returns a row of the table: what each way of ranking chose, and what the chosen neuron tells."""
+def study(bank: dict[int, list[Slide]], seed: int) -> list[dict[str, Any]]:
+    """Returns rows of the table: what each way of ranking chose, and what the chosen neuron tells."""
     rng = np.random.default_rng(seed)
     train: list[tuple[Slide, int, int]] = []
     rest: list[Slide] = []
     for label, slides in bank.items():
-        order = rng.permutation(len(slides))
-        n_skewed = round(_SKEW * _DRAWN)
-        for place, number in enumerate(order):
-            if place >= _DRAWN:
-                rest.append(slides[number])
-            else:
-                train.append((slides[number], label, label if place < n_skewed else 1 - label))
+        order = rng.permutation(len(slides)).tolist()
+        centers = [label if place < round(_SKEW * _DRAWN) else 1 - label for place in range(_DRAWN)]
+        train += [(slides[number], label, center) for number, center in zip(order, centers, strict=False)]
+        rest += [slides[number] for number in order[_DRAWN:]]
     rows = np.concatenate([slide.activations[center] for slide, _, center in train])
     mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)  # random channels may be silent
     sae = train_sae((rows - mean) / scale, seed)
@@ -108,29 +117,26 @@ def study(bank: dict[int, list[Slide]], seed: int) -> dict[str, Any]:
         with torch.no_grad():
             return sae.encode(torch.from_numpy((activations - mean) / scale).float()).to_dense().numpy()
 
-    maxima = np.stack([encode(slide.activations[center]).max(axis=0) for slide, _, center in train])
-    labels, centers = (np.array([one[place] for one in train]) for place in (1, 2))
+    of_slides = [encode(slide.activations[center]) for slide, _, center in train]
+    labels = np.array([label for _, label, _ in train])
+    strata = [f"center {center + 1}" for _, _, center in train]
     case_ids = [str(number) for number in range(len(train))]
-    rule = SelectionRule()
-    strata = [str(center) for center in centers]
-    both = [np.stack([encode(of_stain) for of_stain in slide.activations]) for slide in rest]
+    held_out = np.concatenate([np.stack([encode(one) for one in slide.activations]) for slide in rest], axis=1)
     is_tumor = np.concatenate([slide.is_tumor for slide in rest])
-    latents = np.concatenate(both, axis=1)  # [2, n, n_latents]
-    row: dict[str, Any] = {"seed": seed}
-    for kind, given in (("unadjusted", None), ("adjusted", strata)):
-        best = rank_neurons(maxima, labels, case_ids, ("normal", "tumor"), rule=rule, strata=given).iloc[0]
-        neuron = latents[:, :, int(best["neuron_id"])]
-        tumor = np.mean([roc_auc_score(is_tumor, of_stain) for of_stain in neuron])
-        free = neuron[:, ~is_tumor]
-        center = roc_auc_score(np.repeat([0, 1], free.shape[1]), free.ravel())
-        row |= {
-            f"{kind}_neuron": int(best["neuron_id"]),
-            f"{kind}_q": float(best["q_value"]),
-            f"{kind}_tumor_auroc": float(tumor),
-            f"{kind}_center_auroc": float(max(center, 1 - center)),
-            f"{kind}_is_stain": bool(max(center, 1 - center) > tumor),
-        }
-    return row
+    found = []
+    for pool in ("max", "mean"):
+        values = np.stack([getattr(rows, pool)(axis=0) for rows in of_slides])
+        for ranking, given in (("unadjusted", None), ("adjusted", strata)):
+            best = rank_neurons(values, labels, case_ids, ("normal", "tumor"), strata=given).iloc[0]
+            neuron = held_out[:, :, int(best["neuron_id"])]
+            tumor = float(np.mean([roc_auc_score(is_tumor, of_stain) for of_stain in neuron]))
+            free = neuron[:, ~is_tumor]
+            center = float(roc_auc_score(np.repeat([0, 1], free.shape[1]), free.ravel()))
+            center = max(center, 1 - center)
+            known = {"seed": seed, "pool": pool, "ranking": ranking, "neuron_id": int(best["neuron_id"])}
+            known |= {"q_value": float(best["q_value"]), "is_found": bool(best["q_value"] < 0.05)}
+            found.append(known | {"tumor_auroc": tumor, "center_auroc": center, "is_stain": center > tumor})
+    return found
 
 
 def train_sae(rows: np.ndarray, seed: int) -> BatchTopK:

@@ -143,10 +143,9 @@ def open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> PatchScorer:
         known |= read_methods(trained.table("methods"))
         opened = {name: _open_classifier(trained, name) for name in known if name not in SINGLE}
         classifiers = {name: one for name, one in opened.items() if one is not None}
-    any_item = next(iter(fold.split.test), "")
     attention, instances = {}, {}
     for name, classifier in classifiers.items():
-        of_item = classifier.scores.get(any_item)
+        of_item = next(iter(classifier.scores.values()), None)
         if of_item is None or of_item.attention is not None:
             attention[name] = known[name]
         if of_item is not None and of_item.instance_logits is not None:
