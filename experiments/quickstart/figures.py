@@ -71,18 +71,24 @@ def quoted(figures: dict[str, float], scores: pd.DataFrame) -> str:
             f"slides, {first['n_outlined_slides']:.0f} of them with outlines; 95 % intervals over slides):"
         ),
         "",
-        "| score of a patch | AUROC | average precision |",
-        "|---|---|---|",
+        "| score of a patch | AUROC | average precision | F1 | Dice | FROC |",
+        "|---|---|---|---|---|---|",
     ]
     for method, name in _METHODS.items():
         row: Any = scores.loc[method]
         auroc = f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]"
-        lines.append(f"| {name.format(**figures)} | {auroc} | {row['average_precision']:.3f} |")
+        rest = " | ".join(f"{row[metric]:.3f}" for metric in ("average_precision", "f1", "dice", "froc"))
+        lines.append(f"| {name.format(**figures)} | {auroc} | {rest} |")
     attention: Any = scores.loc["attention_activations"]
     low, high = figures["least_slide_auroc"], figures["largest_slide_auroc"]
     span = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
     share = figures["n_permutations_with_findings"] / figures["n_permutations"]
     lines += [
+        "",
+        _wrapped(
+            "F1 and Dice at the threshold of the largest F1 on validation slides; FROC: the mean share of lesions "
+            "found at 1/4 to 8 false detections a slide, as CAMELYON16 defines it."
+        ),
         "",
         _wrapped(
             f"Test slides: explained variance {figures['test/explained_variance']:.3f}, L0 {figures['test/l0']:.1f}. "

@@ -1,16 +1,22 @@
 """How well a score per patch finds outlined regions: AUROC and average precision, pooled and slide by slide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from src.analysis.delong import ClusteredAreas, delong
+from src.analysis.froc import Detections, froc_scores
+from src.analysis.patch_metrics import pointing_game, sensitivity_at, threshold_metrics
 from src.analysis.slide_metrics import ranking_areas
 
 INTERVAL = (2.5, 97.5)
 _VALUES_PER_CHUNK = 2**20
+_Z_95 = 1.959964
 _METRICS = {"auroc": roc_auc_score, "average_precision": average_precision_score}
 
 
@@ -27,46 +33,103 @@ def relative_attention(attention: np.ndarray) -> np.ndarray:
     return np.asarray(attention, dtype=np.float64) * len(attention)
 
 
-def score_pooled(patches: pd.DataFrame, methods: Sequence[str], n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+@dataclass(frozen=True)
+class PatchScoring:
+    """How scores of patches are measured, beyond what their order says.
+
+    Attributes:
+        thresholds: of each method, the score from which a patch counts as found, tuned on other slides; none: what
+            needs a threshold is NaN.
+        specificity: at which the sensitivity is read.
+        detections: of each method, for the FROC score; none: NaN.
+        n_bootstrap: draws of whole slides.
+        seed: of the draws.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    specificity: float = 0.95
+    detections: Mapping[str, Detections] = field(default_factory=dict)
+    n_bootstrap: int = 1000
+    seed: int = 0
+
+
+def score_pooled(patches: pd.DataFrame, methods: Sequence[str], scoring: PatchScoring | None = None) -> pd.DataFrame:
     """Scores every method on the patches of all slides together, with intervals over slides.
 
     Pooling asks that scores mean the same on every slide, which a threshold for clinical use would ask too; see
     `relative_attention`. The interval is the percentile bootstrap (Efron 1979) over whole slides, because patches of a
     slide are not independent; slides with and without positive patches are drawn apart, so that every draw has both
-    classes. Its width says nothing when there is a single slide of a kind.
+    classes.
 
     Args:
-        patches: one row a patch: `item_id`, boolean `label`, and a column of scores a method.
+        patches: one row a patch: item_id, boolean label, a column a method, and where it is known `coverage`, the share
+            of the patch inside outlines.
         methods: the columns to score.
-        n_bootstrap: number of draws.
-        seed: of the draws; all methods see the same ones.
+        scoring: what else to measure.
 
     Returns:
-        One row a method, in the order given: method, auroc, auroc_low, auroc_high, average_precision,
-        average_precision_low, average_precision_high, mean_slide_auroc, mean_slide_average_precision (means over the
-        slides that have both classes), n_slides, n_outlined_slides, n_patches, n_positive.
+        One row a method, in the order given: method; of each metric its value and <metric>_low, <metric>_high;
+        mean_slide_auroc, mean_slide_average_precision (means over the slides that have both classes), auroc_delong_low,
+        auroc_delong_high (clustered by slide, see `delong`), threshold, n_slides, n_outlined_slides, n_patches,
+        n_positive, n_lesions. The metrics: auroc, average_precision, sensitivity (at the specificity), f1 (of patches,
+        at the threshold), dice (mean over outlined slides of the overlap of found patches with the outlined area of all
+        patches), pointing_game (share of outlined slides whose highest patch is inside: J. Zhang et al., ECCV 2016),
+        froc (see `froc_scores`).
 
     Raises:
         ValueError: the patches are all of one class, or a score is not finite.
     """
+    scoring = scoring or PatchScoring()
     labels = patches["label"].to_numpy(bool)
     _check(patches, labels, methods)
     codes, _ = pd.factorize(patches["item_id"])
     has_positive = np.bincount(codes, weights=labels) > 0
-    draws = _draw_slides(has_positive, n_bootstrap, np.random.default_rng(seed))
+    draws = draw_slides(has_positive, scoring.n_bootstrap, np.random.default_rng(scoring.seed))
+    draws = np.concatenate([np.ones((1, len(has_positive))), draws])  # the first is the sample itself
     by_slide: Any = score_slides(patches, methods).groupby("method")[list(_METRICS)].mean()
     counts = {"n_slides": len(has_positive), "n_outlined_slides": int(has_positive.sum())}
     counts |= {"n_patches": len(labels), "n_positive": int(labels.sum())}
+    clustered = _clustered(patches, methods, labels, codes)
+    covered = patches["coverage"].to_numpy(np.float64) if "coverage" in patches else labels.astype(np.float64)
     rows = []
-    for method in methods:
+    for number, method in enumerate(methods):
         scores = patches[method].to_numpy(np.float64)
-        limits = np.percentile(_bootstrap(scores, labels, codes, draws), INTERVAL, axis=1).T
-        row = {"method": method}
-        for (metric, measure), (low, high) in zip(_METRICS.items(), limits, strict=True):
-            row |= {metric: float(measure(labels, scores)), f"{metric}_low": low, f"{metric}_high": high}
-        means = {f"mean_slide_{metric}": by_slide[metric].get(method, np.nan) for metric in _METRICS}
-        rows.append(row | means | counts)
+        drawn = _ranked_metrics(scores, labels, codes, draws, scoring.specificity)
+        threshold = scoring.thresholds.get(method, np.nan)
+        drawn |= threshold_metrics(scores, labels, covered, codes, threshold, draws)
+        drawn["pointing_game"] = pointing_game(scores, labels, codes, draws)
+        found = scoring.detections.get(method)
+        drawn["froc"] = np.full(len(draws), np.nan) if found is None else _in_chunks(partial(froc_scores, found), draws)
+        row: dict[str, Any] = {"method": method}
+        for metric, values in drawn.items():
+            low, high = _percentiles(values[1:])
+            row |= {metric: float(values[0]), f"{metric}_low": low, f"{metric}_high": high}
+        row |= {f"mean_slide_{metric}": by_slide[metric].get(method, np.nan) for metric in _METRICS}
+        interval = (np.nan, np.nan) if clustered is None else clustered.interval(number)
+        row |= dict(zip(("auroc_delong_low", "auroc_delong_high"), interval, strict=True))
+        n_lesions = 0 if found is None else len(found.lesion_scores)
+        rows.append(row | {"threshold": threshold} | counts | {"n_lesions": n_lesions})
     return pd.DataFrame(rows)
+
+
+def compare_methods(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Tests the first method's pooled AUROC against every other's by DeLong's method, clustered by slide.
+
+    Returns:
+        method, other, difference, low, high (95 %), p_value; empty where fewer than two slides have positives.
+    """
+    labels = patches["label"].to_numpy(bool)
+    codes, _ = pd.factorize(patches["item_id"])
+    columns = ["method", "other", "difference", "low", "high", "p_value"]
+    areas = _clustered(patches, methods, labels, codes)
+    if areas is None:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for number, other in enumerate(methods[1:], start=1):
+        difference, error, p_value = areas.difference(0, number)
+        margin = _Z_95 * error
+        rows.append((methods[0], other, difference, difference - margin, difference + margin, p_value))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def score_slides(patches: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -120,13 +183,44 @@ def spread_out(ranked: list[str], n: int) -> list[str]:
     return [ranked[place] for place in [middle, *(place for place in places if place != nearest)]]
 
 
-def _bootstrap(scores: np.ndarray, labels: np.ndarray, codes: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Returns AUROC and average precision of each draw, [2, n_draws], in chunks that bound the memory."""
-    chunks = np.array_split(draws, -(-len(draws) * len(scores) // _VALUES_PER_CHUNK))
-    return np.concatenate([ranking_areas(scores, labels, chunk[:, codes]) for chunk in chunks if len(chunk)], axis=1)
+def _ranked_metrics(
+    scores: np.ndarray, labels: np.ndarray, codes: np.ndarray, draws: np.ndarray, specificity: float
+) -> dict[str, np.ndarray]:
+    """Returns AUROC, average precision and sensitivity of each draw, [n_draws]."""
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        of_patches = weights[:, codes]
+        return np.stack(
+            [*ranking_areas(scores, labels, of_patches), sensitivity_at(scores, labels, of_patches, specificity)]
+        )
+
+    per_chunk = max(1, _VALUES_PER_CHUNK // len(scores))
+    chunks = [measure(draws[start : start + per_chunk]) for start in range(0, len(draws), per_chunk)]
+    return dict(zip((*_METRICS, "sensitivity"), np.concatenate(chunks, axis=1), strict=True))
 
 
-def _draw_slides(has_positive: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+def _clustered(
+    patches: pd.DataFrame, methods: Sequence[str], labels: np.ndarray, codes: np.ndarray
+) -> ClusteredAreas | None:
+    """Returns the areas by DeLong's method; None where too few slides hold a class."""
+    if min(len(np.unique(codes[labels])), len(np.unique(codes[~labels]))) < 2:
+        return None
+    return delong(patches[list(methods)].to_numpy(np.float64).T, labels, codes)
+
+
+def _in_chunks(measure: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, n: int = 100) -> np.ndarray:
+    return np.concatenate([measure(draws[start : start + n]) for start in range(0, len(draws), n)])
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.percentile(known, INTERVAL)
+    return float(low), float(high)
+
+
+def draw_slides(has_positive: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     """Returns how often each slide is in each draw, [n_draws, n_slides]; slides of each kind keep their number."""
     draws = np.zeros((n_draws, len(has_positive)))
     for kind in (True, False):

@@ -17,6 +17,7 @@ from src.analysis.figure_style import BLACK, styled
 # Perceptually uniform; light where the score is low, so that glass, silence and low scores recede together.
 _COLORMAP = "magma_r"
 _OUTLINE = "#00A0C6"
+_TISSUE = "#dddddd"  # of patches where there is no slide
 # Colours end at this percentile of a slide's scores, so that a single patch does not make all others pale.
 _BRIGHTEST = 99.5
 _MARGIN = 0.04
@@ -59,7 +60,7 @@ class PatchMap:
 
 @styled
 def plot_overlay(
-    slide: SlideImage,
+    slide: SlideImage | None,
     coords: np.ndarray,
     patch_size_level0: int,
     maps: Sequence[PatchMap],
@@ -68,7 +69,7 @@ def plot_overlay(
     """Draws a slide with its true outline, and each map on a pale copy of it, cut to the tissue.
 
     Args:
-        slide: the slide's thumbnail.
+        slide: the slide's thumbnail; None: maps lie on white, between the outermost patches.
         coords: top-left corners of the patches in level-0 pixels, [n_patches, 2].
         patch_size_level0: edge of a patch in level-0 pixels.
         maps: what to draw beside the slide.
@@ -82,20 +83,27 @@ def plot_overlay(
             raise ValueError(
                 f"Expected {len(coords)} scores for {patch_map.title!r}, one a patch, got {len(patch_map.scores)}."
             )
-    left, top, right, bottom = _bounds(coords, patch_size_level0, outlines, slide.size_level0)
+    size = (np.inf, np.inf) if slide is None else slide.size_level0
+    left, top, right, bottom = _bounds(coords, patch_size_level0, outlines, size)
     panel_height = np.clip(_PANEL_INCHES * (bottom - top) / (right - left), 1.6, 6.5)
     figure = Figure(figsize=(_PANEL_INCHES * (1 + len(maps)), panel_height + 1.25))
     panels, bars = figure.subplots(2, 1 + len(maps), squeeze=False, height_ratios=(30, 1))
     bars[0].set_axis_off()
-    width, height = slide.size_level0
-    for axes, pixels in zip(panels, [slide.pixels, *[_pale_grey(slide.pixels)] * len(maps)], strict=True):
-        axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", zorder=0)
+    pale = None if slide is None else _pale_grey(slide.pixels)
+    for number, axes in enumerate(panels):
+        if slide is not None:
+            width, height = slide.size_level0
+            pixels = pale if number else slide.pixels
+            axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", zorder=0)
+        elif not number:
+            _draw_squares(axes, coords, patch_size_level0)
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-    panels[0].set_title("Slide and true outline" if outlines else "Slide (no outline)")
+    what = "Slide" if slide is not None else "Patches"
+    panels[0].set_title(f"{what} and true outline" if outlines else f"{what} (no outline)")
     _draw_outlines(panels[0], outlines)
-    if slide.mpp is not None:
+    if slide is not None and slide.mpp is not None:
         _draw_scale_bar(panels[0], slide.mpp)
     for axes, bar, patch_map in zip(panels[1:], bars[1:], maps, strict=True):
         _draw_map(axes, bar, coords, patch_size_level0, patch_map)
@@ -112,7 +120,7 @@ def scale_bar_length(width: float, mpp: float) -> float:
 
 
 def _bounds(
-    coords: np.ndarray, patch_size: int, outlines: Sequence[np.ndarray], size: tuple[int, int]
+    coords: np.ndarray, patch_size: int, outlines: Sequence[np.ndarray], size: tuple[float, float]
 ) -> tuple[float, float, float, float]:
     """Returns left, top, right, bottom of what must be seen, with a margin, inside the slide."""
     corners = np.concatenate([coords, coords + patch_size, *outlines])
@@ -129,22 +137,28 @@ def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_
     # A slide on which the neuron is silent has nothing to colour, and still needs a scale.
     brightest = float(np.percentile(scores[shown], _BRIGHTEST)) if shown.any() else floor + 1.0
     brightest = max(brightest, floor + patch_map.least_range)
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * patch_size
-    squares = PolyCollection(
-        list(coords[shown][:, None, :] + corners),
+    squares = _draw_squares(
+        axes,
+        coords[shown],
+        patch_size,
         array=scores[shown],
         cmap=mpl.colormaps[_COLORMAP],
         clim=(floor, brightest),
         alpha=0.85,
-        linewidth=0,
-        antialiased=False,
         zorder=2,
     )
-    axes.add_collection(squares, autolim=False)
     extend: Any = "max" if shown.any() and scores.max() > brightest else "neither"
     scale = axes.figure.colorbar(squares, cax=bar, orientation="horizontal", extend=extend, ticks=MaxNLocator(4))
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     scale.set_label(patch_map.scale if shown.any() else f"{patch_map.scale}: at most {floor:g} everywhere")
+
+
+def _draw_squares(axes: Axes, coords: np.ndarray, patch_size: int, **look: Any) -> PolyCollection:
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * patch_size
+    look = {"facecolor": _TISSUE} | look if "array" not in look else look
+    squares = PolyCollection(list(coords[:, None, :] + corners), linewidth=0, antialiased=False, **look)
+    axes.add_collection(squares, autolim=False)
+    return squares
 
 
 def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:

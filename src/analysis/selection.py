@@ -1,51 +1,73 @@
-"""Which neurons carry a class: every neuron of a pooled matrix tested against slide labels and ranked."""
+"""Which neurons carry a class: every neuron of a pooled matrix tested against item labels and ranked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from src.analysis.statistics import auroc_by_column, benjamini_hochberg, hedges_g, t_test
+from src.analysis.logistic_weights import logistic_weights
+from src.analysis.permutation import Kernel, max_t_p_values, rank_kernel, t_kernel
+from src.analysis.selection_rule import ORDERS, WEIGHTED, SelectionRule
+from src.analysis.statistics import benjamini_hochberg
+from src.analysis.stratified import (
+    Stratum,
+    rank_test,
+    stratified_auroc,
+    stratified_g,
+    stratified_t,
+    usable_strata,
+)
 
-# What decides the order (descending unless negated), ties by the next, at last by neuron_id.
-_ORDERS = {
-    "welch": ("-p_value", "statistic"),
-    "auroc": ("auroc", "statistic"),
-    "effect_size": ("effect_size", "statistic"),
-}
-_UNITS = ("case", "slide")
-_P_VALUES = ("guarded", "welch")
 
-
-@dataclass(frozen=True)
-class SelectionRule:
-    """How neurons are tested and ranked.
+class NeuronSelection:
+    """Ranks neurons by labels: `fit`, then `scores`.
 
     Attributes:
-        method: what ranks the neurons: `welch` (p, then t), `auroc` or `effect_size`.
-        unit: what counts as one observation: `case` or `slide`. Slides of one patient resemble each other, so taking
-            them for independent overstates the evidence (on simulated null data of 36 slides in 24 cases: a neuron
-            with q below 0.05 in 8 to 23 % of the data sets with slides, in at most 3 % with cases). Slides of one case
-            and class are averaged; a case with slides of both classes counts in both groups, which errs on the
-            careful side. Where each case has one slide, the two are the same.
-        p_value: `welch`, or `guarded`, the larger of Welch's and the pooled-variance p. Welch's test trusts each
-            group's own variance, and a sparse neuron that happens to be silent in a small group has none: on simulated
-            null data with 6 negative of 24 cases a neuron has q below 0.05 in 17 % of the data sets, with 16 of 66 in
-            33 %; guarded in at most 5 % whatever the balance. Groups of one size give the same p below 0.5 both ways.
+        scores: the table of `rank_neurons`, best first.
+        n_untested: neurons that are constant, and so cannot be tested.
+        n_tied: neurons whose values are those of another one on every item.
+        n_best_tied: neurons that share the best one's p-value.
+        left_out: the strata with fewer than two observations of a side of a test, which say nothing, by name.
 
-    Raises:
-        ValueError: when a choice is unknown.
+    Args:
+        rule: how to test and rank.
     """
 
-    method: str = "welch"
-    unit: str = "case"
-    p_value: str = "guarded"
+    scores: pd.DataFrame
+    n_untested: int
+    n_tied: int
+    n_best_tied: int
+    left_out: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        for name, known in (("method", tuple(_ORDERS)), ("unit", _UNITS), ("p_value", _P_VALUES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"Expected selection.{name} to be one of {known}, got {getattr(self, name)!r}.")
+    def __init__(self, rule: SelectionRule | None = None) -> None:
+        self.rule = rule or SelectionRule()
+
+    def fit(
+        self,
+        values: np.ndarray,
+        labels: np.ndarray,
+        case_ids: Sequence[str],
+        classes: Sequence[str],
+        density: np.ndarray | None = None,
+        strata: Sequence[str] | None = None,
+        weights: np.ndarray | None = None,
+    ) -> "NeuronSelection":
+        """Tests and ranks; see `rank_neurons`."""
+        self.scores = rank_neurons(values, labels, case_ids, classes, density, self.rule, strata, weights)
+        tested = self.scores["p_value"].notna()
+        self.n_untested = self.scores.loc[~tested, "neuron_id"].nunique()
+        varying = np.ascontiguousarray(values[:, np.ptp(values, axis=0) > 0].T)
+        self.n_tied = len(varying) - len({column.tobytes() for column in varying})
+        self.n_best_tied = int((self.scores["p_value"] == self.scores["p_value"].iloc[0]).sum()) - 1
+        self.left_out = ()
+        if strata is not None:
+            _, unit_labels, unit_strata, _ = to_units(values[:, :1], labels, case_ids, self.rule, strata)
+            names = pd.unique(np.asarray(strata, dtype=object))
+            tested_classes = range(len(classes)) if len(classes) > 2 else (1,)
+            codes = {code for one in tested_classes for code in usable_strata(unit_labels == one, unit_strata)[1]}
+            self.left_out = tuple(str(names[code]) for code in sorted(codes))
+        return self
 
 
 def rank_neurons(
@@ -55,12 +77,14 @@ def rank_neurons(
     classes: Sequence[str],
     density: np.ndarray | None = None,
     rule: SelectionRule | None = None,
+    strata: Sequence[str] | None = None,
+    weights: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Tests every neuron one-sided for being higher in a class, and ranks them.
+    """Tests every neuron for being higher in a class, and ranks them.
 
     Of two classes the last is the positive one; with more, each class is tested against the rest and the correction
-    (Benjamini-Hochberg) runs over all tests together. A neuron that is constant cannot be tested: it stays in the
-    table, last, with NaN for statistic, p, q and effect size.
+    runs over all tests together. A neuron that is constant cannot be tested: it stays in the table, last, with NaN for
+    statistic, p, q and effect size.
 
     Args:
         maxima: [n_slides, n_neurons] slide-level values.
@@ -69,34 +93,60 @@ def rank_neurons(
         classes: class names.
         density: [n_neurons] share of patches on which a neuron fires, carried into the table.
         rule: how to test and rank.
+        strata: the confounder of each slide (its centre, its scanner): classes are compared within each value, and
+            the comparisons combined (`stratified_t`, `rank_test`), so that a neuron that marks the confounder gains
+            nothing by it.
+        weights: [n_tested_classes, n_neurons] what `mil_weights` ranks by.
 
     Returns:
-        Columns rank (from 1), neuron_id, statistic (Welch's t), p_value (one-sided), q_value, effect_size (Hedges' g),
-        auroc, mean_positive, mean_negative, density; and class, when there are more than two. Best first.
+        Columns rank (from 1), neuron_id, statistic (t, of `mann_whitney` the standardised rank sum), p_value, q_value
+        (Benjamini and Hochberg's, or the family-wise p of `max_t`), effect_size (Hedges' g), effect_low, effect_high
+        (its 95 % interval), auroc, mean_positive, mean_negative, density; weight where a model ranks, and class, when
+        there are more than two. Best first.
 
     Raises:
-        ValueError: when a class has fewer than two cases (or slides).
+        ValueError: when a class has fewer than two cases (or slides), or no stratum holds two of each.
     """
     rule = rule or SelectionRule()
-    if rule.unit == "case":
-        maxima, labels = average_cases(maxima, labels, case_ids)
-    tested = range(len(classes)) if len(classes) > 2 else (1,)
-    tables = []
-    for class_index in tested:
-        counts = int((labels == class_index).sum()), int((labels != class_index).sum())
+    maxima, labels, stratum_codes, blocks = to_units(maxima, labels, case_ids, rule, strata)
+    tested = tuple(range(len(classes))) if len(classes) > 2 else (1,)
+    if rule.method in WEIGHTED:
+        if rule.method == "logistic":
+            weights = logistic_weights(maxima, labels, tested, blocks, stratum_codes, rule.seed)
+        if weights is None:
+            raise ValueError("Expected weights with selection.method=mil_weights, got none.")
+        if strata is not None and rule.method == "mil_weights":
+            raise ValueError(
+                "Expected no selection.adjust_for with selection.method=mil_weights, which weighs patches of all "
+                "centres together: give another method."
+            )
+    tables, kernels = [], []
+    for place, class_index in enumerate(tested):
+        is_positive = labels == class_index
+        counts = int(is_positive.sum()), int((~is_positive).sum())
         if min(counts) < 2:
             raise ValueError(
                 f"Expected at least two {rule.unit}s of class {classes[class_index]!r} and two others, got "
                 f"{counts[0]} and {counts[1]}: use more items (selection.split=train+val) or another split."
             )
-        table = _test_neurons(maxima, labels == class_index, rule)
+        usable, _ = usable_strata(is_positive, stratum_codes)
+        table = _test_neurons(maxima, is_positive, usable, rule)
         table["density"] = np.nan if density is None else density
+        if weights is not None:
+            table["weight"] = weights[place]
         if len(classes) > 2:
             table["class"] = classes[class_index]
         tables.append(table)
+        kernels.append(_kernel(maxima, usable, rule))
+    if rule.correction == "max_t":
+        moved = blocks if rule.unit == "slide" else np.arange(len(labels))
+        dealt = labels, stratum_codes, moved, rule.n_permutations, rule.seed, rule.is_two_sided
+        q_values = max_t_p_values(kernels, tested, *dealt)
+    else:
+        q_values = benjamini_hochberg(np.stack([table["p_value"].to_numpy() for table in tables]))
     table = pd.concat(tables, ignore_index=True)
-    table.insert(3, "q_value", benjamini_hochberg(table["p_value"].to_numpy()))
-    return _ranked(table, rule.method)
+    table.insert(3, "q_value", q_values.ravel())
+    return _ranked(table, rule)
 
 
 def best_neuron_ids(table: pd.DataFrame, n: int) -> list[int]:
@@ -113,50 +163,85 @@ def best_neuron_ids(table: pd.DataFrame, n: int) -> list[int]:
     return neuron_ids[:n]
 
 
-def average_cases(maxima: np.ndarray, labels: np.ndarray, case_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Averages the slides of each case and class into one row.
+def to_units(
+    values: np.ndarray,
+    labels: np.ndarray,
+    case_ids: Sequence[str],
+    rule: SelectionRule,
+    strata: Sequence[str] | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Returns what the rule counts as observations: values [n, n_neurons], labels, strata and cases as integers [n]."""
+    stratum_codes, _ = pd.factorize(np.zeros(len(labels)) if strata is None else np.asarray(strata, dtype=object))
+    blocks, _ = pd.factorize(np.asarray(case_ids, dtype=object))
+    if rule.unit == "case":
+        return average_cases(values, labels, stratum_codes, blocks)
+    return values, labels, stratum_codes, blocks
+
+
+def average_cases(maxima: np.ndarray, *groups: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Averages the slides of each case and class (and stratum) into one row.
 
     A mean and not a maximum, because the maximum of more slides is larger whatever they show.
 
     Args:
         maxima: [n_slides, n_neurons].
-        labels: [n_slides] int.
-        case_ids: the case of each slide.
+        *groups: label, stratum and case of each slide: slides that share all of them become one row.
 
     Returns:
-        [n_units, n_neurons] float64 and [n_units] labels.
+        [n_units, n_neurons] float64, and the groups of the units.
     """
-    groups = pd.MultiIndex.from_arrays([list(case_ids), labels])
-    codes, units = pd.factorize(groups)
+    codes, units = pd.factorize(pd.MultiIndex.from_arrays([list(group) for group in groups]))
     sums = np.zeros((len(units), maxima.shape[1]))
     np.add.at(sums, codes, maxima.astype(np.float64))
-    return sums / np.bincount(codes)[:, None], np.array([label for _, label in units])
+    return sums / np.bincount(codes)[:, None], *(np.array(column) for column in zip(*units, strict=True))
 
 
-def _test_neurons(values: np.ndarray, is_positive: np.ndarray, rule: SelectionRule) -> pd.DataFrame:
-    positive, negative = values[is_positive], values[~is_positive]
-    statistic, p_value = t_test(positive, negative, equal_variances=False)
-    if rule.p_value == "guarded":
-        p_value = np.maximum(p_value, t_test(positive, negative, equal_variances=True)[1])
+def _test_neurons(
+    values: np.ndarray, is_positive: np.ndarray, strata: Sequence[Stratum], rule: SelectionRule
+) -> pd.DataFrame:
+    alternative = "two-sided" if rule.is_two_sided else "greater"
+    if rule.method == "mann_whitney":
+        statistic, p_value = rank_test(values, strata, alternative)
+    else:
+        statistic, p_value = stratified_t(values, strata, False, alternative)
+        if rule.p_value == "guarded":
+            p_value = np.maximum(p_value, stratified_t(values, strata, True, alternative)[1])
+    effect, low, high = stratified_g(values, strata)
     return pd.DataFrame(
         {
             "neuron_id": np.arange(values.shape[1]),
             "statistic": statistic,
             "p_value": p_value,
-            "effect_size": hedges_g(positive, negative),
-            "auroc": auroc_by_column(values, is_positive),
-            "mean_positive": positive.mean(axis=0, dtype=np.float64),
-            "mean_negative": negative.mean(axis=0, dtype=np.float64),
+            "effect_size": effect,
+            "effect_low": low,
+            "effect_high": high,
+            "auroc": stratified_auroc(values, strata),
+            "mean_positive": values[is_positive].mean(axis=0, dtype=np.float64),
+            "mean_negative": values[~is_positive].mean(axis=0, dtype=np.float64),
         }
     )
 
 
-def _ranked(table: pd.DataFrame, method: str) -> pd.DataFrame:
+def _kernel(values: np.ndarray, strata: Sequence[Stratum], rule: SelectionRule) -> Kernel:
+    rows = [np.concatenate(stratum) for stratum in strata]
+    if rule.method == "mann_whitney":
+        return rank_kernel(values, rows)
+    return t_kernel(values, rows, rule.p_value == "guarded")
+
+
+def _ranked(table: pd.DataFrame, rule: SelectionRule) -> pd.DataFrame:
     keys = {"untestable": table["p_value"].isna()}
-    for key in _ORDERS[method]:
-        keys[key] = table["p_value"] if key == "-p_value" else -table[key]
+    for key in ORDERS[rule.method]:
+        keys[key] = table["p_value"] if key == "-p_value" else -_strength(table, key, rule)
     keys["neuron_id"] = table["neuron_id"]
     order = pd.DataFrame(keys).sort_values(list(keys), kind="stable").index
     table = table.loc[order].reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
+
+
+def _strength(table: pd.DataFrame, key: str, rule: SelectionRule) -> Any:
+    """Returns what ranks: two-sided by distance from no difference. Equal p rank by the signed statistic."""
+    if rule.is_two_sided and key == ORDERS[rule.method][0]:
+        return (table[key] - (0.5 if key == "auroc" else 0.0)).abs()
+    return table[key]

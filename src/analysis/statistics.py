@@ -1,54 +1,10 @@
-"""Two-sample statistics of many neurons at once, in float64: one column a neuron, one row a slide or case."""
+"""Statistics of many neurons at once, in float64: one column a neuron, one row a slide or case."""
 
 import numpy as np
 from scipy import stats
 
 # Columns ranked at a time, so that ranks of thousands of slides stay within some tens of megabytes.
 _COLUMNS_PER_CHUNK = 512
-
-
-def t_test(first: np.ndarray, second: np.ndarray, equal_variances: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Tests whether the mean of the first group is greater, as `scipy.stats.ttest_ind(alternative="greater")`.
-
-    Welch's test (B. L. Welch, "The generalization of 'Student's' problem when several different population variances
-    are involved", Biometrika 34, 1947) or, under one common variance, Student's ("The probable error of a mean", 1908).
-    As in scipy, two groups of different constants give an infinite statistic, and of equal ones NaN.
-
-    Args:
-        first: [n_first, n_columns], n_first >= 2.
-        second: [n_second, n_columns], n_second >= 2.
-        equal_variances: Student's test in place of Welch's.
-
-    Returns:
-        The statistic t and the one-sided p, both [n_columns] float64.
-
-    Raises:
-        ValueError: when a group has fewer than two rows.
-    """
-    (mean_1, variance_1), (mean_2, variance_2) = _moments(first), _moments(second)
-    of_first, of_second = (mean_1, np.sqrt(variance_1), len(first)), (mean_2, np.sqrt(variance_2), len(second))
-    tested = stats.ttest_ind_from_stats(*of_first, *of_second, equal_var=equal_variances, alternative="greater")
-    return tested.statistic, tested.pvalue
-
-
-def hedges_g(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the standardised difference of means [n_columns], NaN where both groups are constant.
-
-    Cohen's d with the pooled standard deviation, times the small-sample factor 1 - 3 / (4 (n_1 + n_2) - 9) of
-    L. V. Hedges, "Distribution theory for Glass's estimator of effect size", J. Educational Statistics 6 (1981).
-
-    Args:
-        first: [n_first, n_columns], n_first >= 2.
-        second: [n_second, n_columns], n_second >= 2.
-
-    Raises:
-        ValueError: when a group has fewer than two rows.
-    """
-    (mean_1, variance_1), (mean_2, variance_2) = _moments(first), _moments(second)
-    n_1, n_2 = len(first), len(second)
-    deviation = np.sqrt(((n_1 - 1) * variance_1 + (n_2 - 1) * variance_2) / (n_1 + n_2 - 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(deviation > 0, (1 - 3 / (4 * (n_1 + n_2) - 9)) * (mean_1 - mean_2) / deviation, np.nan)
 
 
 def auroc_by_column(values: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
@@ -92,8 +48,12 @@ def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     return q_values
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and unbiased variance of each column, in float64; a constant column has variance 0 exactly."""
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and unbiased variance of each column, in float64; a constant column has variance 0 exactly.
+
+    Raises:
+        ValueError: when there are fewer than two rows.
+    """
     if len(values) < 2:
         raise ValueError(
             f"Expected at least two items or cases in each class to compare means, got {len(values)}: "

@@ -10,7 +10,7 @@ from src.records import ALL, MADE_BY_LOUPE
 # How a user comes by what a task needs.
 _REMEDIES = {
     "slides_dir": "give dataset.slides_dir=<folder of slides>",
-    "annotations_dir": "give dataset.annotations_dir=<folder of ASAP XML files>",
+    "annotations_dir": "give dataset.annotations_dir=<folder of outlines (ASAP XML, GeoJSON, boxes.csv) or masks>",
     "images_dir": "give dataset.dir=<folder of images>",
     "patches_dir": "make it with task=tile",
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",

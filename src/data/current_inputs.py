@@ -13,8 +13,10 @@ from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.images.source import open_images
 from src.data.listing import find_items
+from src.data.slides.annotation_files import find_annotation
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
+from src.data.strata import strata_input
 from src.files import digest_text, list_files
 from src.inputs import Input, file_input, large_file_input, value_input
 from src.models.backbones.spec import describe_weights
@@ -39,6 +41,7 @@ class CurrentInputs:
             *whats: kinds, with the parts of the split that are meant: what `FoldData.inputs` knows; `all cases`, of the
                 csv alone; `slides <parts>`, `patches <parts>` (of `all` those of the folders; `cut` slides are those
                 with patches), `images <parts>`, `outlines <parts>`; `listing`, what a data set is found to hold;
+                `strata <parts>`, the columns of selection.adjust_for;
                 `weights`, `generator`; `file`, a file at its recorded place.
             recorded: what a run recorded; large files of the same size and time are not read again.
 
@@ -61,6 +64,7 @@ class CurrentInputs:
             "weights": self._weights,
             "generator": self._generator,
             "listing": self._listing,
+            "strata": self._strata,
             "file": self._file,
         }
         if kind not in readers:
@@ -115,8 +119,14 @@ class CurrentInputs:
         return inputs
 
     def _outlines(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
-        paths = [self._folder("annotations_dir") / f"{item_id}.xml" for item_id in self._table.item_ids(parts)]
-        return [file_input(what, path, name=path.name) for path in paths if path.is_file()]
+        folder = self._folder("annotations_dir")
+        found = (find_annotation(folder, item_id) for item_id in self._table.item_ids(parts))
+        # One csv of boxes may be that of all slides.
+        return [file_input(what, path, name=path.name) for path in dict.fromkeys(found) if path is not None]
+
+    def _strata(self, what: str, parts: str, _: Sequence[Input]) -> list[Input]:
+        columns, item_ids = list(self._cfg.selection.adjust_for), self._table.item_ids(parts)
+        return [strata_input(what, self._dataset.metadata_csv, columns, item_ids)]
 
     def _weights(self, what: str, *_: object) -> list[Input]:
         if (weights := describe_weights(self._cfg.backbone)) == UNKNOWN:
@@ -125,7 +135,11 @@ class CurrentInputs:
 
     def _generator(self, what: str, *_: object) -> list[Input]:
         generator = self._dataset.get("generator")
-        return [value_input(what, None if generator is None else json.dumps(dict(generator), sort_keys=True))]
+        if generator is None:
+            return [value_input(what, None)]
+        # What is null draws nothing else than before there was such a key.
+        given = {key: value for key, value in generator.items() if value is not None}
+        return [value_input(what, json.dumps(given, sort_keys=True))]
 
     def _listing(self, what: str, *_: object) -> list[Input]:
         return [value_input(what, digest_text(repr(find_items(self._dataset.listing))))]

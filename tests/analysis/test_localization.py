@@ -4,7 +4,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from src.analysis.localization import (
+    PatchScoring,
     choose_random_neuron,
+    compare_methods,
     relative_attention,
     score_pooled,
     score_slides,
@@ -25,7 +27,7 @@ def _patches():
 
 
 def test_pooled_scores_by_hand():
-    table = score_pooled(_patches(), ["neuron", "flat"], n_bootstrap=50).set_index("method")
+    table = score_pooled(_patches(), ["neuron", "flat"], PatchScoring(n_bootstrap=50)).set_index("method")
     # Ordered pairs, positive above negative: 3 beats 2, 0, 0; 1 beats 0, 0; of 8 pairs.
     assert table.loc["neuron", "auroc"] == pytest.approx(5 / 8)
     # Precision at the two positives: 1/2 at rank 2, 2/4 at rank 4.
@@ -55,7 +57,7 @@ def _random_patches(rng, n_slides=8, n=40):
 @pytest.mark.slow
 def test_interval_is_that_of_drawing_whole_slides():
     patches = _random_patches(np.random.default_rng(1))
-    table = score_pooled(patches, ["m"], n_bootstrap=1000, seed=3).iloc[0]
+    table = score_pooled(patches, ["m"], PatchScoring(n_bootstrap=1000, seed=3)).iloc[0]
     slides = dict(iter(patches.groupby("item_id")))
     with_positive = [s for s in slides if slides[s]["label"].any()]
     without = [s for s in slides if s not in with_positive]
@@ -79,7 +81,7 @@ def test_interval_is_that_of_drawing_whole_slides():
 
 def test_one_slide_has_an_interval_of_no_width():
     patches = _patches().iloc[:4]
-    row = score_pooled(patches, ["neuron"], n_bootstrap=10).iloc[0]
+    row = score_pooled(patches, ["neuron"], PatchScoring(n_bootstrap=10)).iloc[0]
     assert row["auroc_low"] == row["auroc_high"] == pytest.approx(row["auroc"])
     assert row["average_precision_low"] == pytest.approx(row["average_precision"])
 
@@ -124,3 +126,29 @@ def test_shown_slides_are_spread_over_the_ranking_the_middle_first(n, expected):
 
 def test_nothing_to_spread():
     assert spread_out([], 3) == []
+
+
+def test_delong_intervals_and_pairs_are_clustered_by_slide():
+    rng = np.random.default_rng(2)
+    patches = _random_patches(rng, n_slides=12).assign(noise=lambda table: rng.normal(size=len(table)))
+    row = score_pooled(patches, ["m", "noise"], PatchScoring(n_bootstrap=300)).iloc[0]
+    assert row["auroc_delong_low"] < row["auroc"] < row["auroc_delong_high"]
+    wide = row["auroc_high"] - row["auroc_low"]
+    assert row["auroc_delong_high"] - row["auroc_delong_low"] == pytest.approx(wide, rel=0.4)
+    pair = compare_methods(patches, ["m", "noise"]).iloc[0]
+    assert (pair["method"], pair["other"]) == ("m", "noise")
+    assert pair["difference"] == pytest.approx(
+        roc_auc_score(patches["label"], patches["m"]) - roc_auc_score(patches["label"], patches["noise"])
+    )
+    assert pair["p_value"] < 0.01
+    assert compare_methods(_patches(), ["neuron", "flat"]).empty
+
+
+def test_without_threshold_and_lesions_what_needs_them_is_nan():
+    row = score_pooled(_patches(), ["neuron"], PatchScoring(n_bootstrap=5)).iloc[0]
+    assert row[["f1", "dice", "froc", "threshold", "auroc_delong_low"]].isna().all()
+    row = score_pooled(_patches(), ["neuron"], PatchScoring({"neuron": 1.5}, n_bootstrap=5)).iloc[0]
+    # Found: 3 (inside), 2 and 4 (outside); missed: 1. On slide 01 two are found, one of them inside.
+    assert row["f1"] == pytest.approx(2 * 1 / (3 + 2))
+    assert row["dice"] == pytest.approx(2 * 1 / (2 + 2))
+    assert row["pointing_game"] == 1

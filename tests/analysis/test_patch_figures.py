@@ -4,8 +4,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from src.analysis.figure_style import GREY, VERMILLION
+from src.analysis.froc import Detections
 from src.analysis.methods import SINGLE
-from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_patch_curves
+from src.analysis.patch_figures import Exemplar, choose_exemplars, plot_exemplars, plot_froc, plot_patch_curves
 
 
 def test_exemplars_are_the_best_of_several_slides():
@@ -32,8 +33,22 @@ def test_no_exemplars_are_an_error():
 
 def test_patch_curves_order_methods_by_auroc():
     patches = pd.DataFrame(
-        {"label": [True, False, True, False], "channel": [0.0, 1.0, 0.0, 1.0], "neuron": [1.0, 0.0, 2.0, 0.0]}
+        {
+            "item_id": list("aabb"),
+            "label": [True, False, True, False],
+            "channel": [0.0, 1.0, 0.0, 1.0],
+            "neuron": [1.0, 0.0, 2.0, 0.0],
+        }
     )
     figure = plot_patch_curves(patches, {name: SINGLE[name] for name in ("channel", "neuron")})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["1.000 / 1.000  Best neuron", "0.000 / 0.500  Best raw channel"]
+
+
+def test_froc_names_the_better_method_first():
+    good = Detections(np.array([2.0, 3.0]), np.array([0, 1]), np.array([1.0]), np.array([1]), 2)
+    bad = Detections(np.array([-np.inf, 0.5]), np.array([0, 1]), np.array([1.0, 2.0]), np.array([1, 0]), 2)
+    figure = plot_froc({"channel": bad, "neuron": good}, SINGLE)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    # Of the bad one's lesions half are found, from one false detection a slide on.
+    assert labels == ["1.000  Best neuron", "0.333  Best raw channel"]

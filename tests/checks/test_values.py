@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from src import config
-from src.analysis import selection
+from src.analysis.pooling import POOLS
+from src.analysis.selection_rule import CHOICES
 from src.checks.limits import LIMITS, SWITCH
 from src.checks.values import NONE, default_kinds, flat_values, kinds_of_files, limit_of, value_errors
 from src.data.feeding.residency import RESIDENCIES
@@ -92,7 +93,7 @@ def test_values_of_conf_are_right(plain):
         ("mil.methods", ["max_foo"], "got 'max_foo'"),
         ("mil.pools", 3, "a group of values, got 3"),
         ("mil.pools.attention.dropout", 1, "a number of at least 0 and below 1, got 1"),
-        ("selection.method", "t", "welch, auroc or effect_size, got 't'"),
+        ("selection.method", "t", "welch, mann_whitney, auroc, effect_size, logistic or mil_weights, got 't'"),
         ("selection.unit", "patient", "case or slide, got 'patient'"),
         ("selection.p_value", "exact", "guarded or welch, got 'exact'"),
         ("selection.split", "dev", "some of train+val+test, got 'dev'"),
@@ -100,7 +101,7 @@ def test_values_of_conf_are_right(plain):
         ("evaluation.split", "all", "some of train+val+test, got 'all'"),
         ("evaluation.n_rows", 0, "a whole number of at least 1 or null, got 0"),
         ("evaluation.dense_above", 1e-6, "less than evaluation.dense_above=1e-06"),
-        ("localization.label_rule", "most", "center, any or half, got 'most'"),
+        ("localization.label_rule", "most", "center, any, half or a share above 0, got 'most'"),
         ("localization.n_exemplar_neurons", 0, "a whole number of at least 1, got 0"),
         ("localization.exclude_slides", [7], """text, got 7; as text it is typed localization.exclude_slides="'7'\""""),
         ("splits.n_folds", 1, "a whole number of at least 2, got 1"),
@@ -172,11 +173,12 @@ def test_choices_are_those_that_the_code_knows():
         assert LIMITS[key].words.replace(" or ", ", ").split(", ") == list(choices)
 
     takes("train.residency", RESIDENCIES)
-    takes("localization.label_rule", RULES)
+    assert all(LIMITS["localization.label_rule"].accepts(choice) for choice in (*RULES, 0.25, 1))
+    assert not any(LIMITS["localization.label_rule"].accepts(choice) for choice in ("most", 0, 1.5))
     takes("convert.format", (AUTO, *FORMATS))
-    takes("selection.method", tuple(selection._ORDERS))
-    takes("selection.unit", selection._UNITS)
-    takes("selection.p_value", selection._P_VALUES)
+    takes("selection.pool", POOLS)
+    for name, choices in CHOICES.items():
+        takes(f"selection.{name}", choices)
 
 
 def test_choices_of_a_class_are_read_from_its_annotations(monkeypatch):

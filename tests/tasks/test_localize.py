@@ -8,10 +8,12 @@ import torch
 from omegaconf import OmegaConf
 
 from src.analysis.methods import parse_methods, write_methods
+from src.data.slides.annotation_files import read_geojson
 from src.records import FittedItem
 from src.report.page import read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
+from src.stores.patch_scores import PatchScores, write_patch_scores
 from src.tasks import localize
 from tests.latents import write_latents
 
@@ -156,7 +158,52 @@ def test_neuron_is_scored_beside_channel_attention_and_a_random_neuron(cfg, rund
     page = read_page(rundir.page_path)
     shown = [str(figure.path) for figure in page.figures]
     assert sorted(shown[:2]) == ["plots/overlay_05.png", "plots/overlay_07.png"]
-    assert shown[2:] == ["plots/patch_curves.png", "plots/exemplars.png"]
+    assert shown[2:] == ["plots/patch_curves.png", "plots/froc.png", "plots/exemplars.png"]
+    # Thresholds come from validation slide 03, and each outline is one lesion.
+    scores = table.set_index("method")
+    assert scores["threshold"].notna().all()
+    assert scores.loc["neuron", "f1"] > scores.loc["random_neuron", "f1"]
+    assert scores.loc["neuron", "dice"] > 0.7
+    assert scores.loc["neuron", "froc"] == 1
+    assert scores.loc["neuron", "pointing_game"] == 1
+    pairs = pd.read_csv(rundir.table("localization_pairs"))
+    assert pairs["other"].tolist() == methods[1:]
+    regions = read_geojson(rundir.path / "geojson" / "05.geojson")
+    assert len(regions) >= 6
+    assert {tuple(region.points[0]) for region in regions} <= {tuple(corner) for corner in _coords()}
+
+
+def test_without_slides_maps_are_drawn_from_coords(cfg, rundir, caplog):
+    cfg.dataset.slides_dir = None
+    cfg.localization.n_bootstrap = 20
+    cfg.localization.mpp = 0.5
+    (rundir.path.parent / "train_mil/manifest.json").unlink()
+    results = localize.run(cfg, rundir)
+    assert results["test/neuron_patch_auroc"] > 0.95
+    assert "maps are drawn from coords" in caplog.text
+    shown = [str(figure.path) for figure in read_page(rundir.page_path).figures]
+    assert "plots/exemplars.png" not in shown
+    assert sum(name.startswith("plots/overlay_") for name in shown) == 2
+
+
+def test_instance_scores_are_scored_beside_attention(cfg, rundir):
+    trained = RunDir(rundir.path.parent / "train_mil")
+    rng = np.random.default_rng(3)
+    scores = {}
+    for item_id, label in SLIDES.items():
+        marked = 3.0 * (_inside() & (label == "tumor"))
+        attention = np.exp(rng.normal(size=GRID**2))
+        logits = np.stack([-marked, marked], axis=1) + rng.normal(size=(GRID**2, 2))
+        attention = (attention / attention.sum())[:, None].astype(np.float32)
+        scores[item_id] = PatchScores(("normal", "tumor"), attention, logits.astype(np.float32))
+    folder = trained.path / "analysis" / "patch_scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_patch_scores(folder / "attention_latents.h5", scores, ("normal", "tumor"))
+    cfg.localization.n_bootstrap = 20
+    cfg.localization.n_overlays = 0
+    results = localize.run(cfg, rundir)
+    assert results["test/attention_latents_instances_patch_auroc"] > 0.95
+    assert 0.3 < results["test/attention_latents_patch_auroc"] < 0.7
 
 
 @pytest.mark.slow
@@ -213,8 +260,4 @@ def test_missing_inputs_are_told(cfg, tmp_path):
     cfg.dataset.annotations_dir = str(tmp_path / "gone")
     cfg.dataset.positive_class = None
     reasons = localize.missing_inputs(cfg)
-    assert [reason.split()[0] for reason in reasons] == [
-        "dataset.slides_dir",
-        "dataset.annotations_dir",
-        "dataset.positive_class",
-    ]
+    assert [reason.split()[0] for reason in reasons] == ["dataset.annotations_dir", "dataset.positive_class"]

@@ -86,14 +86,23 @@ def test_the_planted_direction_is_selected_on_train_slides_only(two_classes):
     results, rundir = two_classes.run("select_neurons")
     neurons = pd.read_csv(rundir.table("neurons"))
     assert list(neurons) == [
-        *("rank", "neuron_id", "statistic", "p_value", "q_value", "effect_size", "auroc"),
-        *("mean_positive", "mean_negative", "density"),
+        *("rank", "neuron_id", "statistic", "p_value", "q_value", "effect_size", "effect_low", "effect_high"),
+        *("auroc", "mean_positive", "mean_negative", "density", "top_share"),
     ]
     assert neurons.loc[0, "q_value"] < 0.05
     assert neurons.loc[0, "auroc"] > 0.9
     assert results["neuron_id"] == neurons.loc[0, "neuron_id"]
     assert len(pd.read_csv(rundir.table("channels"))) == 16
     assert {slide.item_id for slide in rundir.read_fitted_on()} == set(split_of(two_classes, 0).train)
+
+
+def test_selections_of_two_folds_are_compared_by_their_atoms(two_classes):
+    results, rundir = two_classes.run("compare_selections")
+    assert results["n_runs"] == 2
+    (pair,) = pd.read_csv(rundir.table("selections")).itertuples()
+    assert (pair.first, pair.second) == ("fold 0", "fold 1")
+    assert pair.best_cosine > 0.9  # both folds find the planted direction
+    assert pair.best_rank == 1
 
 
 def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):

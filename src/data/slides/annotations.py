@@ -12,9 +12,9 @@ from src.files import write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 # Groups that mark what is not tumour: `_2` is cut out of `_0` and `_1` in CAMELYON16 (its README); later files write
-# `Exclusion` and `None` (NCRF, issue 40).
-EXCLUSION_GROUPS = frozenset({"_2", "Exclusion", "None"})
-_FEWEST_POINTS = 3
+# `Exclusion` and `None` (NCRF, issue 40), CAMELYON17 `normal`.
+EXCLUSION_GROUPS = frozenset({"_2", "exclusion", "none", "normal"})
+FEWEST_POINTS = 3
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,18 @@ class Polygon:
 
     Attributes:
         points: vertices (x, y) in level-0 pixels, [n_points, 2] float64, not closed.
-        group: ASAP's PartOfGroup.
+        group: ASAP's PartOfGroup, QuPath's classification.
+        holes: vertices of what is cut out of this region, and of no other.
     """
 
     points: np.ndarray
     group: str = "Tumor"
+    holes: tuple[np.ndarray, ...] = ()
 
     @property
     def is_exclusion(self) -> bool:
         """Whether the region is cut out of the others."""
-        return self.group in EXCLUSION_GROUPS
+        return self.group.lower() in EXCLUSION_GROUPS
 
 
 def read_asap_xml(path: str | Path) -> list[Polygon]:
@@ -61,11 +63,16 @@ def read_asap_xml(path: str | Path) -> list[Polygon]:
             points = np.array([(float(node.attrib["X"]), float(node.attrib["Y"])) for node in coordinates])
         except (KeyError, ValueError) as error:
             raise ValueError(f"Expected numbers X and Y in annotation {name!r} of {path}, got {error}.") from error
-        if len(points) < _FEWEST_POINTS:
-            _LOGGER.warning("Left out annotation %r of %s: it has %d points.", name, path, len(points))
-            continue
-        polygons.append(Polygon(points, annotation.get("PartOfGroup", "")))
+        if bounds_something(points, name, path):
+            polygons.append(Polygon(points, annotation.get("PartOfGroup", "")))
     return polygons
+
+
+def bounds_something(points: np.ndarray, name: str, path: Path) -> bool:
+    """Whether an outline has the three points that a region needs; where not, the log says that it is left out."""
+    if len(points) < FEWEST_POINTS:
+        _LOGGER.warning("Left out annotation %r of %s: it has %d points.", name, path, len(points))
+    return len(points) >= FEWEST_POINTS
 
 
 def write_asap_xml(path: str | Path, polygons: Sequence[Polygon]) -> None:

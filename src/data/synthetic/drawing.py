@@ -1,5 +1,7 @@
 """Draws one synthetic slide: tissue, cells, stains and camera, from one seed."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -27,7 +29,31 @@ _HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])
 _EOSIN = np.array([0.2159, 0.8012, 0.5581])
 
 
-def draw_slide(seed: int, positive: bool, size: int) -> tuple[np.ndarray, list[Outline]]:
+@dataclass(frozen=True)
+class Stain:
+    """How a laboratory stains; slides vary about it.
+
+    Attributes:
+        haematoxylin: absorption of red, green and blue.
+        eosin: the same.
+        strengths: factors on the mean density of haematoxylin and of eosin.
+    """
+
+    haematoxylin: np.ndarray
+    eosin: np.ndarray
+    strengths: tuple[float, float] = (1.0, 1.0)
+
+
+# The second: a browner haematoxylin and a strong orange eosin (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001,
+# give vectors of this kind), further apart than slides of one laboratory are.
+STAINS = (
+    Stain(_HAEMATOXYLIN, _EOSIN),
+    Stain(np.array([0.650, 0.704, 0.286]), np.array([0.072, 0.990, 0.105]), (0.8, 1.35)),
+)
+"""Of the centres of a data set."""
+
+
+def draw_slide(seed: int, positive: bool, size: int, stain: Stain = STAINS[0]) -> tuple[np.ndarray, list[Outline]]:
     """Draws an H&E-like slide.
 
     Glass, a piece of tissue of wavy stroma with fibroblasts, glands and lymphocytes; in positive slides one to three
@@ -39,6 +65,7 @@ def draw_slide(seed: int, positive: bool, size: int) -> tuple[np.ndarray, list[O
         seed: the same seed gives the same pixels.
         positive: whether the slide holds tumour.
         size: mean edge of the slide in pixels; height and width differ from it by up to an eighth.
+        stain: of the laboratory; all else is the same with any.
 
     Returns:
         The image, uint8 [height, width, 3] at 0.5 micrometres a pixel, and the tumour outlines in its pixels.
@@ -61,7 +88,7 @@ def draw_slide(seed: int, positive: bool, size: int) -> tuple[np.ndarray, list[O
     _draw_epithelium(nuclei, glands, rng)
     _draw_tumor_cells(nuclei, tissue, outlines, rng)
     nuclei *= np.minimum(tissue_parts.resize(tissue, nuclei.shape), 1)
-    return _stain(haematoxylin, eosin, nuclei, tissue, rng), outlines
+    return _stain(haematoxylin, eosin, nuclei, tissue, stain, rng), outlines
 
 
 def _place_glands(tissue: np.ndarray, tumor: np.ndarray, rng: np.random.Generator) -> list[Gland]:
@@ -164,15 +191,21 @@ def _draw(
 
 
 def _stain(
-    haematoxylin: np.ndarray, eosin: np.ndarray, nuclei: np.ndarray, tissue: np.ndarray, rng: np.random.Generator
+    haematoxylin: np.ndarray,
+    eosin: np.ndarray,
+    nuclei: np.ndarray,
+    tissue: np.ndarray,
+    stain: Stain,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Turns densities into light by Beer and Lambert's law, with the slide's own dyes, lamp and camera noise."""
     shape = nuclei.shape
     cytoplasm = tissue_parts.resize(eosin, shape) * (1 - np.minimum(nuclei, 0.8) * 0.35)
     nuclear = np.maximum(nuclei, tissue_parts.resize(haematoxylin, shape))
-    of_nuclei, of_rest = np.exp(rng.normal(0, 0.09, 2)) * (_MEAN_HAEMATOXYLIN, _MEAN_EOSIN)
+    means = np.multiply((_MEAN_HAEMATOXYLIN, _MEAN_EOSIN), stain.strengths)
+    of_nuclei, of_rest = np.exp(rng.normal(0, 0.09, 2)) * means
     densities = [_even_out(nuclear, tissue, of_nuclei, rng), _even_out(cytoplasm, tissue, of_rest, rng)]
-    dyes = [dye * np.exp(rng.normal(0, 0.05, 3)) * np.log(10) for dye in (_HAEMATOXYLIN, _EOSIN)]
+    dyes = [dye * np.exp(rng.normal(0, 0.05, 3)) * np.log(10) for dye in (stain.haematoxylin, stain.eosin)]
     lamp = rng.uniform(232, 250) + rng.uniform(-3, 3, 3)
     noise = 2.0 * rng.standard_normal(shape, dtype=np.float32)
     image = np.empty((*shape, 3), np.uint8)

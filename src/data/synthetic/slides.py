@@ -6,12 +6,13 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.data.slides.annotations import Polygon, write_asap_xml
 from src.data.slides.slide_writer import write_slide
-from src.data.synthetic.drawing import MICRONS_PER_PIXEL, draw_slide
+from src.data.synthetic.drawing import MICRONS_PER_PIXEL, STAINS, draw_slide
 from src.files import list_files, remove_leftovers, write_atomically
 from src.progress import track
 
@@ -24,16 +25,22 @@ _N_THREADS = 2
 
 @dataclass(frozen=True)
 class PlannedSlide:
-    """A slide to draw: whose it is, whether it holds tumour, and the seed of its pixels."""
+    """A slide to draw: whose it is, whether it holds tumour, the seed of its pixels, and its centre's number."""
 
     slide_id: str
     case_id: str
     positive: bool
     seed: int
+    center: int = 0
 
 
 def generate_slides(
-    out_dir: str | Path, n_slides: int = 60, n_cases: int = 40, size: int = 2048, seed: int = 0
+    out_dir: str | Path,
+    n_slides: int = 60,
+    n_cases: int = 40,
+    size: int = 2048,
+    seed: int = 0,
+    center_skew: float | None = None,
 ) -> None:
     """Draws a data set, or what is missing of it.
 
@@ -47,14 +54,17 @@ def generate_slides(
         n_cases: how many cases they come from; every second case has tumour, in all of its slides.
         size: mean edge of a slide in level-0 pixels.
         seed: the same seed gives the same pixels.
+        center_skew: draws slides of two centres that stain differently, in a column `center` of the csv: this share of
+            the cases with tumour is of the second centre, and of the others this share of the first. None: one centre.
 
     Raises:
         ValueError: when there are fewer slides than cases or fewer than two cases, or the folder holds a data set of
             other settings.
     """
     out_dir = Path(out_dir)
-    planned = plan_slides(n_slides, n_cases, seed)
-    _claim(out_dir, {"version": _VERSION, "n_slides": n_slides, "n_cases": n_cases, "size": size, "seed": seed})
+    planned = plan_slides(n_slides, n_cases, seed, center_skew)
+    settings = {"version": _VERSION, "n_slides": n_slides, "n_cases": n_cases, "size": size, "seed": seed}
+    _claim(out_dir, settings if center_skew is None else settings | {"center_skew": center_skew})
     for folder in (out_dir, out_dir / "slides", out_dir / "annotations"):
         remove_leftovers(folder)
 
@@ -62,7 +72,7 @@ def generate_slides(
         path = out_dir / "slides" / f"{slide.slide_id}.tif"
         if path.is_file():
             return
-        image, outlines = draw_slide(slide.seed, slide.positive, size)
+        image, outlines = draw_slide(slide.seed, slide.positive, size, STAINS[slide.center])
         if slide.positive:
             polygons = [Polygon(outline, "Tumor") for outline in outlines]
             write_asap_xml(out_dir / "annotations" / f"{slide.slide_id}.xml", polygons)
@@ -73,13 +83,18 @@ def generate_slides(
             pass
     with write_atomically(out_dir / "dataset.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("case_id", "slide_id", "label"))
-        writer.writerows((s.case_id, s.slide_id, "tumor" if s.positive else "normal") for s in planned)
+        centers = () if center_skew is None else ("center",)
+        writer.writerow(("case_id", "slide_id", "label", *centers))
+        for slide in planned:
+            of_center = (f"center_{slide.center + 1}",) if centers else ()
+            writer.writerow((slide.case_id, slide.slide_id, "tumor" if slide.positive else "normal", *of_center))
     _LOGGER.info("%d synthetic slides of %d cases in %s", n_slides, n_cases, out_dir)
 
 
-def plan_slides(n_slides: int, n_cases: int, seed: int) -> list[PlannedSlide]:
+def plan_slides(n_slides: int, n_cases: int, seed: int, center_skew: float | None = None) -> list[PlannedSlide]:
     """Returns the slides of a data set, case by case; every case has one, and the first ones have more.
+
+    Of the cases of each class, those of the centre that has more of it come first; see `generate_slides`.
 
     Raises:
         ValueError: when there are fewer slides than cases, or fewer than two cases.
@@ -93,11 +108,16 @@ def plan_slides(n_slides: int, n_cases: int, seed: int) -> list[PlannedSlide]:
     for index, owner in enumerate(owners):
         case_id = f"case_{owner + 1:0{digits}d}"
         number = index - owners.index(owner) + 1
-        planned.append(PlannedSlide(f"{case_id}_{number}", case_id, owner % 2 == 1, int(seeds[index])))
+        positive = owner % 2 == 1
+        center = 0
+        if center_skew is not None:
+            n_of_class = (n_cases + 1 - positive) // 2
+            center = int(positive) if owner // 2 < round(center_skew * n_of_class) else int(not positive)
+        planned.append(PlannedSlide(f"{case_id}_{number}", case_id, positive, int(seeds[index]), center))
     return planned
 
 
-def _claim(out_dir: Path, settings: dict[str, int]) -> None:
+def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
     """Notes in the folder what is drawn there, and refuses a folder that holds something else."""
     path = out_dir / "generator.json"
     if not path.is_file():

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from src.data.slides.annotations import read_asap_xml
 from src.data.slides.slide_files import find_slide, list_slides, open_slide
 from src.data.slides.slide_writer import write_slide
-from src.data.synthetic.drawing import draw_slide
+from src.data.synthetic.drawing import STAINS, draw_slide
 from src.data.synthetic.slides import generate_slides, plan_slides
 from src.data.synthetic.tissue import TUMOR_SHARE, fill
 from src.records import read_items
@@ -157,3 +157,29 @@ def test_mean_color_does_not_tell_tumor_but_there_is_tumor_to_tell():
             scores = model.decision_function(colors[scored][:, columns])
             auroc = roc_auc_score(labels[scored], scores)
             assert auroc < 0.75
+
+
+def test_two_centres_differ_in_stain_and_in_how_many_cases_have_tumour():
+    planned = plan_slides(40, 40, 0, center_skew=0.8)
+    share = {
+        positive: np.mean([slide.center for slide in planned if slide.positive == positive])
+        for positive in (True, False)
+    }
+    assert share == {True: pytest.approx(0.8), False: pytest.approx(0.2)}
+    assert [slide.seed for slide in planned] == [slide.seed for slide in plan_slides(40, 40, 0)]
+    first, second = (draw_slide(7, True, 256, stain) for stain in STAINS)
+    np.testing.assert_array_equal(first[1][0], second[1][0])
+    colours = [image.reshape(-1, 3)[image.min(axis=2).ravel() < 200].mean(axis=0) for image, _ in (first, second)]
+    assert np.abs(colours[0] - colours[1]).max() > 10
+
+
+def test_the_csv_names_centres_only_where_there_are_two(tmp_path):
+    generate_slides(tmp_path / "two", n_slides=2, n_cases=2, size=256, center_skew=1.0)
+    rows = (tmp_path / "two/dataset.csv").read_text().splitlines()
+    assert rows == [
+        "case_id,slide_id,label,center",
+        "case_1,case_1_1,normal,center_1",
+        "case_2,case_2_1,tumor,center_2",
+    ]
+    with pytest.raises(ValueError, match="drawn with"):
+        generate_slides(tmp_path / "two", n_slides=2, n_cases=2, size=256)
