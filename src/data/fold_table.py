@@ -1,14 +1,28 @@
 """What csv and split say of one fold, without any activations."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from src.data.validation import carve_validation
 from src.files import digest_text
 from src.inputs import Input, file_input
-from src.records import ALL, FoldSplit, Item, check_split, find_split, order_classes, read_items, read_split
+from src.records import (
+    ALL,
+    FoldSplit,
+    Item,
+    check_split,
+    find_split,
+    lists_validation,
+    order_classes,
+    read_items,
+    read_split,
+)
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,9 +31,9 @@ class FoldTable:
 
     Attributes:
         items: every item of the csv, by id.
-        split: the fold, as its file has it.
+        split: the fold, as its file has it; its validation items taken out of the train items where it has none.
         metadata_csv: the csv.
-        splits_dir: the folder of the split.
+        split_path: the file of the split; None where there is none.
         positive_class: that of the dataset's configuration.
         class_names: the order of the classes that the configuration gives; None: sorted.
     """
@@ -27,7 +41,7 @@ class FoldTable:
     items: dict[str, Item]
     split: FoldSplit
     metadata_csv: Path
-    splits_dir: Path | None
+    split_path: Path | None
     positive_class: str | None
     class_names: tuple[str, ...] | None = None
 
@@ -73,10 +87,7 @@ class FoldTable:
         kind, _, parts = what.partition(" ")
         if kind == "split":
             listed = {part: self.split.item_ids(part) for part in parts.split("+")}
-            source = self.metadata_csv
-            if self.splits_dir is not None:
-                source = find_split(self.splits_dir, int(self.split.fold))
-            return file_input(what, source, digest_text(repr(listed)))
+            return file_input(what, self.split_path or self.metadata_csv, digest_text(repr(listed)))
         if kind == "classes":
             content: Any = self.classes
         else:
@@ -91,12 +102,14 @@ def list_items(dataset: Any, needs_target: bool = True) -> list[Item]:
     return read_items(dataset.metadata_csv, dataset.class_names, *columns, needs_target)
 
 
-def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
+def read_fold(cfg: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
     """Reads the csv and the split of a fold.
 
+    Where the split's file has no column of validation items, they are carved from the train items; see
+    `carve_validation`.
+
     Args:
-        dataset: its configuration: `metadata_csv`, `splits_dir`, `class_names`, `positive_class`, `target`, `labels`,
-            `uncertain`.
+        cfg: the configuration: `dataset`, `splits` (`val_share` and `seed`, of what is carved) and `repeat`.
         fold: the cross-validation fold; `all` reads no split: every item is a test item.
         needed: parts that must not be empty.
 
@@ -104,13 +117,21 @@ def read_fold(dataset: Any, fold: int | str, needed: Sequence[str]) -> FoldTable
         FileNotFoundError: when the csv or the split does not exist.
         ValueError: when they disagree.
     """
+    dataset = cfg.dataset
     items = {item.item_id: item for item in list_items(dataset, needs_target=fold != ALL)}
-    metadata_csv, splits_dir = Path(dataset.metadata_csv), None
+    metadata_csv, path = Path(dataset.metadata_csv), None
     if fold == ALL:
         split = FoldSplit(ALL, (), (), tuple(sorted(items)))
     else:
-        splits_dir = Path(dataset.splits_dir)
-        split = read_split(splits_dir, int(fold))
+        path = find_split(dataset.splits_dir, int(fold), cfg.repeat)
+        split = read_split(dataset.splits_dir, int(fold), cfg.repeat)
         check_split(split, list(items.values()), str(metadata_csv), needed)
+        if split.train and not lists_validation(path):
+            n_train, seed = len(split.train), cfg.splits.seed
+            split = carve_validation(split, items, cfg.splits.val_share, seed)
+            _LOGGER.info(
+                "%s has no column val: %d of its %d train items validate (by case, seed %d).",
+                path, len(split.val), n_train, seed,
+            )  # fmt: skip
     class_names = None if dataset.class_names is None else tuple(dataset.class_names)
-    return FoldTable(items, split, metadata_csv, splits_dir, dataset.positive_class, class_names)
+    return FoldTable(items, split, metadata_csv, path, dataset.positive_class, class_names)

@@ -64,7 +64,7 @@ def missing_inputs(cfg: Any) -> list[str]:
 
 
 def _split_files(splits_dir: Path) -> list[Path]:
-    return sorted(splits_dir.glob("splits_*.csv"))
+    return sorted([*splits_dir.glob("splits_*.csv"), *splits_dir.glob("rep*_fold*.csv")])
 
 
 def _clear_or_refuse(splits_dir: Path, origin: dict[str, Any], overwrite: bool) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from src.analysis.consistency import compare_rankings
 from src.analysis.cross_validation import describe_test_sets, fold_metrics, summarize
 from src.analysis.figures import plot_summary
 from src.analysis.methods import Method, read_methods, write_methods
+from src.records import given_splits
 from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.wording import words_of
@@ -97,9 +97,8 @@ def _read(run: RunDir) -> pd.DataFrame:
 
 def _missing(cfg: Any, present: list[int | str]) -> list[str]:
     """Names the folds that have a split and no finished run."""
-    files = Path(cfg.dataset.splits_dir).glob("splits_*.csv") if cfg.dataset.splits_dir else ()
-    found = (re.fullmatch(r"splits_(\d+)(_bool)?\.csv", file.name) for file in files)
-    expected = {int(match[1]) for match in found if match}
+    given = given_splits(cfg.dataset.splits_dir) if cfg.dataset.splits_dir else {}
+    expected = given.get(cfg.repeat) or given.get(0, set())  # those of task=splits are of the folder's one repeat
     missing = [f"fold_{fold}" for fold in sorted(expected - set(present))]
     return [f"Missing, no finished train_mil run: {', '.join(missing)}."] if missing else []
 
