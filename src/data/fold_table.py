@@ -123,8 +123,8 @@ def read_fold(cfg: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
     if fold == ALL:
         split = FoldSplit(ALL, (), (), tuple(sorted(items)))
     else:
-        path = find_split(dataset.splits_dir, int(fold), cfg.repeat)
-        split = read_split(dataset.splits_dir, int(fold), cfg.repeat)
+        which = dataset.splits_dir, int(fold), cfg.get("repeat", 0)
+        path, split = find_split(*which), read_split(*which)
         check_split(split, list(items.values()), str(metadata_csv), needed)
         if split.train and not lists_validation(path):
             n_train, seed = len(split.train), cfg.splits.seed
