@@ -81,6 +81,7 @@ def read_items(
     labels: Sequence[str] = (),
     uncertain: str | None = None,
     needs_target: bool = True,
+    where: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """Reads the csv of a data set: an id column, `case_id`, and any number of label columns. All are texts.
 
@@ -95,6 +96,7 @@ def read_items(
         labels: further label columns to read.
         uncertain: what the label -1 means: `unlabelled` or a class; None leaves it as it is.
         needs_target: whether a csv without the target's column is wrong, or of unlabelled items.
+        where: values of columns; other lines are left out. None: all are taken.
 
     Returns:
         The items in the order of the file.
@@ -111,7 +113,8 @@ def read_items(
             f"Expected a csv with columns {', '.join(['case_id', 'slide_id (or image_id, item_id)', *columns])} at "
             f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
-    return to_items(read_table(path), path, class_names, target, labels, uncertain, needs_target)
+    table = _matching(read_table(path), where or {}, path)
+    return to_items(table, path, class_names, target, labels, uncertain, needs_target)
 
 
 def to_items(
@@ -335,6 +338,24 @@ def check_split(
                     f"Expected the slides of a case in one part of fold {split.fold}, got case "
                     f"{case_of[item_id]!r} in {other} and {part}: split by case (task=splits does)."
                 )
+
+
+def _matching(table: Mapping[str, list[str]], where: Mapping[str, str], path: Path) -> Mapping[str, list[str]]:
+    """Returns the lines of a table with given values in given columns."""
+    if missing := sorted(where.keys() - table.keys()):
+        raise ValueError(f"Expected the columns of dataset.where in {path}, got {list(table)}, without {missing}.")
+    if not where:
+        return table
+    kept = [
+        all(table[column][i] == value for column, value in where.items())
+        for i in range(len(next(iter(table.values()))))
+    ]
+    if not any(kept):
+        raise ValueError(f"Expected lines of {path} with the values of dataset.where, {dict(where)}, got none.")
+    return {
+        column: [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
+        for column, values in table.items()
+    }
 
 
 def _listed_slides(table: Mapping[str, list[str]], part: str, _: Path) -> tuple[str, ...]:

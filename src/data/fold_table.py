@@ -96,10 +96,18 @@ class FoldTable:
         return file_input(what, self.metadata_csv, digest_text(repr(content)))
 
 
-def list_items(dataset: Any, needs_target: bool = True) -> list[Item]:
-    """Reads the csv of a dataset's configuration; see `read_items`."""
-    columns = dataset.get("target", "label"), dataset.get("labels", ()), dataset.get("uncertain")
-    return read_items(dataset.metadata_csv, dataset.class_names, *columns, needs_target)
+def list_items(dataset: Any, needs_target: bool = True, labels: Sequence[str] = ()) -> list[Item]:
+    """Reads the csv of a dataset's configuration; see `read_items`.
+
+    Args:
+        dataset: the configuration; of `where` only the items with these values in these columns are taken.
+        needs_target: see `read_items`.
+        labels: columns to read as labels beside those of the configuration.
+    """
+    columns = [*dataset.get("labels", ()), *(name for name in labels if name not in dataset.get("labels", ()))]
+    target, where = dataset.get("target", "label"), dataset.get("where")
+    names, uncertain = dataset.class_names, dataset.get("uncertain")
+    return read_items(dataset.metadata_csv, names, target, columns, uncertain, needs_target, where)
 
 
 def read_fold(cfg: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
