@@ -297,5 +297,9 @@ LIMITS: dict[str, Limit] = {
     "latent_summary.checkpoint": _kind(TEXT, NONE),
     "summary.n_bootstrap": _ONE_OR_MORE,
     "summary.confidence": _INNER_SHARE,
+    "summary.metrics": Limit("that is not empty", lambda value: len(value) > 0),
+    "summary.metrics[]": _one_of("accuracy", "auroc", "average_precision", "balanced_accuracy"),
+    "summary.n_top_neurons": _ONE_OR_MORE,
+    "summary.published": _kind(TEXT, NONE),
     "report.max_image_width": _ONE_OR_MORE,
 }

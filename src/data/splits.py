@@ -109,7 +109,7 @@ def most_folds(
             if "n_splits=" not in str(error):
                 raise
             return None
-        return folds if all((count_classes(split, slides)[[*parts]] > 0).all(axis=None) for split in folds) else None
+        return folds if all((count_classes(split, slides)[[*parts]].to_numpy() > 0).all() for split in folds) else None
 
     if (folds := attempt(n_folds)) is not None:
         return folds
