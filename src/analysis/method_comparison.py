@@ -40,7 +40,7 @@ def compare_methods(
     """
     share = share_tested(predictions, n_train)
     keys = ["fold", *(key for key in DRAWS if key in predictions)]
-    by_fold = fold_metrics(predictions).set_index(["method", *keys])
+    by_fold = fold_metrics(predictions).set_index(["method", *keys]).sort_index()
     parts = {str(method): part for method, part in predictions.groupby("method", sort=False)}
     resampled = {method: pooled_resamples(part, n_bootstrap, seed) for method, part in parts.items()}
     rows = []

@@ -36,6 +36,7 @@ class FoldTable:
         split_path: the file of the split; None where there is none.
         positive_class: that of the dataset's configuration.
         class_names: the order of the classes that the configuration gives; None: sorted.
+        carved_by: the seed by which validation items were taken out of the train items; None where none were.
     """
 
     items: dict[str, Item]
@@ -44,6 +45,14 @@ class FoldTable:
     split_path: Path | None
     positive_class: str | None
     class_names: tuple[str, ...] | None = None
+    carved_by: int | None = None
+
+    def say_what_was_carved(self) -> None:
+        """Logs that validation items were taken out of the train items, if they were."""
+        if self.carved_by is not None:
+            n_val, n_train = len(self.split.val), len(self.split.train)
+            text = "%s has no column val: %d of its %d train items validate (by case, seed %d)."
+            _LOGGER.info(text, self.split_path, n_val, n_val + n_train, self.carved_by)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -127,7 +136,7 @@ def read_fold(cfg: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
     """
     dataset = cfg.dataset
     items = {item.item_id: item for item in list_items(dataset, needs_target=fold != ALL)}
-    metadata_csv, path = Path(dataset.metadata_csv), None
+    metadata_csv, path, carved_by = Path(dataset.metadata_csv), None, None
     if fold == ALL:
         split = FoldSplit(ALL, (), (), tuple(sorted(items)))
     else:
@@ -135,11 +144,7 @@ def read_fold(cfg: Any, fold: int | str, needed: Sequence[str]) -> FoldTable:
         path, split = find_split(*which), read_split(*which)
         check_split(split, list(items.values()), str(metadata_csv), needed)
         if split.train and not lists_validation(path):
-            n_train, seed = len(split.train), cfg.splits.seed
-            split = carve_validation(split, items, cfg.splits.val_share, seed)
-            _LOGGER.info(
-                "%s has no column val: %d of its %d train items validate (by case, seed %d).",
-                path, len(split.val), n_train, seed,
-            )  # fmt: skip
+            carved_by = cfg.splits.seed
+            split = carve_validation(split, items, cfg.splits.val_share, cfg.splits.seed)
     class_names = None if dataset.class_names is None else tuple(dataset.class_names)
-    return FoldTable(items, split, metadata_csv, path, dataset.positive_class, class_names)
+    return FoldTable(items, split, metadata_csv, path, dataset.positive_class, class_names, carved_by)

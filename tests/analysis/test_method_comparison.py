@@ -26,9 +26,8 @@ def predict(signals, n_folds=5, n_cases=30, seed=0, n_repeats=1):
 
 
 def test_a_better_method_is_found_by_every_test_and_an_equal_one_by_none():
-    compared = compare_methods(predict({"good": 3.0, "bad": 0.5, "bad_too": 0.5}), 500).set_index(
-        ["metric", "method", "other"]
-    )
+    table = compare_methods(predict({"good": 3.0, "bad": 0.5, "bad_too": 0.5}), 500)
+    compared = table.set_index(["metric", "method", "other"]).sort_index()
     better, equal = compared.loc[("auroc", "good", "bad")], compared.loc[("auroc", "bad", "bad_too")]
     assert better["difference"] > 0.1
     assert 0 < better["slide_low"] < better["pooled_difference"] < better["slide_high"]
@@ -63,13 +62,14 @@ def test_the_bootstrap_p_is_never_zero():
     assert np.isnan(bootstrap_p(np.array([np.nan])))
 
 
+@pytest.mark.slow
 def test_under_no_difference_p_values_are_small_as_rarely_as_they_say():
     found = np.zeros(3)
-    for seed in range(100):
-        compared = compare_methods(predict({"a": 1.0, "b": 1.0}, n_cases=16, seed=seed), 200)
+    for seed in range(40):
+        compared = compare_methods(predict({"a": 1.0, "b": 1.0}, n_cases=16, seed=seed), 100)
         row = compared.set_index("metric").loc["auroc"]
         found += row[["p_folds", "p_slides", "p_delong"]].to_numpy(float) < 0.1
-    assert (found <= 20).all(), found  # 10 expected; 20 or more by chance once in 500 times
+    assert (found <= 10).all(), found  # 4 expected; more than 10 by chance once in 600 times
 
 
 def test_repeats_are_pooled_each_by_itself_and_averaged():

@@ -63,6 +63,7 @@ def test_files_of_repeats_are_read_and_a_missing_part_is_carved_and_said(tmp_pat
         assert len(table.split.val) == 4
         assert table.split.test == (f"s{repeat}", f"s{repeat + 10}")
         assert table.input("split val").path.endswith(f"rep{repeat}_fold0.csv")
+        table.say_what_was_carved()
         assert f"rep{repeat}_fold0.csv has no column val: 4 of its 18 train items validate" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"fold 0 \(repeat 2\) at rep2_fold0\.csv in .*, found none"):
         read_fold(config(tmp_path, tmp_path, 2), 0, ())
