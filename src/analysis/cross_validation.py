@@ -28,7 +28,7 @@ def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method, of_method in predictions.groupby("method", sort=False):
         for drawn, part in of_method.groupby(keys):
-            arrays, once = _arrays(part), np.ones((1, len(part)))
+            arrays, once = prediction_arrays(part), np.ones((1, len(part)))
             values = {name: float(metric(*arrays, once)[0]) for name, metric in METRICS.items()}
             named = dict(zip(keys, drawn if isinstance(drawn, tuple) else (drawn,), strict=True))
             rows.append({"method": method} | named | {"n_items": len(part)} | values)
@@ -166,7 +166,7 @@ def pooled_resamples(part: pd.DataFrame, n_bootstrap: int, seed: int) -> dict[st
     for name, metric in METRICS.items():
         points, resampled = [], []
         for pool in pools:
-            arrays, codes = _arrays(pool), np.searchsorted(cases, pool["case_id"])
+            arrays, codes = prediction_arrays(pool), np.searchsorted(cases, pool["case_id"])
             # In chunks: a resample of thousands of slides takes a row of them.
             chunks = np.array_split(draws, -(-n_bootstrap // _RESAMPLES_PER_CHUNK))
             resampled.append(np.concatenate([metric(*arrays, chunk[:, codes].astype(float)) for chunk in chunks]))
@@ -184,8 +184,12 @@ def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Returns probabilities [n_items, n_classes] and labels [n_items] as positions of the prob_ columns."""
+def prediction_arrays(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities [n_items, n_classes] and labels [n_items] as positions of the prob_ columns.
+
+    Raises:
+        ValueError: when a label has no column.
+    """
     columns = [column for column in part.columns if column.startswith("prob_")]
     classes = {column.removeprefix("prob_"): index for index, column in enumerate(columns)}
     unknown = sorted(set(part["label"]) - set(classes))
