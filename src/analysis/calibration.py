@@ -37,10 +37,10 @@ def calibrate(predictions: pd.DataFrame) -> pd.DataFrame:
         probabilities, labels = prediction_arrays(part)
         confidence, is_true = _confidences(probabilities, labels)
         bins = reliability(confidence, is_true)
-        error = float((bins["n_items"] * (bins["share_true"] - bins["mean_probability"]).abs()).sum() / len(part))
+        error = np.sum(bins["n_items"] * np.abs(bins["share_true"] - bins["mean_probability"])) / len(part)
         outcomes = np.eye(probabilities.shape[1])[labels]
         brier = ((probabilities - outcomes) ** 2).sum(axis=1).mean() / (2 if probabilities.shape[1] == 2 else 1)
-        row = {"method": method, "n_items": len(part), "brier": float(brier), "calibration_error": error}
+        row = {"method": method, "n_items": len(part), "brier": float(brier), "calibration_error": float(error)}
         rows.append(row | {"mean_probability": confidence.mean(), "share_true": is_true.mean()})
     return pd.DataFrame(rows)
 
@@ -77,7 +77,8 @@ def plot_reliability(predictions: pd.DataFrame, methods: Mapping[str, Method]) -
     for axes in grid[len(names) :]:
         axes.set_axis_off()
     for i, (axes, name) in enumerate(zip(grid, names, strict=False)):
-        confidence, is_true = _confidences(*prediction_arrays(predictions[predictions["method"] == name]))
+        own: Any = predictions[predictions["method"] == name]
+        confidence, is_true = _confidences(*prediction_arrays(own))
         bins = reliability(confidence, is_true)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", zorder=1)
         axes.plot(bins["mean_probability"], bins["share_true"], color=methods[name].color, linewidth=1.2)

@@ -1,6 +1,7 @@
 """Summaries of cross-validation: each fold's metrics, their mean and spread, and intervals over folds and slides."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def summarize(
     per_fold, share = fold_metrics(predictions), share_tested(predictions, n_train)
     rows = []
     for method, part in predictions.groupby("method", sort=False):
-        own = per_fold[per_fold["method"] == method]
+        own: Any = per_fold[per_fold["method"] == method]
         pooled = pooled_resamples(part, n_bootstrap, seed)
         for name in METRICS:
             values = own[name].dropna()  # pandas: NaN of none, sd of ddof 1
@@ -82,10 +83,10 @@ def summarize(
 
 def share_tested(predictions: pd.DataFrame, n_train: Sequence[int] | None = None) -> float:
     """Returns test slides per slide that was trained on, mean over folds; see `summarize`."""
-    sizes = predictions.groupby(["method", "fold", *(key for key in DRAWS if key in predictions)]).size()
+    sizes: Any = predictions.groupby(["method", "fold", *(key for key in DRAWS if key in predictions)]).size()
     if n_train:
         return float(sizes.mean() / np.mean(n_train))
-    return 1 / max(predictions["fold"].nunique() - 1, 1)
+    return 1 / max(len(set(predictions["fold"])) - 1, 1)
 
 
 def fold_interval(values: np.ndarray, test_share: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -119,7 +120,7 @@ def fold_interval(values: np.ndarray, test_share: float, confidence: float = 0.9
 
 def describe_test_sets(predictions: pd.DataFrame) -> str:
     """Says how the folds' test sets relate: a sentence."""
-    keys = [key for key in DRAWS if key in predictions and predictions[key].nunique() > 1]
+    keys = [key for key in DRAWS if key in predictions and len(set(predictions[key])) > 1]
     several = [part for _, part in predictions.groupby(keys)] if keys else [predictions]
     sentences = list(dict.fromkeys(_describe_folds(part) for part in several))
     counts = ", ".join(f"{predictions[key].nunique()} {key}s" for key in keys)

@@ -1,6 +1,7 @@
 """How far each neuron's firing moved from the items that a study was fitted on to those of another cohort."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def compare_firing(
     table = table.assign(cohort_rate=cohort_rate, log2_ratio=ratio)
     table["item_shift"] = auroc_by_column(items[has_rows], is_cohort[has_rows])
     places = {int(neuron_id): place for place, neuron_id in enumerate(neuron_ids, start=1)}
-    table["chosen"] = table["neuron_id"].map(places)
+    table["chosen"] = [places.get(neuron_id, np.nan) for neuron_id in table["neuron_id"].tolist()]
     moved = (table["item_shift"] - 0.5).abs()
     order = table.assign(moved=-moved).sort_values(["chosen", "moved"], kind="stable", na_position="last")
     return order.drop(columns="moved").reset_index(drop=True)
@@ -77,11 +78,11 @@ def describe_shift(table: pd.DataFrame) -> dict[str, float]:
         `share_moved` (of those that fire in both, the share whose rate is more than twice or less than half), and of
         the best chosen neuron, where there is one, `study_rate`, `cohort_rate` and `item_shift`.
     """
-    in_study, in_cohort = table["study_rate"] > 0, table["cohort_rate"] > 0
-    both = table.loc[in_study & in_cohort, "log2_ratio"].abs()
+    in_study, in_cohort = (table[key].to_numpy(float) > 0 for key in ("study_rate", "cohort_rate"))
+    both = np.abs(table["log2_ratio"].to_numpy(float)[in_study & in_cohort])
     found = {"n_silent": float((in_study & ~in_cohort).sum()), "n_new": float((in_cohort & ~in_study).sum())}
     found["share_moved"] = float((both > 1).mean()) if len(both) else float("nan")
-    best = table[table["chosen"] == 1]
+    best: Any = table[table["chosen"] == 1]
     if len(best):
         found |= {key: float(best.iloc[0][key]) for key in ("study_rate", "cohort_rate", "item_shift")}
     return found

@@ -104,11 +104,12 @@ def plot_fold_ranks(ranks: pd.DataFrame, n_shown: int = 100) -> Figure:
     position = {fold: i for i, fold in enumerate(folds)}
     figure = Figure(figsize=(2.4 + 1.1 * len(folds), 4.6))
     axes = figure.add_subplot()
-    counts = ranks[ranks["is_chosen"]].groupby("neuron").size()
+    chosen_ranks: Any = ranks[ranks["is_chosen"]]
+    counts = chosen_ranks.groupby("neuron").size()
     edge = 1.6 * n_shown
     for neuron, rows in ranks.groupby("neuron"):
         is_often = counts.get(neuron, 0) > len(folds) / 2
-        x = rows["fold"].map(position).to_numpy()
+        x = np.array([position[fold] for fold in rows["fold"]])
         order = np.argsort(x)
         x, rank = x[order], np.minimum(rows["rank"].fillna(np.inf).to_numpy(float), edge)[order]
         chosen = rows["is_chosen"].to_numpy(bool)[order]

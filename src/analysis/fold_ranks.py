@@ -55,6 +55,6 @@ def rank_over_folds(
         neuron_ids, cosines = find(first, fold, followed)
         columns = {"neuron": followed, "fold": fold, "neuron_id": neuron_ids, "cosine": cosines}
         table = pd.DataFrame(columns)
-        table["rank"] = table["neuron_id"].map(ranks)
+        table["rank"] = [ranks.get(neuron_id, np.nan) for neuron_id in table["neuron_id"].tolist()]
         tables.append(table.assign(is_chosen=table["neuron_id"].isin(chosen[fold])))
     return pd.concat(tables, ignore_index=True)

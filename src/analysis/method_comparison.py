@@ -113,7 +113,7 @@ def _delong_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
     classes = [column for column in first.columns if column.startswith("prob_")]
     if len(classes) != 2:
         return np.nan
-    scores = [part.groupby("item_id")[classes[1]].mean() for part in (first, second)]
+    scores: list[Any] = [part.groupby("item_id")[classes[1]].mean() for part in (first, second)]
     known: Any = first.drop_duplicates("item_id").set_index("item_id")
     known = known.loc[scores[0].index.intersection(scores[1].index)]
     is_positive = (known["label"] == classes[1].removeprefix("prob_")).to_numpy()

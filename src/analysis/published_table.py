@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -53,9 +54,9 @@ def set_beside(
         method, and for each metric `<metric>`, `<metric>_sd`; with published numbers `<metric>_published`,
         `<metric>_published_sd` and `<metric>_difference` (ours less the published).
     """
-    ours = summary.set_index(["method", "metric"])
+    ours: Any = summary.set_index(["method", "metric"])
     labels = {name: method.label for name, method in methods.items()}
-    theirs = None
+    theirs: Any = None
     if published is not None:
         # A method that only the paper has is named by its label.
         names = published["method"].where(published["method"] != "", published["label"])
@@ -72,8 +73,7 @@ def set_beside(
             if theirs is not None:
                 their_mean, their_sd = (theirs[key].get((name, metric)) for key in ("mean", "sd"))
                 row |= {f"{metric}_published": their_mean, f"{metric}_published_sd": their_sd}
-                known = mean is not None and their_mean is not None
-                row[f"{metric}_difference"] = float(mean) - float(their_mean) if known else None
+                row[f"{metric}_difference"] = None if mean is None or their_mean is None else mean - their_mean
         rows.append(row)
     return pd.DataFrame(rows)
 

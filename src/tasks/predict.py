@@ -99,7 +99,8 @@ def _score(cfg: Any, rundir: RunDir, fold: FoldData, predictions: pd.DataFrame) 
     options, methods = cfg.summary, read_methods(rundir.table("methods"))
     summary = summarize(labelled.assign(fold=0), options.n_bootstrap, options.confidence, cfg.seed)
     columns = {"pooled": "value", "slide_low": "low", "slide_high": "high"}
-    metrics = summary[["method", "metric", *columns, "n_items"]].rename(columns=columns)
+    shown: Any = summary[["method", "metric", *columns, "n_items"]]
+    metrics = shown.rename(columns=columns)
     caption = f"Every classifier, with {options.confidence:.0%} intervals of a percentile bootstrap of whole cases."
     rundir.add_table("metrics", metrics, caption, 60)
     calibration = calibrate(labelled)
