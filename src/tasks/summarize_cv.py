@@ -33,7 +33,7 @@ def inputs(cfg: Any, rundir: RunDir) -> list[Path]:
     runs = rundir.upstream_draws("train_mil").values()
     found = [run.table(name) for run in runs for name in ("predictions", "methods")]
     found += [_class_statistics(run) for run in _summaries(cfg, rundir).values()]
-    found += [run.table("neurons") for run in rundir.upstream_folds("select_neurons").values()]
+    found += [run.table("neurons") for run in _rankings(cfg, rundir).values()]
     return found + ([] if cfg.summary.published is None else [Path(cfg.summary.published)])
 
 
@@ -102,6 +102,11 @@ def _summaries(cfg: Any, rundir: RunDir) -> dict[int | str, RunDir]:
     return {fold: run for fold, run in runs.items() if _class_statistics(run).is_file()}
 
 
+def _rankings(cfg: Any, rundir: RunDir) -> dict[int | str, RunDir]:
+    """Returns the folds' own rankings of neurons."""
+    return {} if "select_neurons" in config.tasks().given(cfg) else rundir.upstream_folds("select_neurons")
+
+
 def _class_statistics(run: RunDir) -> Path:
     return run.path / "analysis" / "class_statistics.npz"
 
@@ -125,10 +130,9 @@ def _compare_neurons(cfg: Any, rundir: RunDir) -> None:
 
 def _follow_neurons(cfg: Any, rundir: RunDir) -> None:
     """Writes `fold_ranks.csv` and its figure, where at least two folds of this repeat and seed rank neurons."""
-    ranked = {} if "select_neurons" in config.tasks().given(cfg) else rundir.upstream_folds("select_neurons")
     rankings: dict[str, list[int]] = {
         str(fold): pd.read_csv(run.table("neurons"))["neuron_id"].drop_duplicates().tolist()
-        for fold, run in ranked.items()
+        for fold, run in _rankings(cfg, rundir).items()
     }
     atoms, saes = None, {}
     if "train_sae" not in config.tasks().given(cfg):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from src import config
 from src.records import read_split
 from src.runs.rundir import RunDir
 from src.tasks import splits
@@ -107,3 +108,16 @@ def test_only_lines_of_given_values_are_taken(cfg, tmp_path):
     cfg.dataset.where = {"scanner": "b"}
     with pytest.raises(ValueError, match=r"columns of dataset\.where .* without \['scanner'\]"):
         splits.run(cfg, RunDir(tmp_path / "other"))
+
+
+@pytest.mark.realdata
+def test_the_study_makes_its_published_folds_byte_for_byte(data_dir, tmp_path):
+    published = data_dir / "tables" / "sae1n"
+    config.register_resolvers()
+    typed = ["exp=camelyon16_conch", "task=splits", f"dataset.metadata_csv={published / 'camelyon16_metadata.csv'}"]
+    resolved = config.resolve(config.compose([*typed, f"dataset.splits_dir={tmp_path / 'splits'}"]))
+    assert splits.run(resolved, RunDir(tmp_path / "run"))["n_folds"] == 5
+    paths = sorted(published.glob("splits_*.csv"))
+    assert len(paths) >= 3
+    for path in paths:
+        assert (tmp_path / "splits" / path.name).read_bytes() == path.read_bytes()
