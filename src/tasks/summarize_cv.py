@@ -147,7 +147,7 @@ def _follow_neurons(cfg: Any, rundir: RunDir) -> None:
     ranks = rank_over_folds(rankings, cfg.summary.n_top_neurons, atoms)
     how = "by id" if atoms is None else f"by their atoms, named as in fold {next(iter(rankings))}"
     caption = f"Ranks in all folds of the {cfg.summary.n_top_neurons} best neurons of each, followed {how}."
-    rundir.add_table("fold_ranks", ranks, caption, 0)
+    rundir.add_table("fold_ranks", ranks, caption, 10)
     rundir.add_figure("fold_ranks", plot_fold_ranks(ranks), f"{caption} Points: where a fold chose the neuron.")
 
 
