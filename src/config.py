@@ -21,7 +21,14 @@ from src.checks.arguments import accepted_arguments
 from src.checks.paths import missing_data, wrong_folders, wrong_run
 from src.checks.values import flat_values, group_errors, kinds_of_files, value_errors
 from src.data.slides.layout import find_features_dir, find_patches_dir
-from src.folder_names import features_folder, folder_name, patches_folder
+from src.folder_names import (
+    features_folder,
+    folder_name,
+    patches_folder,
+    repeated_folder,
+    split_seed,
+    splits_folder,
+)
 from src.records import class_name
 from src.task_graph import STEPS, TaskGraph, TaskSpec, read_tasks
 
@@ -36,6 +43,9 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("loupe.folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("loupe.patches", patches_folder, replace=True)
     OmegaConf.register_new_resolver("loupe.features", features_folder, replace=True)
+    OmegaConf.register_new_resolver("loupe.split_seed", split_seed, replace=True)
+    OmegaConf.register_new_resolver("loupe.splits", splits_folder, replace=True)
+    OmegaConf.register_new_resolver("loupe.repeated", repeated_folder, replace=True)
     OmegaConf.register_new_resolver("loupe.find_patches", find_patches_dir, replace=True)
     OmegaConf.register_new_resolver("loupe.find_features", find_features_dir, replace=True)
 

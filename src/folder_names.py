@@ -59,6 +59,22 @@ def features_folder(
     return "_".join(parts)
 
 
+def split_seed(shuffle: str, repeat: int) -> int:
+    """Returns the seed of a repeat's folds: its number, from 42 on where published folds are made again."""
+    return repeat + (42 if shuffle == "legacy" else 0)
+
+
+def splits_folder(splits: Mapping[str, Any]) -> str:
+    """Names a folder of folds: `<n_folds>_<seed>`, and how they are drawn when not by default."""
+    name = "" if splits["name"] == "default" else f"_{splits['name']}"
+    return f"{splits['n_folds']}_{splits['seed']}{name}"
+
+
+def repeated_folder(folder: str, repeat: int) -> str:
+    """Names the folder of a repeat's folds beside that of repeat 0, which has the name itself."""
+    return f"{folder}_repeat_{repeat}" if repeat else folder
+
+
 def part_folder(part: str) -> str:
     """Names what belongs to a part of a large set: `part_3_of_16` for `3/16`."""
     number, total = _parse_part(part)

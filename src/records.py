@@ -1,6 +1,7 @@
 """Slides, cases, labels and splits: read and checked once, used by everything else."""
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ ID_COLUMNS = ("slide_id", "image_id", "item_id")
 """The column names under which a csv may list its items."""
 UNCERTAIN = "-1"
 """How label columns spell that a finding is uncertain (CheXpert)."""
+_SPLIT_FILE = re.compile(r"splits_(?P<listed>\d+)(_bool)?\.csv|rep(?P<repeat>\d+)_fold(?P<fold>\d+)\.csv")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def read_items(
     labels: Sequence[str] = (),
     uncertain: str | None = None,
     needs_target: bool = True,
+    where: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """Reads the csv of a data set: an id column, `case_id`, and any number of label columns. All are texts.
 
@@ -93,6 +96,7 @@ def read_items(
         labels: further label columns to read.
         uncertain: what the label -1 means: `unlabelled` or a class; None leaves it as it is.
         needs_target: whether a csv without the target's column is wrong, or of unlabelled items.
+        where: values of columns; other lines are left out. None: all are taken.
 
     Returns:
         The items in the order of the file.
@@ -109,7 +113,8 @@ def read_items(
             f"Expected a csv with columns {', '.join(['case_id', 'slide_id (or image_id, item_id)', *columns])} at "
             f"{path}, found no such file. Give dataset.metadata_csv=<csv>."
         )
-    return to_items(read_table(path), path, class_names, target, labels, uncertain, needs_target)
+    table = _matching(read_table(path), where or {}, path)
+    return to_items(table, path, class_names, target, labels, uncertain, needs_target)
 
 
 def to_items(
@@ -236,18 +241,19 @@ def order_classes(
     return tuple(names)
 
 
-def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
-    """Reads one fold in any of the CLAM dialects.
+def read_split(splits_dir: str | Path, fold: int, repeat: int = 0) -> FoldSplit:
+    """Reads one fold of the files that `find_split` finds.
 
-    Understood are `splits_<k>.csv` with columns train, val, test (ragged, with or without an index column) and
-    `splits_<k>_bool.csv` (slide ids as index, one boolean column a part); the first is taken when both exist.
+    Understood are columns train, val, test (ragged, with or without an index column) and, in `splits_<k>_bool.csv`,
+    slide ids as index and one boolean column a part. Without a column val the fold has no validation items; see
+    `lists_validation`.
 
     Raises:
-        FileNotFoundError: when neither file exists, naming both and the command that makes them.
+        FileNotFoundError: when there is no file, naming those looked for and the command that makes them.
         ValueError: when the file is no csv in UTF-8, the columns are not those, an id has blanks around it, or a slide
             is in two parts.
     """
-    path = find_split(splits_dir, fold)
+    path = find_split(splits_dir, fold, repeat)
     table = read_table(path)
     if missing := {"train", "test"} - set(table):
         raise ValueError(f"Expected columns train, val, test in {path}, got {list(table)}: missing {sorted(missing)}.")
@@ -263,20 +269,40 @@ def read_split(splits_dir: str | Path, fold: int) -> FoldSplit:
     return split
 
 
-def find_split(splits_dir: str | Path, fold: int) -> Path:
-    """Returns the file of a fold's split, `splits_<k>.csv` or, where there is none, `splits_<k>_bool.csv`.
+def find_split(splits_dir: str | Path, fold: int, repeat: int = 0) -> Path:
+    """Returns the file of a fold's split: `splits_<k>.csv`, `splits_<k>_bool.csv` or `rep<r>_fold<k>.csv`.
+
+    The first that is there is taken. A folder that task=splits made holds the folds of one repeat, whichever it is; in
+    others a repeat above 0 has files of the third name only.
 
     Raises:
-        FileNotFoundError: when neither exists.
+        FileNotFoundError: when there is none.
     """
-    listed, flagged = (Path(splits_dir) / f"splits_{fold}{kind}.csv" for kind in ("", "_bool"))
-    for path in (listed, flagged):
-        if path.is_file():
-            return path
+    folder = Path(splits_dir)
+    names = [f"splits_{fold}.csv", f"splits_{fold}_bool.csv", f"rep{repeat}_fold{fold}.csv"]
+    if repeat and not (folder / MADE_BY_LOUPE).is_file():
+        names = names[2:]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
     raise FileNotFoundError(
-        f"Expected the split of fold {fold} at {listed} (or {flagged.name}), found neither. "
-        "Give dataset.splits_dir=<folder>, or make splits with task=splits."
+        f"Expected the split of fold {fold} (repeat {repeat}) at {' or '.join(names)} in {folder}, found none. Give "
+        "dataset.splits_dir=<folder>, or make splits with task=splits."
     )
+
+
+def given_splits(splits_dir: str | Path) -> dict[int, set[int]]:
+    """Returns the folds of every repeat that a folder has files of; those of `splits_<k>.csv` are of repeat 0."""
+    found: dict[int, set[int]] = {}
+    for path in Path(splits_dir).glob("*.csv"):
+        if match := _SPLIT_FILE.fullmatch(path.name):
+            found.setdefault(int(match["repeat"] or 0), set()).add(int(match["fold"] or match["listed"]))
+    return found
+
+
+def lists_validation(path: Path) -> bool:
+    """Whether the file of a fold has a column of validation items."""
+    return "val" in read_table(path)
 
 
 def check_split(
@@ -312,6 +338,24 @@ def check_split(
                     f"Expected the slides of a case in one part of fold {split.fold}, got case "
                     f"{case_of[item_id]!r} in {other} and {part}: split by case (task=splits does)."
                 )
+
+
+def _matching(table: Mapping[str, list[str]], where: Mapping[str, str], path: Path) -> Mapping[str, list[str]]:
+    """Returns the lines of a table with given values in given columns."""
+    if missing := sorted(where.keys() - table.keys()):
+        raise ValueError(f"Expected the columns of dataset.where in {path}, got {list(table)}, without {missing}.")
+    if not where:
+        return table
+    kept = [
+        all(table[column][i] == value for column, value in where.items())
+        for i in range(len(next(iter(table.values()))))
+    ]
+    if not any(kept):
+        raise ValueError(f"Expected lines of {path} with the values of dataset.where, {dict(where)}, got none.")
+    return {
+        column: [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
+        for column, values in table.items()
+    }
 
 
 def _listed_slides(table: Mapping[str, list[str]], part: str, _: Path) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class TaskSpec:
         run_key: the key that names a run of it explicitly, e.g. `sae_run`.
         is_step: whether the pipeline runs it.
         gathers: whether it shows what other runs left, and is made again whenever that has changed.
+        gathers_draws: whether that is of all repeats and seeds too, where none was chosen.
         starts_processes: whether each of several trainer.devices gets a process.
         fits: whether it needs train items, which fold=all has none of.
         node: the declaration as it stands in the configuration.
@@ -48,6 +49,7 @@ class TaskSpec:
     run_key: str | None = None
     is_step: bool = True
     gathers: bool = False
+    gathers_draws: bool = False
     starts_processes: bool = False
     fits: bool = False
     node: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.records import ALL, MADE_BY_LOUPE
+from src.records import ALL, MADE_BY_LOUPE, given_splits
 
 # How a user comes by what a task needs.
 _REMEDIES = {
@@ -16,7 +16,8 @@ _REMEDIES = {
     "features_dir": "make it with task=embed, or give dataset.features_dir=<folder with h5_files/ or pt_files/>",
     "metadata_csv": "give dataset.metadata_csv=<csv with columns case_id, slide_id, label>, or of images and "
     "tensors make it with task=metadata",
-    "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv>",
+    "splits_dir": "make it with task=splits, or give dataset.splits_dir=<folder with splits_<k>.csv or "
+    "rep<r>_fold<k>.csv>",
 }
 _NO_BACKBONE = (
     "give dataset.features_dir=<folder with h5_files/ or pt_files/>, e.g. of CLAM or TRIDENT; backbone={} computes no "
@@ -50,9 +51,14 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"task={task['name']} needs train items: fold=all has none; give fold=<number>"
     if config["fold"] == ALL:
         needs = [key for key in needs if key != "splits_dir"]
-    folds = dataset.get("splits_dir")
+    repeats, folds = {}, dataset.get("splits_dir")
     if config["repeat"] and "splits_dir" in needs and _are_published(folds):
-        yield f"repeat: expected 0 with folds that task=splits did not make, got {config['repeat']} with {folds}"
+        repeats = given_splits(folds)
+    if repeats and config["repeat"] not in repeats:
+        yield (
+            f"repeat: expected one of {sorted(repeats)}, of which {folds} has files, which task=splits did not make, "
+            f"got {config['repeat']}; other repeats have files rep<r>_fold<k>.csv"
+        )
     for key in needs:
         value = dataset.get(key)
         if key == "features_dir" and dataset.get("tensors") is not None:

@@ -27,7 +27,7 @@ class CurrentInputs:
     """Finds what is read where a configuration says that it is.
 
     Args:
-        cfg: the configuration: `dataset`, `backbone`, `paths`, `fold`.
+        cfg: the configuration: `dataset`, `backbone`, `paths`, `splits`, `repeat`, `fold`.
         fold: another cross-validation fold than the configuration's.
     """
 
@@ -83,7 +83,7 @@ class CurrentInputs:
 
     @cached_property
     def _table(self) -> FoldTable:
-        return read_fold(self._dataset, self._number, ())
+        return read_fold(self._cfg, self._number, ())
 
     def _all(self, what: str, *_: object) -> list[Input]:
         content = sorted((item.item_id, item.case_id) for item in list_items(self._dataset, needs_target=False))

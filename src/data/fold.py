@@ -119,7 +119,8 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
     """Opens one fold of a dataset, packing its features on first use.
 
     Args:
-        cfg: the configuration: `dataset`, `fold`, `paths.cache`; `backbone` and `tile`, which activations are to match.
+        cfg: the configuration: `dataset`, `splits`, `repeat`, `fold`, `paths.cache`; `backbone` and `tile`, which
+            activations are to match.
         fold: another cross-validation fold than the configuration's.
         checks_spec: whether activations of another spec than the configuration's are an error.
 
@@ -132,7 +133,9 @@ def open_fold(cfg: Any, fold: int | str | None = None, checks_spec: bool = True)
     folder = open_features(dataset)
     # Tensors may come as a train and a validation file only.
     not_empty = ("train",) if isinstance(folder, TensorFolder) else ("train", "test")
-    table = read_fold(dataset, cfg.fold if fold is None else fold, not_empty)
+    table = read_fold(cfg, cfg.fold if fold is None else fold, not_empty)
+    if checks_spec:  # else what a run read is only looked at
+        table.say_what_was_carved()
     _ = table.classes  # wrong labels are told before anything is packed
     # Items of the csv that no part of the split names are taken along when they have features, and not missed else.
     needed = set(table.split.item_ids("train+val+test"))

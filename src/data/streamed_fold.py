@@ -110,7 +110,8 @@ def open_streamed_fold(cfg: Any, backbone: Backbone) -> StreamedFold:
         ValueError: when they disagree with each other, or a patch file does not state the size of its patches. With
             `on_bad_file=skip`, slides without a good patch file are left out instead, with a warning.
     """
-    table = read_fold(cfg.dataset, cfg.fold, ("train", "test"))
+    table = read_fold(cfg, cfg.fold, ("train", "test"))
+    table.say_what_was_carved()
     item_ids, embedder = table.split.item_ids("train+val"), Embedder(backbone, cfg.embed.batch_size)
     if cfg.dataset.get("images_dir") is not None:
         source, spec = open_images(cfg.dataset), as_decoded(backbone.spec(backbone.chosen[0]), cfg.dataset)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import config
 from src.files import digest_text
@@ -18,12 +18,22 @@ _NEUTRAL_KEY = re.compile(
     r"|backbone\.checkpoint"
     r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar)"
     r"|train\.(n_workers|block_size|residency)"
+    r"|summary\.published"
     r"|(embed|evaluation)\.batch_size|(embed|tile)\.n_workers|embed\.part"
 )
+_FOLD_DIR = re.compile(r"fold_([^_]+)(?:_repeat_(\d+))?(?:_seed_(\d+))?")
 _LONGEST_VARIANT = 80
 _DIGEST_LENGTH = 8
 _REMOVED = "removed"
 _DEFAULT = "default"
+
+
+class Draw(NamedTuple):
+    """What tells the runs of one task under one configuration apart: fold, repeat of the cross-validation and seed."""
+
+    fold: str
+    repeat: int
+    seed: int
 
 
 def result_values(values: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Any]:
@@ -131,6 +141,26 @@ def folds_of(path: Path) -> list[tuple[str, Path]]:
     matches = [(pattern.fullmatch(folder.name), folder) for folder in path.parent.parent.glob("fold_*")]
     found = [(match.group(1), folder / path.name) for match, folder in matches if match is not None]
     return sorted(found, key=lambda one: (len(one[0]), one[0]))
+
+
+def draws_of(path: Path) -> list[tuple[Draw, Path]]:
+    """Returns draw and directory of the runs that differ from the one at `path` in their draw alone, sorted.
+
+    Args:
+        path: the directory of a run of a task of scope fold. Where it is of repeat 0 and seed 0, all repeats and seeds
+            are found, else those of its own.
+    """
+    own = _draw_of(path.parent)
+    found = [(_draw_of(folder), folder / path.name) for folder in path.parent.parent.glob("fold_*")]
+    draws = [(draw, run) for draw, run in found if draw is not None and own is not None and run.is_dir()]
+    takes_all = own is not None and not (own.repeat or own.seed)
+    kept = [(draw, run) for draw, run in draws if takes_all or (own is not None and draw[1:] == own[1:])]
+    return sorted(kept, key=lambda one: (one[0].repeat, one[0].seed, len(one[0].fold), one[0].fold))
+
+
+def _draw_of(folder: Path) -> Draw | None:
+    match = _FOLD_DIR.fullmatch(folder.name)
+    return None if match is None else Draw(match[1], int(match[2] or 0), int(match[3] or 0))
 
 
 def _draws(values: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from src import config
 from src.data.current_inputs import CurrentInputs
 from src.inputs import RUN, Input, compare_inputs, digest_inputs
-from src.runs.identity import folds_of, run_path
+from src.runs.identity import draws_of, folds_of, run_path
 from src.runs.outputs import Output, changed_outputs
 from src.runs.provenance import SCHEMA_VERSION
 from src.runs.rundir import RunDir, run_input
@@ -31,6 +31,8 @@ class Stale:
     fold: int | str | None
     path: Path
     reasons: tuple[str, ...]
+    draw: str = ""
+    """The repeat and the seed, as they are typed, where they are not those of the configuration."""
 
     @property
     def why(self) -> str:
@@ -52,7 +54,7 @@ class Lineage:
     """
 
     def __init__(self, cfg: Any, overrides: Sequence[str]) -> None:
-        self._cfg, self._tasks = cfg, config.tasks()
+        self._cfg, self._tasks, self._overrides = cfg, config.tasks(), list(overrides)
         self._given = self._tasks.given(cfg)
         typed = [override for override in overrides if not override.startswith("task=")]
         self.command = " ".join(["python -m src.run", *typed])
@@ -91,7 +93,7 @@ class Lineage:
                 f"got this: {stale.why}. Restore it, or name another run."
             )
         fold = f" fold={stale.fold}" if stale.fold not in (None, self._cfg.fold) else ""
-        again = f"{self.command}{fold} task={stale.task} overwrite=true"
+        again = f"{self.command}{fold}{stale.draw} task={stale.task} overwrite=true"
         if stale.task == task:
             return StaleRunError(
                 f"Expected the run {stale.path} to be made from what is there now, got one that is out of date: "
@@ -111,7 +113,7 @@ class Lineage:
         """Returns the runs that are out of date before a task, by directory; each task is looked at once."""
         if (task, fold) not in self._before:
             found: dict[Path, Stale] = {}
-            for stale in self._walk(task, fold):
+            for stale in (*self._walk(task, fold), *self._walk_draws(task)):
                 found.setdefault(stale.path, stale)
             self._before[task, fold] = found
         return self._before[task, fold]
@@ -126,6 +128,20 @@ class Lineage:
                     yield from self._missing(run)
                 if reasons := self.reasons(upstream, run):
                     yield Stale(upstream, run.fold, run.path, tuple(reasons))
+
+    def _walk_draws(self, task: str) -> Iterator[Stale]:
+        """Yields the same of the other repeats and seeds that a task gathers."""
+        if not self._tasks[task].gathers_draws:
+            return
+        per_fold = [one for one in self._tasks.upstream(task) if self._tasks[one].scope == "fold"]
+        found = [draw for one in per_fold if one not in self._given for draw, _ in draws_of(self.locate(one))]
+        own = (self._cfg.repeat, self._cfg.seed)
+        for repeat, seed in sorted({(draw.repeat, draw.seed) for draw in found} - {own}):
+            typed = [one for one in self._overrides if one.partition("=")[0] not in ("repeat", "seed", "task")]
+            draw = f" repeat={repeat} seed={seed}"
+            cfg = config.resolve(config.compose([*typed, *draw.split(), f"task={task}"]))
+            for stale in Lineage(cfg, typed)._walk(task, None):
+                yield replace(stale, draw=draw)
 
     def _runs(self, task: str, upstream: str, fold: int | str | None) -> Iterator[RunDir]:
         """Yields the upstream runs: of all folds where a task gathers folds, else of one."""

@@ -14,7 +14,7 @@ from src.fitted_on import read_fitted_on, refuse_leakage, write_fitted_on
 from src.inputs import RUN, Input, read_inputs, write_inputs
 from src.records import FittedItem
 from src.report.page import Page, PageFigure, PageTable, write_page
-from src.runs.identity import folds_of
+from src.runs.identity import Draw, draws_of, folds_of
 
 _LOGGER = logging.getLogger(__name__)
 _START_OVER = "It was cut short or edited: start the run over with overwrite=true."
@@ -211,6 +211,20 @@ class RunDir:
         if folds:
             self.record(*(run_input(run, f"{task} fold {fold}") for fold, run in folds.items()))
         return folds
+
+    def upstream_draws(self, task: str) -> dict[Draw, "RunDir"]:
+        """Returns the finished runs of a per-fold task as `upstream_folds` does, of several repeats and seeds.
+
+        Under repeat 0 and seed 0 those of all repeats and seeds, under others of these.
+        """
+        found = [(draw, RunDir(path, self._locate, self._command)) for draw, path in draws_of(self._path_of(task))]
+        draws = {draw: run for draw, run in found if run.path not in self.left_out and run.is_finished}
+        own = self._path_of(task).parent.name.partition("_")[2].partition("_")[2]
+        for run in draws.values():
+            # Named by the folder but for what is this run's own: so the name leads back to it.
+            fold = run.path.parent.name.removeprefix("fold_").removesuffix(f"_{own}" if own else "")
+            self.record(run_input(run, f"{task} fold {fold}"))
+        return draws
 
     def write_fitted_on(self, slides: Iterable[FittedItem]) -> None:
         """Lists the slides that this run fitted something on."""

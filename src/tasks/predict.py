@@ -1,6 +1,7 @@
 """Applies classifiers and a ranking of neurons that were fitted on another study to the test items of a fold."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,17 @@ from sklearn.metrics import roc_auc_score
 
 from src import config
 from src.activation_spec import require_same_spec
-from src.analysis.cross_validation import fold_metrics
+from src.analysis.calibration import calibrate, plot_reliability
+from src.analysis.cross_validation import summarize
+from src.analysis.delong import delong
+from src.analysis.figures import plot_roc
+from src.analysis.firing_shift import compare_firing, describe_shift, firing_rates, plot_firing_shift
 from src.analysis.methods import read_methods, write_methods
 from src.analysis.pooling import pool_items
 from src.analysis.selection import best_neuron_ids
-from src.analysis.slide_metrics import METRICS
 from src.data.feeding.bags import activation_bags, latent_bags
 from src.data.fold import FoldData, open_fold, tabulate_predictions
+from src.inputs import RUN, file_input
 from src.models.mil.classifier import BagClassifier
 from src.progress import track
 from src.report.page import Page
@@ -39,9 +44,14 @@ def missing_inputs(cfg: Any) -> list[str]:
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     """Writes `analysis/predictions.csv` of every classifier and `analysis/neuron.csv`, the best neuron's maxima.
 
+    Where items have labels, `metrics.csv` has every metric with its bootstrap interval over cases, `calibration.csv`
+    what `calibrate` measures, and there are ROC and reliability figures. Where the study's latents are still there,
+    `firing_shift.csv` compares how often each neuron fires here and on the items that the study was fitted on.
+
     Returns:
-        `n_items`, `n_labelled`, and where test items of two classes have labels `test/<method>_<metric>` and
-        `test/neuron_maximum_auroc`.
+        `n_items`, `n_labelled`; where test items of two classes have labels `test/<method>_<metric>`, also of `brier`
+        and `calibration_error`, and `test/neuron_maximum_auroc` with `_low` and `_high` (DeLong, cases as clusters);
+        `shift/<name>` as `describe_shift` has them.
 
     Raises:
         ValueError: when no run is given, what it holds was fitted on cases of these items, with another SAE, on other
@@ -55,32 +65,58 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     latents = LatentStore(rundir.upstream("encode").latents_dir())
     results: dict[str, float] = {}
     if "train_mil" in given:
-        predictions, results = _classify(rundir, fold, latents)
+        predictions = _classify(rundir, fold, latents)
         rundir.add_table("predictions", predictions, "Probabilities of every classifier.", 5)
+        results = _score(cfg, rundir, fold, predictions)
     if "select_neurons" in given:
-        results |= _score_by_neuron(rundir, fold, latents)
+        results |= _score_by_neuron(cfg, rundir, fold, latents)
+    remarks, shift = _compare_with_study(cfg, rundir, fold, latents)
+    results |= shift
     labelled = [item_id for item_id in fold.split.test if fold.items[item_id].label is not None]
     results |= {"n_items": len(fold.split.test), "n_labelled": len(labelled)}
     text = (
         f"{results['n_items']:g} items, {results['n_labelled']:g} of them with a label, to which was applied what "
         f"another study fitted: {', '.join(f'{task} {path}' for task, path in given.items())}. Nothing was fitted here."
     )
-    numbers = {key: value for key, value in results.items() if key.startswith("test/")}
-    rundir.write_page(Page("Applied to this cohort", [text], numbers))
+    numbers = {key: value for key, value in results.items() if key.startswith(("test/", "shift/"))}
+    rundir.write_page(Page("Applied to this cohort", [text, *remarks], numbers))
     return results
 
 
-def _classify(rundir: RunDir, fold: FoldData, latents: LatentStore) -> tuple[pd.DataFrame, dict[str, float]]:
+def _classify(rundir: RunDir, fold: FoldData, latents: LatentStore) -> pd.DataFrame:
     fitted = rundir.trusted_upstream("train_mil", fold.fitted("test"))
     methods = read_methods(fitted.table("methods"))
     write_methods(methods, rundir.table("methods"))
     tables = [_predict(fitted, name, fold, latents, rundir) for name in track(methods, "Applying classifiers")]
-    predictions = pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _score(cfg: Any, rundir: RunDir, fold: FoldData, predictions: pd.DataFrame) -> dict[str, float]:
+    """Scores predictions where items of two classes have labels; returns nothing elsewhere."""
     labelled: Any = predictions[predictions["label"].notna()]
     if labelled["label"].nunique() < 2:
-        return predictions, {}
-    metrics: Any = fold_metrics(labelled.assign(fold=0)).to_dict("records")
-    return predictions, {f"test/{row['method']}_{name}": row[name] for row in metrics for name in METRICS}
+        return {}
+    options, methods = cfg.summary, read_methods(rundir.table("methods"))
+    summary = summarize(labelled.assign(fold=0), options.n_bootstrap, options.confidence, cfg.seed)
+    columns = {"pooled": "value", "slide_low": "low", "slide_high": "high"}
+    shown: Any = summary[["method", "metric", *columns, "n_items"]]
+    metrics = shown.rename(columns=columns)
+    caption = f"Every classifier, with {options.confidence:.0%} intervals of a percentile bootstrap of whole cases."
+    rundir.add_table("metrics", metrics, caption, 60)
+    calibration = calibrate(labelled)
+    rundir.add_table("calibration", calibration, "Whether probabilities are the shares that come true.", 30)
+    for name in fold.classes if len(fold.classes) > 2 else fold.classes[-1:]:
+        if (labelled["label"] == name).any():
+            figure = plot_roc(labelled, name, methods)
+            rundir.add_figure("roc" if len(fold.classes) == 2 else f"roc_{name}", figure, f"ROC, {name} positive.")
+    caption = "Share that came true over the probability, in ten bins; points are as large as their bins."
+    rundir.add_figure("reliability", plot_reliability(labelled, methods), caption)
+    rows: Any = metrics.to_dict("records")
+    found = {f"test/{row['method']}_{row['metric']}": row["value"] for row in rows}
+    calibrated: Any = calibration.to_dict("records")
+    return found | {
+        f"test/{row['method']}_{key}": row[key] for row in calibrated for key in ("brier", "calibration_error")
+    }
 
 
 @torch.no_grad()
@@ -102,7 +138,7 @@ def _predict(fitted: RunDir, method: str, fold: FoldData, latents: LatentStore, 
     return tabulate_predictions(fold, method, classifier.classes, probabilities)
 
 
-def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> dict[str, float]:
+def _score_by_neuron(cfg: Any, rundir: RunDir, fold: FoldData, latents: LatentStore) -> dict[str, float]:
     ranked = rundir.trusted_upstream("select_neurons", fold.fitted("test"))
     require_same_sae(rundir, ranked)
     ranking = pd.read_csv(ranked.table("neurons"))
@@ -121,4 +157,45 @@ def _score_by_neuron(rundir: RunDir, fold: FoldData, latents: LatentStore) -> di
     is_positive = np.array([label == positive for label in labels])[known]
     if is_positive.any() and not is_positive.all():
         results["test/neuron_maximum_auroc"] = float(roc_auc_score(is_positive, maxima[known]))
+        cases = np.array([fold.items[item_id].case_id for item_id in item_ids])[known]
+        if min(len(set(cases[is_positive])), len(set(cases[~is_positive]))) > 1:
+            interval = delong(maxima[None, known], is_positive, pd.factorize(cases)[0]).interval
+            low, high = interval(0, cfg.summary.confidence)
+            results |= {"test/neuron_maximum_auroc_low": low, "test/neuron_maximum_auroc_high": high}
     return results
+
+
+def _compare_with_study(
+    cfg: Any, rundir: RunDir, fold: FoldData, latents: LatentStore
+) -> tuple[list[str], dict[str, float]]:
+    """Writes how far the neurons' firing rates moved; returns remarks for the page and numbers."""
+    given = config.tasks().given(cfg)
+    fitted = rundir.upstream("select_neurons" if "select_neurons" in given else "train_mil")
+    encoded = [RunDir(Path(one.path)) for one in fitted.recorded() if one.what == RUN and one.name == "encode"]
+    # A study that was moved as a whole has its latents beside the run.
+    encoded.append(RunDir(fitted.path.parent / "encode"))
+    study = next((run for run in encoded if run.is_finished and run.latents_dir().is_dir()), None)
+    if study is None:
+        remark = f"How far firing rates moved is not known: the latents that {fitted.path} was made from are not there."
+        _LOGGER.warning("%s", remark)
+        return [remark], {}
+    rundir.record(file_input("file study", study.manifest_path))
+    theirs = LatentStore(study.latents_dir())
+    trained_on = [one.item_id for one in fitted.read_fitted_on() if one.item_id in theirs.items]
+    if theirs.n_latents != latents.n_latents or not trained_on:
+        remark = f"How far firing rates moved is not known: {study.path} holds other neurons or none of the items."
+        return [remark], {}
+    rates = [
+        firing_rates(store.read(ids), len(ids)) for store, ids in ((theirs, trained_on), (latents, fold.split.test))
+    ]
+    chosen: list[int] = []
+    if "select_neurons" in given:
+        chosen = best_neuron_ids(pd.read_csv(fitted.table("neurons")), cfg.summary.n_top_neurons)
+    table = compare_firing(rates[0], rates[1], chosen)
+    caption = (
+        f"How often neurons fire on {len(trained_on)} items that the study was fitted on and on {len(fold.split.test)} "
+        "here: chosen neurons first, then those that moved most."
+    )
+    rundir.add_table("firing_shift", table, caption, 15)
+    rundir.add_figure("firing_shift", plot_firing_shift(table), "Firing rates of all neurons, the chosen ones named.")
+    return [], {f"shift/{key}": value for key, value in describe_shift(table).items()}

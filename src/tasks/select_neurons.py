@@ -47,7 +47,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
         ValueError: when the SAE was fitted on cases that are held out here, a class has too few cases, or the
             confounder cannot be told from the label.
     """
-    table = read_fold(cfg.dataset, cfg.fold, ())
+    table = read_fold(cfg, cfg.fold, ())
     selection = cfg.selection
     parts, words = selection.split, words_of(cfg.dataset)
     rundir.record(*(table.input(what) for what in ("split train+val+test", "cases all", f"labels {parts}", "classes")))

@@ -32,8 +32,13 @@ def test_a_cohort_without_splits_has_no_train_items(plain):
 
 
 def test_published_folds_have_no_other_draw(plain, tmp_path):
+    (tmp_path / "splits" / "splits_0.csv").touch()
     (error,) = missing_data(plain | {"repeat": 1})
-    assert error.startswith("repeat: expected 0 with folds that task=splits did not make, got 1")
+    assert error.startswith("repeat: expected one of [0], of which")
+    assert error.endswith("got 1; other repeats have files rep<r>_fold<k>.csv")
+    (tmp_path / "splits" / "rep1_fold0.csv").touch()
+    assert list(missing_data(plain | {"repeat": 1})) == []
+    (tmp_path / "splits" / "rep1_fold0.csv").unlink()
     (tmp_path / "splits" / MADE_BY_LOUPE).touch()
     assert list(missing_data(plain | {"repeat": 1})) == []
 

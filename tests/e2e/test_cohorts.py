@@ -63,6 +63,19 @@ def test_a_fitted_study_is_applied_to_a_cohort_and_scored_later(study):
     assert scored["neuron_id"] == results["neuron_id"]
     assert scored["test/neuron_maximum_auroc"] > 0.8
     assert scored["test/max_activations_auroc"] > 0.8
+    metrics = pd.read_csv(predicted / "analysis" / "metrics.csv").set_index(["method", "metric"])
+    auroc = metrics.loc[("max_activations", "auroc")]
+    assert auroc["value"] == pytest.approx(scored["test/max_activations_auroc"])
+    assert auroc["low"] <= auroc["value"] <= auroc["high"]
+    assert scored["test/neuron_maximum_auroc_low"] <= scored["test/neuron_maximum_auroc"]
+    calibration = pd.read_csv(predicted / "analysis" / "calibration.csv")
+    assert calibration["brier"].between(0, 1).all()
+    assert (predicted / "plots" / "reliability.png").is_file()
+    shift = pd.read_csv(predicted / "analysis" / "firing_shift.csv")
+    assert shift["neuron_id"][0] == scored["neuron_id"]  # the chosen one first
+    assert shift["study_rate"][0] == pytest.approx(scored["shift/study_rate"])
+    # Both cohorts come from one generator: the tumour neuron fires about as often here.
+    assert 0.2 < scored["shift/cohort_rate"] / scored["shift/study_rate"] < 5
     again = pd.read_csv(predicted / "analysis" / "predictions.csv")
     pd.testing.assert_frame_equal(again.drop(columns="label"), predictions.drop(columns="label"))
 

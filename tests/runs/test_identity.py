@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 
 from src import config
-from src.runs.identity import folds_of, is_neutral, result_values, run_path, same, variant
+from src.runs.identity import draws_of, folds_of, is_neutral, result_values, run_path, same, variant
 
 config.register_resolvers()
 GROUPS = ("dataset", "sae", "train")
@@ -141,6 +141,15 @@ def test_folds_are_those_of_the_same_repeat_and_seed(tmp_path):
         (tmp_path / name).mkdir()
     assert [fold for fold, _ in folds_of(tmp_path / "fold_2" / "encode")] == ["0", "2", "10", "all"]
     assert [fold for fold, _ in folds_of(tmp_path / "fold_1_seed_1" / "encode")] == ["0", "1"]
+
+
+def test_under_no_repeat_and_seed_the_runs_of_all_are_found(tmp_path):
+    for name in ("fold_0", "fold_10", "fold_2_repeat_1", "fold_0_repeat_1_seed_3", "fold_0_seed_3", "fold_1"):
+        (tmp_path / name / "encode").mkdir(parents=True)
+    (tmp_path / "fold_5").mkdir()  # without a run of the task
+    found = [tuple(draw) for draw, _ in draws_of(tmp_path / "fold_7" / "encode")]
+    assert found == [("0", 0, 0), ("1", 0, 0), ("10", 0, 0), ("0", 0, 3), ("2", 1, 0), ("0", 1, 3)]
+    assert [tuple(draw) for draw, _ in draws_of(tmp_path / "fold_7_repeat_1" / "encode")] == [("2", 1, 0)]
 
 
 # Pieces of command lines, among them several spellings of equal values.

@@ -249,7 +249,7 @@ def test_the_summary_tells_what_is_there_and_what_is_missing(two_classes, caplog
     assert "Each item is tested in one fold." in caplog.text
     summary = pd.read_csv(rundir.table("summary"))
     assert list(summary) == [
-        *("method", "metric", "mean", "sd", "n_folds", "fold_low", "fold_high"),
+        *("method", "metric", "mean", "sd", "n_folds", "fold_low", "fold_high", "n_draws", "draw_sd"),
         *("pooled", "slide_low", "slide_high", "n_items"),
     ]
     assert len(summary) == 7 * 4
@@ -292,8 +292,8 @@ def test_a_fold_without_validation_slides_and_with_one_test_class(tmp_path, capl
     make_feature_folder(tmp_path / "features", n_slides=24)
     (tmp_path / "mine").mkdir()
     train, test = [f"{index:03d}" for index in range(20)], ["020", "021"]  # one case, so one class
-    rows = [f"{item_id},{test[index] if index < 2 else ''}" for index, item_id in enumerate(train)]
-    (tmp_path / "mine" / "splits_0.csv").write_text("\n".join(["train,test", *rows]) + "\n")
+    rows = [f"{item_id},,{test[index] if index < 2 else ''}" for index, item_id in enumerate(train)]
+    (tmp_path / "mine" / "splits_0.csv").write_text("\n".join(["train,val,test", *rows]) + "\n")
     workplace = Workplace(tmp_path, "dataset.positive_class=tumor", f"dataset.splits_dir={tmp_path / 'mine'}")
     with caplog.at_level(logging.INFO):
         results, rundir = workplace.run("train_mil", 0, "mil.methods=[max_activations]")

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from src import config
 from src.records import read_split
 from src.runs.rundir import RunDir
 from src.tasks import splits
@@ -18,7 +20,8 @@ def cfg(tmp_path):
         "class_names": None,
         "splits_dir": str(tmp_path / "splits"),
     }
-    options = {"n_folds": 4, "seed": 0, "val_share": 0.2}
+    options = {"scheme": "auto", "n_folds": 4, "seed": 0, "val_share": 0.2, "test_share": 0.2}
+    options |= {"shuffle": "scikit_learn", "stratify_by": []}
     return OmegaConf.create({"overwrite": False, "splits": options, "dataset": dataset})
 
 
@@ -70,3 +73,51 @@ def test_folds_of_the_dataset_are_never_touched(cfg, tmp_path, overwrite):
     with pytest.raises(ValueError, match=r"Expected no splits in .*did not make"):
         splits.run(cfg, RunDir(tmp_path / "run"))
     assert files(cfg) == before
+
+
+def test_a_column_split_of_the_csv_fixes_the_test_set_unless_another_scheme_is_chosen(cfg, tmp_path):
+    path = Path(cfg.dataset.metadata_csv)
+    table = pd.read_csv(path, dtype=str)
+    table.assign(split=["test" if i < 6 else "train" for i in range(len(table))]).to_csv(path, index=False)
+    splits.run(cfg, RunDir(tmp_path / "run"))
+    assert {read_split(cfg.dataset.splits_dir, k).test for k in range(4)} == {tuple(table["item_id"][:6])}
+    cfg.splits.scheme, cfg.overwrite = "kfold", True
+    splits.run(cfg, RunDir(tmp_path / "other"))
+    assert len({read_split(cfg.dataset.splits_dir, k).test for k in range(4)}) == 4
+    cfg.splits.scheme = "monte_carlo"
+    splits.run(cfg, RunDir(tmp_path / "draws"))
+    assert "test sets overlap" in (tmp_path / "draws" / "page.json").read_text()
+
+
+def test_folds_of_an_earlier_version_are_still_its_own(cfg, tmp_path):
+    splits.run(cfg, RunDir(tmp_path / "run"))
+    path = Path(cfg.dataset.splits_dir) / "made_by_loupe.json"
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps({key: made[key] for key in ("n_folds", "seed", "val_share", "cases")}))
+    splits.run(cfg, RunDir(tmp_path / "again"))
+
+
+def test_only_lines_of_given_values_are_taken(cfg, tmp_path):
+    path = Path(cfg.dataset.metadata_csv)
+    pd.read_csv(path, dtype=str).assign(center=["a", "a", "b", "b"] * 5).to_csv(path, index=False)
+    cfg.dataset.where = {"center": "b"}
+    assert splits.run(cfg, RunDir(tmp_path / "run"))["n_items"] == 10
+    cfg.dataset.where = {"center": "c"}
+    with pytest.raises(ValueError, match=r"values of dataset\.where, .*got none"):
+        splits.run(cfg, RunDir(tmp_path / "other"))
+    cfg.dataset.where = {"scanner": "b"}
+    with pytest.raises(ValueError, match=r"columns of dataset\.where .* without \['scanner'\]"):
+        splits.run(cfg, RunDir(tmp_path / "other"))
+
+
+@pytest.mark.realdata
+def test_the_study_makes_its_published_folds_byte_for_byte(data_dir, tmp_path):
+    published = data_dir / "tables" / "sae1n"
+    config.register_resolvers()
+    typed = ["exp=camelyon16_conch", "task=splits", f"dataset.metadata_csv={published / 'camelyon16_metadata.csv'}"]
+    resolved = config.resolve(config.compose([*typed, f"dataset.splits_dir={tmp_path / 'splits'}"]))
+    assert splits.run(resolved, RunDir(tmp_path / "run"))["n_folds"] == 5
+    paths = sorted(published.glob("splits_*.csv"))
+    assert len(paths) >= 3
+    for path in paths:
+        assert (tmp_path / "splits" / path.name).read_bytes() == path.read_bytes()
