@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from src.activation_spec import computes_activations
 from src.files import digest_text
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def features_folder(
         layer: names the folder that this layer alone would have; `backbone.layer` when None.
     """
     name = f"features_{backbone['name']}"
-    if "_target_" not in backbone:
+    if not computes_activations(backbone):
         return name
     parts = [name]
     layers = backbone.get("layer") if layer is None else layer

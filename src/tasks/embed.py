@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.activation_spec import ActivationSpec
+from src.activation_spec import ActivationSpec, computes_activations
 from src.data.current_inputs import CurrentInputs
 from src.data.embedding.embedder import Embedder
 from src.data.embedding.image_store import check_specs, embed_images, is_of, lacking_images
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 def missing_inputs(cfg: Any) -> list[str]:
     """Returns why there is nothing to embed, or no need to."""
     if cfg.dataset.get("images_dir") is not None:
-        has_backbone = "_target_" in cfg.backbone
+        has_backbone = computes_activations(cfg.backbone)
         return [] if has_backbone else [f"backbone={cfg.backbone.name} computes no activations"]
     return tile.missing_inputs(cfg, ("patches", "slides"))
 

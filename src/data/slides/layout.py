@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.activation_spec import computes_activations
+
 # `clam_processed/features_conch_v1` of sae-1n is two folders down.
 _DEPTH = 2
 _FEATURES = (("h5_files", ".h5"), ("pt_files", ".pt"))
@@ -42,7 +44,8 @@ def find_patches_dir(named: str, root: str | None, backbone: Mapping[str, Any]) 
 def _find(
     named: str, root: str | None, backbone: Mapping[str, Any], contents: Sequence[tuple[str, str]], key: str
 ) -> str:
-    if root is None or "_target_" in backbone or _first_file(Path(named), (*contents, *_LOOSE)) is not None:
+    has_own = computes_activations(backbone) or _first_file(Path(named), (*contents, *_LOOSE)) is not None
+    if root is None or has_own:
         return named
     found = [str(folder) for folder in _folders(Path(root), _DEPTH) if _is_of_others(_first_file(folder, contents))]
     if len(found) > 1:

@@ -37,10 +37,11 @@ class Backbone(nn.Module, ABC):
             `projected`. Maps of convolutional models are patch tokens, row by row.
         input_size: height and width in pixels.
         n_prefix: class and register tokens, which come before the patch tokens.
+        projects: whether there is a projection into a space shared with text.
 
     Args:
         name: see above.
-        model: the model; evaluated and frozen here.
+        model: the model; evaluated and frozen here. A module `projection_head` in it is the projection.
         layers: see above.
         model_name: the architecture, for the spec.
         weights: digest or name of the weights, for the spec.
@@ -54,9 +55,6 @@ class Backbone(nn.Module, ABC):
     Raises:
         ValueError: when there is no such layer, or it has no such tokens.
     """
-
-    projects: bool = False
-    """Whether there is a projection into a space shared with text."""
 
     def __init__(
         self,
@@ -82,6 +80,7 @@ class Backbone(nn.Module, ABC):
         self.name, self.model, self.layers = name, model, tuple(layers)
         self._preprocessing = Preprocessing(image_size, mean, std, interpolation, resize, crop_pct, normalize_each)
         self.input_size = self._preprocessing.size
+        self.projects = self._has_projection()
         self.n_prefix, self._channels_last = n_prefix, channels_last
         self._model_name, self._weights = model_name, weights
         several = layer if isinstance(layer, Sequence) and not isinstance(layer, str) else [layer]
@@ -104,9 +103,13 @@ class Backbone(nn.Module, ABC):
     def _head(self, native: Tensor) -> Tensor:
         """Returns pooled features [batch, n] of what `_body` gives."""
 
+    def _has_projection(self) -> bool:
+        return getattr(self.model, "projection_head", None) is not None
+
     def _project(self, pooled: Tensor) -> Tensor:
         """Returns pooled features in the space shared with text, where there is one."""
-        return pooled
+        head = getattr(self.model, "projection_head", None)
+        return pooled if head is None else head(pooled)
 
     def resolve(self, layer: int | str | None) -> str:
         """Returns the canonical name of a layer: its index, or `output`.

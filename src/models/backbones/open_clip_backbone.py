@@ -39,8 +39,6 @@ class OpenClipBackbone(Backbone):
             or tokens.
     """
 
-    projects = True
-
     def __init__(
         self,
         name: str,
@@ -104,6 +102,9 @@ class OpenClipBackbone(Backbone):
             return tower.attnpool(native)
         pool = tower._global_pool if _norms_first(tower) else tower._pool
         return pool(native)[0]
+
+    def _has_projection(self) -> bool:
+        return True
 
     def _project(self, pooled: Tensor) -> Tensor:
         tower: Any = self.model

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.activation_spec import UNKNOWN, ActivationSpec
+from src.activation_spec import UNKNOWN, ActivationSpec, computes_activations
 from src.files import digest_file, digest_text
 
 OUTPUT = "output"
@@ -35,7 +35,7 @@ def configured_spec(
         The spec. A layer that is counted from the end or named, several layers, and the grid of patch tokens are
         unknown: the model tells.
     """
-    if "_target_" not in backbone:
+    if not computes_activations(backbone):
         return ActivationSpec()
     layer = backbone.get("layer") if layer is None else layer
     tokens = str(backbone.get("tokens", "pooled"))
