@@ -1,6 +1,7 @@
 """Any open_clip model as a backbone: its image tower, and the text tower beside it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -11,6 +12,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.key_maps import open_clip_keys
+from src.models.backbones.published import place_weights
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
 
@@ -27,8 +30,10 @@ class OpenClipBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: open_clip's architecture, or `hf-hub:<owner>/<model>`.
-        pretrained: a local checkpoint, open_clip's tag of published weights, or true for those of `hf-hub:`; random
-            weights when None.
+        checkpoint: a local weights file of both towers, in open_clip's keys or those of transformers' CLIP; loaded
+            strictly.
+        pretrained: a local file that open_clip opens, its tag of published weights, or true for those of `hf-hub:`;
+            with an id (`<owner>/<model>`) its repository's file is read as a `checkpoint`. Random weights when None.
         model_args: further arguments of `open_clip.create_model`.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]; the tower is made for it.
@@ -43,6 +48,7 @@ class OpenClipBackbone(Backbone):
         self,
         name: str,
         model_name: str,
+        checkpoint: str | None = None,
         pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -51,22 +57,25 @@ class OpenClipBackbone(Backbone):
     ) -> None:
         height, width = size_pair(image_size)
         arguments = {"force_image_size": height if height == width else (height, width), **(model_args or {})}
+        is_ours = checkpoint is not None or _is_repository(pretrained)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 clip: Any = open_clip.create_model(
                     model_name,
-                    pretrained=pretrained if isinstance(pretrained, str) else None,
-                    load_weights=bool(pretrained),
+                    pretrained=pretrained if isinstance(pretrained, str) and not is_ours else None,
+                    load_weights=bool(pretrained) and not is_ours,
                     device=torch.get_default_device(),
                     **arguments,
                 )
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected open_clip to make {model_name} with weights {pretrained}, got: {error}. Without a "
-                    "network, and for gated models, download them and give backbone.pretrained=<file>."
+                    "network, and for gated models, download them and give backbone.checkpoint=<file>."
                 ) from error
-        source = {"pretrained": pretrained, "seed": seed}
+        source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
+        if is_ours:
+            place_weights(clip, source, model_name, open_clip_keys)
         super().__init__(
             name,
             clip.visual,
@@ -113,6 +122,10 @@ class OpenClipBackbone(Backbone):
         if not isinstance(tower, VisionTransformer) or tower.proj is None:
             return pooled  # a ResNet's attention pooling projects already
         return pooled @ tower.proj
+
+
+def _is_repository(pretrained: bool | str | None) -> bool:
+    return isinstance(pretrained, str) and "/" in pretrained and not Path(pretrained).exists()
 
 
 def _trunk(tower: Any) -> Any:

@@ -14,7 +14,7 @@ OUTPUT = "output"
 # ImageNet's, as timm and torchvision have them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT = 224, "bicubic", "stretch", 0.875
-POOLED = ("cls", "mean", "pooled", "projected")
+POOLED = ("cls", "mean", "cls_mean", "pooled", "projected")
 """The values of `tokens` that give one row an image."""
 _DIGEST_LENGTH = 12
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")

@@ -93,14 +93,33 @@ def load_weights(
         for key in own
         if key in weights and weights[key].shape != own[key].shape
     ]
-    if missing or unexpected or misshaped:
-        found = ", ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:_N_TOLD])}{', ...' if len(keys) > _N_TOLD else ''})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
-            if keys
-        )
-        raise ValueError(f"Expected {source} to hold the weights of {model_name}, got {found}. {_advice(keys_in_file)}")
+    refuse_misfits(
+        {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}, source, model_name, keys_in_file
+    )
     model.load_state_dict(weights, strict=False)
+
+
+def refuse_misfits(
+    misfits: Mapping[str, Sequence[str]], source: str, model_name: str, keys_in_file: Mapping[str, Tensor]
+) -> None:
+    """Refuses weights of which some keys do not fit; names the first of each kind, and guesses whose they are.
+
+    Args:
+        misfits: the keys by what is wrong with them.
+        source: the file.
+        model_name: of the model that it was to fit.
+        keys_in_file: the weights as the file has them.
+
+    Raises:
+        ValueError: when there are any.
+    """
+    found = ", ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:_N_TOLD])}{', ...' if len(keys) > _N_TOLD else ''})"
+        for what, keys in misfits.items()
+        if keys
+    )
+    if found:
+        raise ValueError(f"Expected {source} to hold the weights of {model_name}, got {found}. {_advice(keys_in_file)}")
 
 
 def _advice(keys_in_file: Mapping[str, Tensor]) -> str:

@@ -26,7 +26,7 @@ def test_comment_states_layers_width_and_grid(path):
     assert stated is not None, f"{path} does not state its layers: see the other presets"
     assert of_activations is not None, f"{path} does not state its activations: see the other presets"
     cfg = config.compose([f"backbone={path.stem}"]).backbone
-    cfg.pretrained = None
+    cfg.pretrained, cfg.checkpoint = False, None
     with torch.device("meta"):
         backbone = config.instantiate(cfg)
     assert backbone.device.type == "meta"
