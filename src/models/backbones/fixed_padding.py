@@ -1,9 +1,10 @@
 """Padding of "same" convolutions that was computed once, for one input size, and kept for images of any size."""
 
 import math
+from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 
@@ -28,12 +29,12 @@ def fix_padding(model: nn.Module, edge: int) -> None:
         model: changed in place; its modules run in the order in which they are registered.
         edge: of the square input that the padding is for.
     """
-    for module in model.modules():
-        if isinstance(module, Conv2dSame):
-            kernel, stride = module.kernel_size[0], module.stride[0]
-            out = math.ceil(edge / stride)
-            total = max((out - 1) * stride + kernel - edge, 0)
-            before, after = total // 2, total - total // 2
-            module.__class__ = FixedPaddingConv2d
-            module.around = (before, after, before, after)  # pyright: ignore[reportAttributeAccessIssue]
-            edge = out
+    convolutions: list[Any] = [module for module in model.modules() if isinstance(module, Conv2dSame)]
+    for convolution in convolutions:  # in timm, those that shrink the map; all others keep its size
+        kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+        out = math.ceil(edge / stride)
+        total = max((out - 1) * stride + kernel - edge, 0)
+        before, after = total // 2, total - total // 2
+        convolution.__class__ = FixedPaddingConv2d
+        convolution.around = (before, after, before, after)
+        edge = out

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import open_clip_keys
+from src.models.backbones.maple import add_prompts, maple_keys
 from src.models.backbones.published import place_weights
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
@@ -35,6 +36,8 @@ class OpenClipBackbone(Backbone):
         pretrained: a local file that open_clip opens, its tag of published weights, or true for those of `hf-hub:`;
             with an id (`<owner>/<model>`) its repository's file is read as a `checkpoint`. Random weights when None.
         model_args: further arguments of `open_clip.create_model`.
+        prompts: `depth` and `length` of MaPLe's prompts, see `add_prompts`. `checkpoint` is then MaPLe's file, and
+            `pretrained` the CLIP that it was made of, whose words it needs.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]; the tower is made for it.
         **options: `layer`, `tokens` and the preprocessing of `Backbone`.
@@ -51,13 +54,14 @@ class OpenClipBackbone(Backbone):
         checkpoint: str | None = None,
         pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, int] | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
         height, width = size_pair(image_size)
         arguments = {"force_image_size": height if height == width else (height, width), **(model_args or {})}
-        is_ours = checkpoint is not None or _is_repository(pretrained)
+        is_ours = _is_repository(pretrained) or (checkpoint is not None and prompts is None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
@@ -73,9 +77,11 @@ class OpenClipBackbone(Backbone):
                     f"Expected open_clip to make {model_name} with weights {pretrained}, got: {error}. Without a "
                     "network, and for gated models, download them and give backbone.checkpoint=<file>."
                 ) from error
+            if prompts is not None:
+                add_prompts(clip, **prompts)
         source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
-        if is_ours:
-            place_weights(clip, source, model_name, open_clip_keys)
+        if is_ours or checkpoint is not None:
+            place_weights(clip, source, model_name, lambda weights: open_clip_keys(maple_keys(weights, clip)))
         super().__init__(
             name,
             clip.visual,
@@ -83,15 +89,25 @@ class OpenClipBackbone(Backbone):
             model_name=model_name,
             weights=describe_weights(source),
             description=f"{model_name} with {word_weights(source)}",
-            n_prefix=_n_prefix(clip.visual),
+            n_prefix=_n_prefix(clip.visual) + (0 if prompts is None else prompts["length"]),
             channels_last=getattr(_trunk(clip.visual), "output_fmt", "NCHW") == "NHWC",
             image_size=image_size,
             **options,
         )
         self.clip = clip.eval().requires_grad_(False)
+        self._knows_words = prompts is None or checkpoint is None or bool(pretrained)
 
     def text_features(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch n"]:
-        """Returns features [batch, n] of tokenised text in the shared space, not normalised."""
+        """Returns features [batch, n] of tokenised text in the shared space, not normalised.
+
+        Raises:
+            ValueError: of a model with MaPLe's prompts that was made without CLIP's own words.
+        """
+        if not self._knows_words:
+            raise ValueError(
+                f"Expected backbone.pretrained to name the CLIP that the prompts of {self.name} were learnt with, got "
+                "none: give backbone.pretrained=openai, or OpenAI's file."
+            )
         return self.clip.encode_text(tokens)
 
     def _body(self, images: Tensor) -> Tensor:

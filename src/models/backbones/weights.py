@@ -37,7 +37,8 @@ def read_weights(path: str | Path, model_name: str) -> dict[str, Tensor]:
     content = _read(path)
     while isinstance(content, Mapping) and (inner := [name for name in _WRAPPERS if _is_wrapped(content, name)]):
         content = content[inner[0]]
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(key): value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"Expected {path} to hold the weights of {model_name}, found no tensors by name.")
     return {key.removeprefix("module."): value for key, value in tensors.items()}
