@@ -98,19 +98,3 @@ def require_same_spec(here: ActivationSpec, source: str, there: ActivationSpec, 
             f"Expected activations of one kind, got two that differ in {', '.join(different)}:\n"
             f"  {source}: {here}\n  {other_source}: {there}\n{remedy}"
         )
-
-
-def computes_activations(backbone: Mapping[str, Any]) -> bool:
-    """Whether a configured backbone computes activations, rather than standing for files that others made.
-
-    It does where it names a class, but for one whose `pretrained` and `checkpoint` are null: encoders with which others
-    have extracted features (CONCH) are configured so, and compute once a file or an id of the hub is given. Random
-    weights are asked for by `pretrained: false` or a `seed`.
-
-    Args:
-        backbone: the config node.
-    """
-    if "_target_" not in backbone:
-        return False
-    names_weights = backbone.get("checkpoint") is not None or backbone.get("pretrained", True) is not None
-    return names_weights or "seed" in backbone

@@ -6,10 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.activation_spec import computes_activations
 from src.files import digest_text
 
 T = TypeVar("T")
+
+
+def computes_activations(backbone: Mapping[str, Any]) -> bool:
+    """Whether a configured backbone computes activations, rather than standing for files that others made.
+
+    It does where it names a class, but for one whose `pretrained` and `checkpoint` are null: encoders with which others
+    have extracted features (CONCH) are configured so, and compute once a file or an id of the hub is given. Random
+    weights are asked for by `pretrained: false` or a `seed`.
+
+    Args:
+        backbone: the config node.
+    """
+    if "_target_" not in backbone:
+        return False
+    names_weights = backbone.get("checkpoint") is not None or backbone.get("pretrained", True) is not None
+    return names_weights or "seed" in backbone
 
 
 def folder_name(folder: str | None) -> str:

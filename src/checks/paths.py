@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.activation_spec import computes_activations
+from src.folder_names import computes_activations
 from src.records import ALL, MADE_BY_LOUPE
 
 # How a user comes by what a task needs.

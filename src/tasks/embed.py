@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.activation_spec import ActivationSpec, computes_activations
+from src.activation_spec import ActivationSpec
 from src.data.current_inputs import CurrentInputs
 from src.data.embedding.embedder import Embedder
 from src.data.embedding.image_store import check_specs, embed_images, is_of, lacking_images
@@ -21,7 +21,7 @@ from src.data.slides.feature_writer import is_embedded, write_features
 from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
 from src.files import list_files, remove_leftovers
-from src.folder_names import features_folder, part_folder, part_of
+from src.folder_names import computes_activations, features_folder, part_folder, part_of
 from src.interrupts import keeping
 from src.models.backbones.base import Backbone
 from src.progress import track

@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 from src import config
-from src.activation_spec import computes_activations
 from src.checks.devices import n_devices
 from src.data.streamed_fold import StreamedFold, open_streamed_fold
+from src.folder_names import computes_activations
 from src.inference import choose_device
 from src.models.backbones.base import Backbone
 

@@ -88,6 +88,11 @@ class ConchBackbone(Backbone):
         image_size: int | Sequence[int] = _TRAINED_AT,
         **options: Any,
     ) -> None:
+        if pretrained is True:
+            raise ValueError(
+                f"Expected backbone.pretrained to be an id of the hub for {model_name}, got true: give its id "
+                "(MahmoodLab/CONCH), or backbone.checkpoint=<file>."
+            )
         trunk_name, trunk_args, width, d_out, has_projection = _ARCHITECTURES[model_name]
         made_at = _TRAINED_AT if "dynamic_img_size" in trunk_args else size_pair(image_size)
         with torch.random.fork_rng(devices=[]):

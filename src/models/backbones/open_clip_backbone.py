@@ -15,7 +15,7 @@ from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import open_clip_keys
 from src.models.backbones.maple import add_prompts, maple_keys
 from src.models.backbones.published import place_weights
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
+from src.models.backbones.spec import IMAGE_SIZE, WEIGHT_SUFFIXES, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
 
 
@@ -141,7 +141,8 @@ class OpenClipBackbone(Backbone):
 
 
 def _is_repository(pretrained: bool | str | None) -> bool:
-    return isinstance(pretrained, str) and "/" in pretrained and not Path(pretrained).exists()
+    is_file = isinstance(pretrained, str) and (Path(pretrained).exists() or Path(pretrained).suffix in WEIGHT_SUFFIXES)
+    return isinstance(pretrained, str) and pretrained.count("/") == 1 and not is_file
 
 
 def _trunk(tower: Any) -> Any:

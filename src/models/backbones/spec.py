@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.activation_spec import UNKNOWN, ActivationSpec, computes_activations
+from src.activation_spec import UNKNOWN, ActivationSpec
 from src.files import digest_file, digest_text
+from src.folder_names import computes_activations
 
 OUTPUT = "output"
 """The canonical name of the layer None: after the model's last norm or convolution, before its pooling."""
@@ -17,7 +18,7 @@ IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT = 224, "bicubic", "stretch", 0.875
 POOLED = ("cls", "mean", "cls_mean", "pooled", "projected")
 """The values of `tokens` that give one row an image."""
 _DIGEST_LENGTH = 12
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def configured_spec(
@@ -113,7 +114,7 @@ def describe_weights(backbone: Mapping[str, Any]) -> str:
     if path is not None and Path(path).exists():
         files = [Path(path)]
         if Path(path).is_dir():
-            files = sorted(file for file in Path(path).iterdir() if file.suffix in _WEIGHT_SUFFIXES)
+            files = sorted(file for file in Path(path).iterdir() if file.suffix in WEIGHT_SUFFIXES)
         digests = [_digest_unchanged(file) for file in files]
         return digests[0] if len(digests) == 1 else digest_text(" ".join(digests), _DIGEST_LENGTH)
     if backbone.get("checkpoint") is not None:

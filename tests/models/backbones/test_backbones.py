@@ -47,7 +47,7 @@ def test_layers_and_tokens_of_one_pass_are_timm_s(vit):
     expected = vit.model.forward_intermediates(
         x, indices=[0, 4], intermediates_only=True, output_fmt="NLC", return_prefix_tokens=True
     )
-    for what in ("all", "cls", "patch", "mean"):
+    for what in ("all", "cls", "patch", "mean", "cls_mean"):
         given = vit.activations(x, [4, "blocks.0"], what)
         assert list(given) == ["4", "0"]
         for name, (patches, prefix) in zip(("0", "4"), expected, strict=True):
@@ -56,6 +56,7 @@ def test_layers_and_tokens_of_one_pass_are_timm_s(vit):
                 "cls": prefix[:, :1],
                 "patch": patches,
                 "mean": patches.mean(dim=1, keepdim=True),
+                "cls_mean": torch.cat([prefix[:, :1], patches.mean(dim=1, keepdim=True)], dim=2),
             }[what]
             torch.testing.assert_close(given[name], wanted)
             assert vit.n_tokens(name, what) == wanted.shape[1]
@@ -147,7 +148,8 @@ def test_layers_that_are_not_there_are_listed(vit):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model_name": "test_resnet", "layer": 2, "tokens": "cls"}, r"class token for backbone\.tokens=cls"),
+        ({"model_name": "test_resnet", "layer": 2, "tokens": "cls"}, r"class token for backbone\.tokens=cls,"),
+        ({"model_name": "test_resnet", "tokens": "cls_mean"}, r"class token for backbone\.tokens=cls_mean"),
         ({"layer": 2, "tokens": "pooled"}, r"backbone\.layer=null for backbone\.tokens=pooled"),
         ({"tokens": "projected"}, r"projection for backbone\.tokens=projected"),
         ({"tokens": "avg"}, r"backbone\.tokens to be one of cls, patch, .*got avg"),
