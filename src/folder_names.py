@@ -11,6 +11,22 @@ from src.files import digest_text
 T = TypeVar("T")
 
 
+def computes_activations(backbone: Mapping[str, Any]) -> bool:
+    """Whether a configured backbone computes activations, rather than standing for files that others made.
+
+    It does where it names a class, but for one whose `pretrained` and `checkpoint` are null: encoders with which others
+    have extracted features (CONCH) are configured so, and compute once a file or an id of the hub is given. Random
+    weights are asked for by `pretrained: false` or a `seed`.
+
+    Args:
+        backbone: the config node.
+    """
+    if "_target_" not in backbone:
+        return False
+    names_weights = backbone.get("checkpoint") is not None or backbone.get("pretrained", True) is not None
+    return names_weights or "seed" in backbone
+
+
 def folder_name(folder: str | None) -> str:
     """Returns a run name for a folder: its name and six hex digits of its resolved path."""
     if not folder:
@@ -41,7 +57,7 @@ def features_folder(
         layer: names the folder that this layer alone would have; `backbone.layer` when None.
     """
     name = f"features_{backbone['name']}"
-    if "_target_" not in backbone:
+    if not computes_activations(backbone):
         return name
     parts = [name]
     layers = backbone.get("layer") if layer is None else layer

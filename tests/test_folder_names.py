@@ -1,6 +1,6 @@
 import pytest
 
-from src.folder_names import features_folder
+from src.folder_names import computes_activations, features_folder
 
 TILE = {"patch_size": 256, "patch_level": 1, "mpp": None, "step": None}
 BACKBONE = {"_target_": "some.Backbone", "name": "vit", "layer": None, "tokens": "pooled", "image_size": 224}
@@ -32,3 +32,24 @@ def test_one_of_several_layers_has_the_folder_that_it_has_alone():
 
 def test_features_from_elsewhere_have_the_backbone_s_name_alone():
     assert features_folder({"name": "conch"}, TILE) == "features_conch"
+
+
+CLASS = {"_target_": "some.Backbone", "name": "b"}
+
+
+@pytest.mark.parametrize(
+    ("values", "computes"),
+    [
+        ({}, True),  # of a user's own class, who knows
+        ({"pretrained": True}, True),
+        ({"pretrained": "owner/model"}, True),
+        ({"pretrained": False}, True),
+        ({"pretrained": None, "checkpoint": "w.bin"}, True),
+        ({"pretrained": None, "seed": 0}, True),
+        ({"pretrained": None, "checkpoint": None}, False),
+        ({"pretrained": None}, False),
+    ],
+)
+def test_a_backbone_computes_where_it_has_weights(values, computes):
+    assert computes_activations(CLASS | values) is computes
+    assert not computes_activations({"name": "b"} | values)

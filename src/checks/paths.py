@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from src.folder_names import computes_activations
 from src.records import ALL, MADE_BY_LOUPE, given_splits
 
 # How a user comes by what a task needs.
@@ -23,6 +24,7 @@ _NO_BACKBONE = (
     "give dataset.features_dir=<folder with h5_files/ or pt_files/>, e.g. of CLAM or TRIDENT; backbone={} computes no "
     "activations, so task=embed cannot make them"
 )
+_NO_WEIGHTS = " before backbone.checkpoint=<file of its weights> or backbone.pretrained=<id of the hub> is given"
 _SAE = "export/cfg.json"
 # What tells the run of a task that can be named explicitly.
 _PRODUCTS = {
@@ -68,8 +70,9 @@ def missing_data(config: Mapping[str, Any]) -> Iterator[str]:
         is_there = Path.is_file if key.endswith("_csv") else Path.is_dir
         if value is None or not is_there(Path(value)):
             remedy = _REMEDIES[key]
-            if key == "features_dir" and "_target_" not in config["backbone"]:
+            if key == "features_dir" and not computes_activations(config["backbone"]):
                 remedy = _NO_BACKBONE.format(config["backbone"]["name"])
+                remedy += _NO_WEIGHTS if "_target_" in config["backbone"] else ""
             if str(value).startswith(_NOWHERE):
                 value, remedy = None, f"give dataset.dir=<folder of the data set>, or {remedy}"
             if streams and key in ("patches_dir", "slides_dir"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.files import write_atomically
-from src.stores.safe_pickle import load_checkpoint
+from src.safe_pickle import load_checkpoint
 
 _KEYS = ("sae_concepts", "labels", "img_paths")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from src.files import write_atomically
-from src.stores.safe_pickle import load_checkpoint
+from src.safe_pickle import load_checkpoint
 
 _FILES = {
     "indices": "max_activating_image_indices.pt",

@@ -18,11 +18,11 @@ from src.models.saes.base import SAE
 from src.records import FittedItem
 from src.report.page import Page
 from src.runs.rundir import RunDir
+from src.safe_pickle import load_checkpoint
 from src.stores.importers.imported import ImportedSAE, build_sae, with_unit_atoms
 from src.stores.importers.registry import import_sae
 from src.stores.importers.source import Source
 from src.stores.sae import FITTED_ON_KEY, save_sae
-from src.stores.safe_pickle import load_checkpoint
 
 _LOGGER = logging.getLogger(__name__)
 _ROWS = 8192

@@ -21,7 +21,7 @@ from src.data.slides.feature_writer import is_embedded, write_features
 from src.data.slides.patching import read_patch_file, read_scale
 from src.data.slides.slide_files import find_slide
 from src.files import list_files, remove_leftovers
-from src.folder_names import features_folder, part_folder, part_of
+from src.folder_names import computes_activations, features_folder, part_folder, part_of
 from src.interrupts import keeping
 from src.models.backbones.base import Backbone
 from src.progress import track
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 def missing_inputs(cfg: Any) -> list[str]:
     """Returns why there is nothing to embed, or no need to."""
     if cfg.dataset.get("images_dir") is not None:
-        has_backbone = "_target_" in cfg.backbone
+        has_backbone = computes_activations(cfg.backbone)
         return [] if has_backbone else [f"backbone={cfg.backbone.name} computes no activations"]
     return tile.missing_inputs(cfg, ("patches", "slides"))
 

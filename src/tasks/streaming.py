@@ -6,6 +6,7 @@ from typing import Any
 from src import config
 from src.checks.devices import n_devices
 from src.data.streamed_fold import StreamedFold, open_streamed_fold
+from src.folder_names import computes_activations
 from src.inference import choose_device
 from src.models.backbones.base import Backbone
 
@@ -20,9 +21,10 @@ def open_backbone(cfg: Any) -> Backbone:
     Raises:
         ValueError: when the configuration has none.
     """
-    if "_target_" not in cfg.backbone:
+    if not computes_activations(cfg.backbone):
         raise ValueError(
-            f"Expected a backbone to compute activations with, got backbone={cfg.backbone.name}: give backbone=<name>."
+            f"Expected a backbone to compute activations with, got backbone={cfg.backbone.name}: give backbone=<name>, "
+            "and backbone.checkpoint=<file of its weights> where they are gated."
         )
     backbone: Backbone = config.instantiate(cfg.backbone)
     return backbone.to(choose_device(cfg.trainer.accelerator, cfg.trainer.devices))

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.folder_names import computes_activations
+
 # `clam_processed/features_conch_v1` of sae-1n is two folders down.
 _DEPTH = 2
 _FEATURES = (("h5_files", ".h5"), ("pt_files", ".pt"))
@@ -42,7 +44,7 @@ def find_patches_dir(named: str, root: str | None, backbone: Mapping[str, Any]) 
 def _find(
     named: str, root: str | None, backbone: Mapping[str, Any], contents: Sequence[tuple[str, str]], key: str
 ) -> str:
-    if root is None or "_target_" in backbone or _first_file(Path(named), (*contents, *_LOOSE)) is not None:
+    if root is None or computes_activations(backbone) or _has_any(Path(named), contents):
         return named
     found = [str(folder) for folder in _folders(Path(root), _DEPTH) if _is_of_others(_first_file(folder, contents))]
     if len(found) > 1:
@@ -51,6 +53,10 @@ def _find(
             f"Give dataset.{key}=<one of them>."
         )
     return found[0] if found else named
+
+
+def _has_any(folder: Path, contents: Sequence[tuple[str, str]]) -> bool:
+    return _first_file(folder, (*contents, *_LOOSE)) is not None
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from src.models.backbones.preprocessing import Interpolation, Preprocessing, Res
 from src.models.backbones.spec import CROP_PCT, IMAGE_SIZE, INTERPOLATION, MEAN, OUTPUT, POOLED, RESIZE, STD
 from src.models.backbones.tokens import TOKENS, find_grid, from_tokens, n_picked, pick, to_tokens
 
-Tokens = Literal["cls", "patch", "all", "mean", "pooled", "projected"]
+Tokens = Literal["cls", "patch", "all", "mean", "cls_mean", "pooled", "projected"]
 _OF_OUTPUT = ("pooled", "projected")
 
 
@@ -33,14 +33,16 @@ class Backbone(nn.Module, ABC):
             (`0`, `1`, ...), or `output`: after the last norm or convolution, before pooling.
         chosen: canonical names of the layers that were asked for.
         tokens: what is taken of a layer: the class token `cls`, `patch` tokens, `all` tokens, the `mean` of the patch
-            tokens; of the output also what the model itself pools, `pooled`, and open_clip's shared space,
-            `projected`. Maps of convolutional models are patch tokens, row by row.
+            tokens, class token and mean side by side, `cls_mean`; of the output also what the model itself pools,
+            `pooled`, and the space shared with text, `projected`. Maps of convolutional models are patch tokens, row by
+            row.
         input_size: height and width in pixels.
         n_prefix: class and register tokens, which come before the patch tokens.
+        projects: whether there is a projection into a space shared with text.
 
     Args:
         name: see above.
-        model: the model; evaluated and frozen here.
+        model: the model; evaluated and frozen here. A module `projection_head` in it is the projection.
         layers: see above.
         model_name: the architecture, for the spec.
         weights: digest or name of the weights, for the spec.
@@ -54,9 +56,6 @@ class Backbone(nn.Module, ABC):
     Raises:
         ValueError: when there is no such layer, or it has no such tokens.
     """
-
-    projects: bool = False
-    """Whether there is a projection into a space shared with text."""
 
     def __init__(
         self,
@@ -82,6 +81,7 @@ class Backbone(nn.Module, ABC):
         self.name, self.model, self.layers = name, model, tuple(layers)
         self._preprocessing = Preprocessing(image_size, mean, std, interpolation, resize, crop_pct, normalize_each)
         self.input_size = self._preprocessing.size
+        self.projects = self._has_projection()
         self.n_prefix, self._channels_last = n_prefix, channels_last
         self._model_name, self._weights = model_name, weights
         several = layer if isinstance(layer, Sequence) and not isinstance(layer, str) else [layer]
@@ -104,9 +104,13 @@ class Backbone(nn.Module, ABC):
     def _head(self, native: Tensor) -> Tensor:
         """Returns pooled features [batch, n] of what `_body` gives."""
 
+    def _has_projection(self) -> bool:
+        return getattr(self.model, "projection_head", None) is not None
+
     def _project(self, pooled: Tensor) -> Tensor:
         """Returns pooled features in the space shared with text, where there is one."""
-        return pooled
+        head = getattr(self.model, "projection_head", None)
+        return pooled if head is None else head(pooled)
 
     def resolve(self, layer: int | str | None) -> str:
         """Returns the canonical name of a layer: its index, or `output`.
@@ -212,9 +216,10 @@ class Backbone(nn.Module, ABC):
             layer: the only one chosen when None.
             tokens: those of the configuration when None.
         """
-        point = self._check_tokens(self._one(layer), tokens or self.tokens)
-        shape = self._shapes[point]
-        return shape[0] if len(shape) == 3 and not self._channels_last else shape[-1]
+        what = tokens or self.tokens
+        shape = self._shapes[self._check_tokens(self._one(layer), what)]
+        width = shape[0] if len(shape) == 3 and not self._channels_last else shape[-1]
+        return 2 * width if what == "cls_mean" else width
 
     def grid(self, layer: int | str | None = None) -> tuple[int, int]:
         """Returns rows and columns of a layer's patch tokens; of the only layer chosen when None."""
@@ -255,8 +260,8 @@ class Backbone(nn.Module, ABC):
         """Returns the point of `forward` that has these tokens of a layer."""
         if tokens not in TOKENS:
             raise ValueError(f"Expected backbone.tokens to be one of {', '.join(TOKENS)}, got {tokens}.")
-        if tokens == "cls" and not self.n_prefix:
-            raise ValueError(f"Expected a model with class token for backbone.tokens=cls, got {self._model_name}.")
+        if tokens in ("cls", "cls_mean") and not self.n_prefix:
+            raise ValueError(f"Expected a model with class token for backbone.tokens={tokens}, got {self._model_name}.")
         if tokens in _OF_OUTPUT and layer != OUTPUT:
             raise ValueError(f"Expected backbone.layer=null for backbone.tokens={tokens}, got {layer}: give mean.")
         if tokens == "projected" and not self.projects:

@@ -1,6 +1,7 @@
 """Any open_clip model as a backbone: its image tower, and the text tower beside it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -11,7 +12,10 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from src.models.backbones.base import Backbone
-from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
+from src.models.backbones.key_maps import open_clip_keys
+from src.models.backbones.maple import add_prompts, maple_keys
+from src.models.backbones.published import place_weights
+from src.models.backbones.spec import IMAGE_SIZE, WEIGHT_SUFFIXES, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
 
 
@@ -27,9 +31,13 @@ class OpenClipBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: open_clip's architecture, or `hf-hub:<owner>/<model>`.
-        pretrained: a local checkpoint, open_clip's tag of published weights, or true for those of `hf-hub:`; random
-            weights when None.
+        checkpoint: a local weights file of both towers, in open_clip's keys or those of transformers' CLIP; loaded
+            strictly.
+        pretrained: a local file that open_clip opens, its tag of published weights, or true for those of `hf-hub:`;
+            with an id (`<owner>/<model>`) its repository's file is read as a `checkpoint`. Random weights when None.
         model_args: further arguments of `open_clip.create_model`.
+        prompts: `depth` and `length` of MaPLe's prompts, see `add_prompts`. `checkpoint` is then MaPLe's file, and
+            `pretrained` the CLIP that it was made of, whose words it needs.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]; the tower is made for it.
         **options: `layer`, `tokens` and the preprocessing of `Backbone`.
@@ -39,36 +47,41 @@ class OpenClipBackbone(Backbone):
             or tokens.
     """
 
-    projects = True
-
     def __init__(
         self,
         name: str,
         model_name: str,
+        checkpoint: str | None = None,
         pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, int] | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
         height, width = size_pair(image_size)
         arguments = {"force_image_size": height if height == width else (height, width), **(model_args or {})}
+        is_ours = _is_repository(pretrained) or (checkpoint is not None and prompts is None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 clip: Any = open_clip.create_model(
                     model_name,
-                    pretrained=pretrained if isinstance(pretrained, str) else None,
-                    load_weights=bool(pretrained),
+                    pretrained=pretrained if isinstance(pretrained, str) and not is_ours else None,
+                    load_weights=bool(pretrained) and not is_ours,
                     device=torch.get_default_device(),
                     **arguments,
                 )
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected open_clip to make {model_name} with weights {pretrained}, got: {error}. Without a "
-                    "network, and for gated models, download them and give backbone.pretrained=<file>."
+                    "network, and for gated models, download them and give backbone.checkpoint=<file>."
                 ) from error
-        source = {"pretrained": pretrained, "seed": seed}
+            if prompts is not None:
+                add_prompts(clip, **prompts)
+        source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
+        if is_ours or checkpoint is not None:
+            place_weights(clip, source, model_name, lambda weights: open_clip_keys(maple_keys(weights, clip)))
         super().__init__(
             name,
             clip.visual,
@@ -76,15 +89,25 @@ class OpenClipBackbone(Backbone):
             model_name=model_name,
             weights=describe_weights(source),
             description=f"{model_name} with {word_weights(source)}",
-            n_prefix=_n_prefix(clip.visual),
+            n_prefix=_n_prefix(clip.visual) + (0 if prompts is None else prompts["length"]),
             channels_last=getattr(_trunk(clip.visual), "output_fmt", "NCHW") == "NHWC",
             image_size=image_size,
             **options,
         )
         self.clip = clip.eval().requires_grad_(False)
+        self._knows_words = prompts is None or checkpoint is None or bool(pretrained)
 
     def text_features(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch n"]:
-        """Returns features [batch, n] of tokenised text in the shared space, not normalised."""
+        """Returns features [batch, n] of tokenised text in the shared space, not normalised.
+
+        Raises:
+            ValueError: of a model with MaPLe's prompts that was made without CLIP's own words.
+        """
+        if not self._knows_words:
+            raise ValueError(
+                f"Expected backbone.pretrained to name the CLIP that the prompts of {self.name} were learnt with, got "
+                "none: give backbone.pretrained=openai, or OpenAI's file."
+            )
         return self.clip.encode_text(tokens)
 
     def _body(self, images: Tensor) -> Tensor:
@@ -105,6 +128,9 @@ class OpenClipBackbone(Backbone):
         pool = tower._global_pool if _norms_first(tower) else tower._pool
         return pool(native)[0]
 
+    def _has_projection(self) -> bool:
+        return True
+
     def _project(self, pooled: Tensor) -> Tensor:
         tower: Any = self.model
         if isinstance(tower, TimmModel):
@@ -112,6 +138,11 @@ class OpenClipBackbone(Backbone):
         if not isinstance(tower, VisionTransformer) or tower.proj is None:
             return pooled  # a ResNet's attention pooling projects already
         return pooled @ tower.proj
+
+
+def _is_repository(pretrained: bool | str | None) -> bool:
+    is_file = isinstance(pretrained, str) and (Path(pretrained).exists() or Path(pretrained).suffix in WEIGHT_SUFFIXES)
+    return isinstance(pretrained, str) and pretrained.count("/") == 1 and not is_file
 
 
 def _trunk(tower: Any) -> Any:

@@ -8,16 +8,17 @@ from typing import Any
 
 from src.activation_spec import UNKNOWN, ActivationSpec
 from src.files import digest_file, digest_text
+from src.folder_names import computes_activations
 
 OUTPUT = "output"
 """The canonical name of the layer None: after the model's last norm or convolution, before its pooling."""
 # ImageNet's, as timm and torchvision have them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT = 224, "bicubic", "stretch", 0.875
-POOLED = ("cls", "mean", "pooled", "projected")
+POOLED = ("cls", "mean", "cls_mean", "pooled", "projected")
 """The values of `tokens` that give one row an image."""
 _DIGEST_LENGTH = 12
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def configured_spec(
@@ -35,7 +36,7 @@ def configured_spec(
         The spec. A layer that is counted from the end or named, several layers, and the grid of patch tokens are
         unknown: the model tells.
     """
-    if "_target_" not in backbone:
+    if not computes_activations(backbone):
         return ActivationSpec()
     layer = backbone.get("layer") if layer is None else layer
     tokens = str(backbone.get("tokens", "pooled"))
@@ -113,7 +114,7 @@ def describe_weights(backbone: Mapping[str, Any]) -> str:
     if path is not None and Path(path).exists():
         files = [Path(path)]
         if Path(path).is_dir():
-            files = sorted(file for file in Path(path).iterdir() if file.suffix in _WEIGHT_SUFFIXES)
+            files = sorted(file for file in Path(path).iterdir() if file.suffix in WEIGHT_SUFFIXES)
         digests = [_digest_unchanged(file) for file in files]
         return digests[0] if len(digests) == 1 else digest_text(" ".join(digests), _DIGEST_LENGTH)
     if backbone.get("checkpoint") is not None:

@@ -1,16 +1,16 @@
 """Any timm model as a backbone."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.fixed_padding import fix_padding
+from src.models.backbones.key_maps import timm_keys
+from src.models.backbones.published import place_weights
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 
@@ -23,11 +23,14 @@ class TimmBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: timm's name, or `hf-hub:<owner>/<model>`.
-        checkpoint: a local weights file in timm's key names; loaded strictly, but for batch counters and for the
-            classifier where the model has none.
+        checkpoint: a local weights file, in timm's keys or those of a family that `timm_keys` knows; loaded strictly,
+            but for batch counters and for the classifier where the model has none.
         pretrained: true fetches the weights that timm has for the model, an id (`<owner>/<model>`) those in that
             repository of the hub. With neither, weights are random, fixed by `seed`.
-        model_args: further arguments of `timm.create_model`. Without `num_classes` there is no classifier.
+        model_args: further arguments of `timm.create_model`; layers may be named (`mlp_layer: SwiGLUPacked`,
+            `act_layer: SiLU`). Without `num_classes` there is no classifier.
+        projection: width of a linear layer without bias behind the pooled features, into a space shared with text.
+        padded_for: the edge of the input for which the padding of "same" convolutions is fixed, see `fix_padding`.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width].
         **options: `layer`, `tokens` and the preprocessing of `Backbone`.
@@ -44,34 +47,32 @@ class TimmBackbone(Backbone):
         checkpoint: str | None = None,
         pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
+        projection: int | None = None,
+        padded_for: int | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
-        if checkpoint is not None and not Path(checkpoint).is_file():
-            raise FileNotFoundError(
-                f"Expected the weights of {model_name} at {checkpoint}, found none. Download them (gated models need "
-                "their licence accepted) and give backbone.checkpoint=<file>."
-            )
-        arguments: dict[str, Any] = {"num_classes": 0, **(model_args or {})}
-        if isinstance(pretrained, str) and checkpoint is None:
-            arguments["pretrained_cfg_overlay"] = {"hf_hub_id": pretrained, "source": "hf-hub", "custom_load": False}
+        arguments: dict[str, Any] = {"num_classes": 0, **_with_layers(model_args or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 if _is_size_fixed(model_name) and not {"img_size", "dynamic_img_size"} & arguments.keys():
                     arguments["img_size"] = size_pair(image_size)
                 model: Any = timm.create_model(
-                    model_name, pretrained=bool(pretrained) and checkpoint is None, **arguments
+                    model_name, pretrained=pretrained is True and checkpoint is None, **arguments
                 )
+                if projection is not None:
+                    model.projection_head = nn.Linear(model.num_features, projection, bias=False)
             except (OSError, RuntimeError) as error:
                 raise ValueError(
                     f"Expected timm to make {model_name} (pretrained={pretrained}), got: {error}. Without a network "
                     "give backbone.pretrained=false backbone.checkpoint=<file>."
                 ) from error
-        if checkpoint is not None:
-            _load(model, checkpoint)
+        if padded_for is not None:
+            fix_padding(model, padded_for)
         source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
+        place_weights(model, source, model_name, lambda weights: timm_keys(weights, model))
         super().__init__(
             name,
             model,
@@ -94,6 +95,12 @@ class TimmBackbone(Backbone):
         return model.forward_head(native)
 
 
+def _with_layers(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments with the layers that YAML can only name."""
+    layers = {"mlp_layer": timm.layers, "act_layer": nn}
+    return {name: getattr(layers[name], value) if name in layers else value for name, value in model_args.items()}
+
+
 def _is_size_fixed(model_name: str) -> bool:
     """Whether a model is made for an input size; of those on the hub, its own config says for which."""
     config = None if ":" in model_name else timm.get_pretrained_cfg(model_name)
@@ -108,32 +115,3 @@ def feature_layers(model: Any) -> list[str]:
         return names
     before = [name for name in names if not name.startswith(f"{container}.")]
     return before + [f"{container}.{child}" for child, _ in model.get_submodule(container).named_children()]
-
-
-def _load(model: nn.Module, checkpoint: str) -> None:
-    """Loads weights that must be all there, and no others: but for batch counters and a classifier that is left out.
-
-    Batch counters serve training alone, and weights that come from other libraries have none.
-    """
-    weights = load_state_dict(checkpoint)
-    # timm's own conversion of the family, which fits position embeddings to the input size.
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    weights = weights if convert is None else convert(weights, model)
-    weights = {key: value for key, value in weights.items() if not _is_classifier(key, model)}
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"Expected {checkpoint} to hold the weights of the configured model: {error}") from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise ValueError(
-            f"Expected {checkpoint} to hold the weights of the configured model, got {len(missing)} missing "
-            f"({', '.join(missing[:3])}) and {len(unexpected)} others ({', '.join(unexpected[:3])}). Give the "
-            "backbone.model_name they are of."
-        )
-
-
-def _is_classifier(key: str, model: Any) -> bool:
-    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    names = [classifier] if isinstance(classifier, str) else classifier or []
-    return not model.num_classes and key.startswith(tuple(f"{name}." for name in names))

@@ -2,12 +2,13 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from src.models.backbones.spec import POOLED
 
-TOKENS = ("cls", "patch", "all", "mean", "pooled", "projected")
+TOKENS = ("cls", "patch", "all", "mean", "cls_mean", "pooled", "projected")
 
 
 def to_tokens(native: Float[Tensor, "batch ..."], channels_last: bool) -> Float[Tensor, "batch n_tokens d"]:
@@ -37,12 +38,14 @@ def from_tokens(
     return (tokens if channels_last else tokens.transpose(1, 2)).reshape(len(tokens), *shape)
 
 
-def pick(tokens: Float[Tensor, "batch n_tokens d"], what: str, n_prefix: int) -> Float[Tensor, "batch n_picked d"]:
-    """Returns the class token, the patch tokens, all tokens or the patch tokens' mean.
+def pick(
+    tokens: Float[Tensor, "batch n_tokens d"], what: str, n_prefix: int
+) -> Float[Tensor, "batch n_picked d_picked"]:
+    """Returns the class token, the patch tokens, all tokens, the patch tokens' mean, or that beside the class token.
 
     Args:
         tokens: class and register tokens first, then those of the patches.
-        what: `cls`, `patch`, `all` or `mean`.
+        what: `cls`, `patch`, `all`, `mean` or `cls_mean`, which is twice as wide (Vorontsov et al. 2024, Virchow).
         n_prefix: how many come before the patches.
     """
     if what == "cls":
@@ -50,7 +53,10 @@ def pick(tokens: Float[Tensor, "batch n_tokens d"], what: str, n_prefix: int) ->
     if what == "all":
         return tokens
     patches = tokens[:, n_prefix:]
-    return patches if what == "patch" else patches.mean(dim=1, keepdim=True)
+    if what == "patch":
+        return patches
+    mean = patches.mean(dim=1, keepdim=True)
+    return torch.cat([tokens[:, :1], mean], dim=-1) if what == "cls_mean" else mean
 
 
 def find_grid(n_patches: int, size: tuple[int, int]) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Any classifier of torchvision as a backbone, without its last linear layer."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.key_maps import torchvision_keys
+from src.models.backbones.published import place_weights
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 _HEADS = ("permute", "avgpool", "flatten", "fc", "classifier", "heads", "head")
@@ -24,10 +25,12 @@ class TorchvisionBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: as in `torchvision.models.get_model`.
-        checkpoint: a local weights file of the whole classifier in torchvision's key names; loaded strictly.
+        checkpoint: a local weights file of the whole classifier in torchvision's keys, or with a `projection` in its
+            place, as MedCLIP's; loaded strictly.
         pretrained: the name of published weights (`IMAGENET1K_V2`), or true for torchvision's newest. With neither,
             weights are random, fixed by `seed`.
         model_args: further arguments of `torchvision.models.get_model`.
+        projection: width of a linear layer without bias in the classifier's place, into a space shared with text.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]. A ViT is made for it, and takes squares only.
         **options: `layer`, `tokens` and the preprocessing of `Backbone`.
@@ -44,6 +47,7 @@ class TorchvisionBackbone(Backbone):
         checkpoint: str | None = None,
         pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
+        projection: int | None = None,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
@@ -59,10 +63,12 @@ class TorchvisionBackbone(Backbone):
                     f"Expected torchvision to make {model_name} with weights {pretrained}, got: {error}. Without a "
                     "network give backbone.pretrained=null backbone.checkpoint=<file>."
                 ) from error
-        if checkpoint is not None:
-            _load(model, model_name, checkpoint)
-        _remove_classifier(model)
+            if projection is not None:
+                model.projection_head = nn.Linear(_remove_classifier(model), projection, bias=False)
         source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
+        place_weights(model, {"checkpoint": checkpoint}, f"torchvision's {model_name}", torchvision_keys)
+        if projection is None:
+            _remove_classifier(model)
         super().__init__(
             name,
             model,
@@ -83,7 +89,7 @@ class TorchvisionBackbone(Backbone):
             return model.encoder(torch.cat([model.class_token.expand(len(patches), -1, -1), patches], dim=1))
         x = images
         for name, child in model.named_children():
-            if name not in _HEADS:
+            if name not in (*_HEADS, "projection_head"):
                 for module in child if isinstance(child, nn.ModuleList) else [child]:
                     x = module(x)
         return x
@@ -125,25 +131,17 @@ def _layers(model: nn.Module) -> list[str]:
     return ["layer1", "layer2", "layer3", "layer4"]
 
 
-def _load(model: nn.Module, model_name: str, checkpoint: str) -> None:
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"Expected the weights of {model_name} at {checkpoint}, found none. Give backbone.checkpoint=<file>."
-        )
-    try:
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
-        raise ValueError(f"Expected {checkpoint} to hold the weights of torchvision's {model_name}: {error}") from error
-
-
-def _remove_classifier(model: nn.Module) -> None:
+def _remove_classifier(model: nn.Module) -> int:
+    """Takes the last linear layer out of a model, and returns how wide its input is."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(
             f"Expected a torchvision model that ends in a linear layer, got {type(model).__name__}: take timm's."
         )
     parent, _, child = linear[-1].rpartition(".")
+    n_inputs = int(model.get_submodule(linear[-1]).in_features)  # pyright: ignore[reportArgumentType]
     setattr(model.get_submodule(parent), child, nn.Identity())
+    return n_inputs
 
 
 def _first(classifier: nn.Module) -> nn.Module:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
+from src.models.backbones.key_maps import transformers_keys
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
+from src.models.backbones.weights import load_weights, read_weights, refuse_misfits
 
 _PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 
@@ -21,9 +23,12 @@ class TransformersBackbone(Backbone):
     Args:
         name: of the backbone.
         model_name: transformers' type of the model: `dinov2`, `vit`, `clip_vision_model`, ...
-        pretrained: a local folder with config.json and weights, or an id of the hub. With None, the model is made of
+        checkpoint: a local weights file for the model that `model_args` describe; loaded strictly.
+        pretrained: a local folder with config.json and weights, or an id of the hub. With neither, the model is made of
             its type and `model_args`, with random weights fixed by `seed`.
         model_args: values of the model's config, where there is no `pretrained`.
+        projection: width of a linear layer without bias behind the pooled features, into a space shared with text.
+        pools: whether the model has transformers' own pooling layer behind its class token.
         seed: of random weights.
         image_size: edge of a square in pixels, or [height, width]. Position embeddings of another size are
             interpolated, where the model can.
@@ -38,14 +43,21 @@ class TransformersBackbone(Backbone):
         self,
         name: str,
         model_name: str,
-        pretrained: str | None = None,
+        checkpoint: str | None = None,
+        pretrained: bool | str | None = None,
         model_args: Mapping[str, Any] | None = None,
+        projection: int | None = None,
+        pools: bool = True,
         seed: int = 0,
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
-        model: Any = _make(model_name, pretrained, model_args or {}, seed)
-        source = {"pretrained": pretrained, "seed": seed}
+        source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
+        model: Any = _make(model_name, source, model_args or {}, {} if pools else {"add_pooling_layer": False})
+        if projection is not None:
+            model.projection_head = nn.Linear(model.config.hidden_size, projection, bias=False)
+        if checkpoint is not None:
+            model = _load(model, checkpoint, model_name)
         super().__init__(
             name,
             model,
@@ -81,27 +93,56 @@ class TransformersBackbone(Backbone):
         return native[:, 0] if norm is None else norm(native[:, 0])
 
 
-def _make(model_name: str, pretrained: str | None, model_args: Mapping[str, Any], seed: int) -> Any:
+def _make(model_name: str, source: Mapping[str, Any], model_args: Mapping[str, Any], options: dict[str, Any]) -> Any:
     try:
         import transformers
     except ImportError as error:
         raise ImportError(
             "Expected transformers for this backbone, found none: pip install transformers (the extra `hf`)."
         ) from error
+    pretrained = None if source["checkpoint"] else source["pretrained"] or None
     try:
         if pretrained is not None:
-            model = transformers.AutoModel.from_pretrained(pretrained, dtype=torch.float32)
+            model = transformers.AutoModel.from_pretrained(pretrained, dtype=torch.float32, **options)
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.manual_seed(source["seed"])
                 config = transformers.AutoConfig.for_model(model_name, **model_args)
-                model = transformers.AutoModel.from_config(config)
+                model = transformers.AutoModel.from_config(config, **options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Expected transformers to make {model_name} with weights {pretrained}, got: {error}. Without a network, "
             "and for gated models, download them and give backbone.pretrained=<folder>."
         ) from error
     return getattr(model, "vision_model", model)
+
+
+def _load(model: Any, checkpoint: str, model_name: str) -> Any:
+    """Returns the model with the weights of a file, whose keys transformers itself renames: they change by version."""
+    weights = read_weights(checkpoint, model_name)
+    own = transformers_keys(weights)
+    projection = {key: own.pop(key) for key in list(own) if key.startswith("projection_head.")}
+    head = model.__dict__["_modules"].pop("projection_head", None)
+    options = {"add_pooling_layer": False} if getattr(model, "pooler", True) is None else {}
+    loaded, found = type(model).from_pretrained(
+        None, config=model.config, state_dict=own, output_loading_info=True, dtype=torch.float32, **options
+    )
+    misfits = {
+        "missing": sorted(found["missing_keys"]),
+        "unexpected": sorted(found["unexpected_keys"]),
+        "of another shape": sorted(str(key) for key in found["mismatched_keys"]),
+    }
+    refuse_misfits(misfits, checkpoint, model_name, weights)
+    if head is not None:
+        load_weights(
+            head,
+            {key.removeprefix("projection_head."): value for key, value in projection.items()},
+            checkpoint,
+            model_name,
+            weights,
+        )
+        loaded.projection_head = head
+    return loaded
 
 
 def _layers(model: nn.Module) -> list[str]:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from src.models.saes.relu_l1 import ReLUL1
+from src.safe_pickle import attributes
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
 from src.stores.importers.prisma import MARKS as PRISMA_MARKS
 from src.stores.importers.settings import one_of, plain
 from src.stores.importers.source import Source
-from src.stores.safe_pickle import attributes
 
 
 def recognizes(source: Source) -> bool:
@@ -17,7 +17,7 @@ def recognizes(source: Source) -> bool:
 
 
 def read(source: Source) -> ImportedSAE:
-    """Reads a ReLU SAE; nothing of the pickle is run (see `src.stores.safe_pickle`).
+    """Reads a ReLU SAE; nothing of the pickle is run (see `src.safe_pickle`).
 
     Raises:
         ValueError: when there is no configuration or no state, or the SAE is gated.

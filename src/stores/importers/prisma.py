@@ -6,11 +6,11 @@ from src.models.saes.base import SAE
 from src.models.saes.gated import Gated
 from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
+from src.safe_pickle import StandIn, attributes
 from src.stores.importers.entries import Entries
 from src.stores.importers.imported import ImportedSAE
 from src.stores.importers.settings import ROW_SCALE_NOTE, one_of, plain, whole
 from src.stores.importers.source import Source
-from src.stores.safe_pickle import StandIn, attributes
 
 MARKS = frozenset({"activation_fn_str", "normalize_activations", "hook_point_layer"})
 """Settings that tell Prisma's configuration from PatchSAE's."""

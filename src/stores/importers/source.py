@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from src.files import list_files
+from src.safe_pickle import load_checkpoint
 from src.stores.importers.settings import DEEPEST, plain
-from src.stores.safe_pickle import load_checkpoint
 
 _KNOWN_WEIGHTS = (
     "sae_weights.safetensors",

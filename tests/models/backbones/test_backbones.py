@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 
 from src.models.backbones.timm_backbone import TimmBackbone
 from tests.models.backbones.images import images, prepared
@@ -46,7 +47,7 @@ def test_layers_and_tokens_of_one_pass_are_timm_s(vit):
     expected = vit.model.forward_intermediates(
         x, indices=[0, 4], intermediates_only=True, output_fmt="NLC", return_prefix_tokens=True
     )
-    for what in ("all", "cls", "patch", "mean"):
+    for what in ("all", "cls", "patch", "mean", "cls_mean"):
         given = vit.activations(x, [4, "blocks.0"], what)
         assert list(given) == ["4", "0"]
         for name, (patches, prefix) in zip(("0", "4"), expected, strict=True):
@@ -55,6 +56,7 @@ def test_layers_and_tokens_of_one_pass_are_timm_s(vit):
                 "cls": prefix[:, :1],
                 "patch": patches,
                 "mean": patches.mean(dim=1, keepdim=True),
+                "cls_mean": torch.cat([prefix[:, :1], patches.mean(dim=1, keepdim=True)], dim=2),
             }[what]
             torch.testing.assert_close(given[name], wanted)
             assert vit.n_tokens(name, what) == wanted.shape[1]
@@ -146,7 +148,8 @@ def test_layers_that_are_not_there_are_listed(vit):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model_name": "test_resnet", "layer": 2, "tokens": "cls"}, r"class token for backbone\.tokens=cls"),
+        ({"model_name": "test_resnet", "layer": 2, "tokens": "cls"}, r"class token for backbone\.tokens=cls,"),
+        ({"model_name": "test_resnet", "tokens": "cls_mean"}, r"class token for backbone\.tokens=cls_mean"),
         ({"layer": 2, "tokens": "pooled"}, r"backbone\.layer=null for backbone\.tokens=pooled"),
         ({"tokens": "projected"}, r"projection for backbone\.tokens=projected"),
         ({"tokens": "avg"}, r"backbone\.tokens to be one of cls, patch, .*got avg"),
@@ -180,7 +183,7 @@ def test_local_checkpoint_is_loaded_whole(tmp_path):
     assert "weights.pth" in backbone.description
     with pytest.raises(FileNotFoundError, match=r"none\.pth.*backbone\.checkpoint"):
         make("test_resnet", checkpoint=str(tmp_path / "none.pth"))
-    with pytest.raises(ValueError, match=r"weights of the configured model.*missing"):
+    with pytest.raises(ValueError, match=r"weights of test_vit, got .*missing"):
         make("test_vit", checkpoint=str(tmp_path / "weights.pth"))
     torch.save({key: value for key, value in model.state_dict().items() if "bn2" not in key}, tmp_path / "less.pth")
     with pytest.raises(ValueError, match=r"missing \(layer1\.0\.bn2"):
@@ -193,17 +196,20 @@ def test_position_embeddings_of_a_checkpoint_are_fitted_to_the_input_size(tmp_pa
     assert backbone.grid() == (4, 2)
 
 
-def test_weights_of_a_repository_of_the_hub_are_asked_of_it(monkeypatch):
+def test_weights_of_a_repository_of_the_hub_are_asked_of_it(tmp_path, monkeypatch):
     torch.manual_seed(7)
     weights, asked = timm.create_model("test_vit").state_dict(), []
+    torch.save(weights, tmp_path / "pytorch_model.bin")
 
-    def fetch(repository, *args, **kwargs):
-        asked.append(repository)
-        return weights
+    def fetch(repository, name):
+        asked.append((repository, name))
+        if name == "model.safetensors":
+            raise EntryNotFoundError("none")
+        return str(tmp_path / name)
 
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     backbone = make(pretrained="someone/something", image_size=160)
-    assert asked == ["someone/something"]
+    assert asked == [("someone/something", "model.safetensors"), ("someone/something", "pytorch_model.bin")]
     torch.testing.assert_close(backbone.model.blocks[3].mlp.fc1.weight, weights["blocks.3.mlp.fc1.weight"])
     assert backbone.spec().weights == "published someone/something"
 

@@ -14,11 +14,11 @@ from src.models.saes.jumprelu import JumpReLU
 from src.models.saes.matryoshka_batch_topk import MatryoshkaBatchTopK
 from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.topk import TopK
+from src.safe_pickle import StandIn
 from src.stores.importers.imported import build_sae
 from src.stores.importers.registry import import_sae
 from src.stores.importers.settings import fractions_of
 from src.stores.importers.source import Source
-from src.stores.safe_pickle import StandIn
 from tests.stores.importers.foreign import (
     D_IN,
     N_LATENTS,

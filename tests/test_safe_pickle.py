@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from src.stores.safe_pickle import StandIn, attributes, load_checkpoint
+from src.safe_pickle import StandIn, attributes, load_checkpoint
 
 
 class Call:
