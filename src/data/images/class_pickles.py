@@ -62,7 +62,9 @@ def _read(path: Path) -> dict[str, list[str]]:
         with open(path, "rb") as file:
             content = _PlainOnly(file).load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"Expected a dictionary of classes, pickled, at {path}, got {error}. Copy it again.") from error
+        raise ValueError(
+            f"Expected a dictionary of classes, pickled, at {path}, got {error}. Copy it again."
+        ) from error
     texts = isinstance(content, dict) and all(
         isinstance(label, str) and isinstance(names, list) and all(isinstance(name, str) for name in names)
         for label, names in content.items()

@@ -44,7 +44,9 @@ def list_files(
             if len(line) != 2 or not line[1].isdecimal():
                 raise ValueError(f"Expected a path and a number in line {number} of {source}, got {' '.join(line)!r}.")
             if names is not None and line[1] not in names:
-                raise ValueError(f"Expected the number of a class of {classes} in line {number} of {source}, got {line[1]}.")
+                raise ValueError(
+                    f"Expected the number of a class of {classes} in line {number} of {source}, got {line[1]}."
+                )
             path = f"{roots[part]}/{line[0].lstrip('/')}"
             data.find(path, f"{source}, line {number}")
             columns["path"].append(path)

@@ -112,7 +112,13 @@ def _read_members(path: Path, _n_bytes: int, _time_ns: int) -> dict[str, tuple[i
     """Returns where the files of a tar file lie in it: offset and size in bytes, by name."""
     try:
         with tarfile.open(path, "r:") as file:
-            return {member.name: (member.offset_data, member.size) for member in file if member.isfile()}
+            members = {member.name: (member.offset_data, member.size) for member in file if member.isfile()}
+            # tarfile stops without a word where a file is cut off between two members: a block of zeros must follow.
+            with open(path, "rb") as whole:
+                whole.seek(file.offset)
+                if whole.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError(f"no end of the archive after {len(members)} files")
+            return members
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ImageFileError(
             f"Expected a whole tar file that is not compressed at {path}, got {error}. Copy it again, or unpack it "
