@@ -27,7 +27,7 @@ def list_chexpert(
     """Lists the images of CheXpert (J. Irvin et al., AAAI 2019), in the layout of CheXpert-v1.0 and -small.
 
     Args:
-        folder: that the column `Path` is relative to (`CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`).
+        folder: that the column `Path` is relative to (`CheXpert-v1.0-small/train/patient00001/study1/...`).
         csvs: the csv of each part of the split, relative to `folder`; None where there is no such part.
         findings: columns to take over as labels, by the name that they get: 1.0 is `present`, 0.0 `absent`, -1.0 the
             label -1 (see `dataset.uncertain`).

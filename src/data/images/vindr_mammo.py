@@ -28,15 +28,15 @@ def list_vindr_mammo(
 
     Args:
         folder: the data set's.
-        csv: `finding_annotations.csv`, relative to `folder`: a line a finding, or an image without any, with `study_id`,
-            `image_id`, `finding_categories` (`['Mass', 'Skin Thickening']`), edges of the box and `split`; or the csv
-            that Mammo-CLIP makes of it.
+        csv: `finding_annotations.csv`, relative to `folder`: a line a finding, or an image without any, with
+            `study_id`, `image_id`, `finding_categories` (`['Mass', 'Skin Thickening']`), edges of the box and `split`;
+            or the csv that Mammo-CLIP makes of it.
         images: the folder below `folder` with `<study_id>/<image_id><suffix>`.
         suffix: of the images: `.dicom`, or `.png` where they were converted.
         findings: categories to take over as labels, `present` or `absent`, by the name that they get.
         labels: columns to take over as labels of the image, by the name that they get.
-        edges: the columns of the boxes, xmin, ymin, xmax and ymax, in pixels of the images as they are stored: of images
-            that were resized others than those of the DICOM files.
+        edges: the columns of the boxes, xmin, ymin, xmax and ymax, in pixels of the images as they are stored: of
+            images that were resized others than those of the DICOM files.
 
     Returns:
         Columns `case_id` (the study: one a patient), `image_id`, the labels and `path`; the parts train and test; a box

@@ -45,7 +45,7 @@ def ham10000(folder):
     """Two photographs of each of 12 lesions, in the two folders of the download."""
     rows = []
     for number in range(24):
-        name, lesion, dx = f"ISIC_{24306 + number:07d}", number // 2, ("nv", "mel")[number // 2 % 2]
+        name, lesion, dx = f"ISIC_{24306 + number:07d}", number // 2, ("nv", "mel", "bcc")[number // 2 % 3]
         save(folder / f"HAM10000_images_part_{1 + number // 12}" / f"{name}.jpg", number, dx == "mel")
         rows.append([f"HAM_{lesion:07d}", name, dx, "histo", "55.0", ("male", "female")[lesion % 2], "back"])
     header = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
@@ -59,10 +59,10 @@ def ham10000_splits(folder):
     of_part = {"train": names[:11], "val": names[11:16], "test": names[16:]}
     of_part["test"].append(of_part["train"].pop())
     for part, ids in of_part.items():
-        by_class = {"melanoma": [], "melanocytic nevi": []}
+        by_class = {"melanocytic nevi": [], "melanoma": [], "basal cell carcinoma": []}
         for name in ids:
             number = int(name.removeprefix("ISIC_")) - 24306
-            by_class[("melanocytic nevi", "melanoma")[number // 2 % 2]].append(name + ".jpg" * (number % 2))
+            by_class[list(by_class)[number // 2 % 3]].append(name + ".jpg" * (number % 2))
         with open(folder / f"class2images_{part}.p", "wb") as file:
             pickle.dump(by_class, file)
 
@@ -125,9 +125,9 @@ def _save_dicom(path, number, kind):
 
 
 def mll23(folder):
-    for kind, label in enumerate(("basophil", "lymphocyte_reactive")):
-        for number in range(12):
-            save(folder / label / f"{label}_{number}.TIF", 100 * kind + number, kind)
+    for kind, label in enumerate(("basophil", "lymphocyte_reactive", "smudge_cell")):
+        for number in range(8):
+            save(folder / label / f"{label}_{number}.TIF", 100 * kind + number, kind == 1)
 
 
 def acevedo(folder):
@@ -154,10 +154,9 @@ def bmc(folder):
 def hehr(folder):
     """Three cells of each of 12 patients."""
     for patient in range(12):
-        label, name = (("control", "AQK"), ("NPM1", "BHR"))[patient % 2]
+        label, code = ("control", "NPM1", "PML_RARA")[patient % 3], "AQ" + chr(ord("A") + patient)
         for number in range(3):
-            code = name[:2] + chr(ord("A") + patient)
-            save(folder / label / code / f"image_{number}.tif", 10 * patient + number, patient % 2)
+            save(folder / label / code / f"image_{number}.tif", 10 * patient + number, patient % 3 == 1)
 
 
 def chexpert(folder):

@@ -17,11 +17,11 @@ config.register_resolvers()
 
 # Items, cases, labels of the target with how many items have them, and sizes of the parts.
 FACTS = {
-    "ham10000": (24, 12, {"nv": 12, "mel": 12}, None),
-    "ham10000_splits": (24, 24, {"melanocytic nevi": 12, "melanoma": 12}, {"train": 10, "val": 5, "test": 9}),
+    "ham10000": (24, 12, dict.fromkeys(["nv", "mel", "bcc"], 8), None),
+    "ham10000_splits": (24, 24, dict.fromkeys(["melanocytic nevi", "melanoma", "basal cell carcinoma"], 8), {"train": 10, "val": 5, "test": 9}),
     "vindr_mammo": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
     "vindr_mammo_png": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
-    "mll23": (24, 24, {"basophil": 12, "lymphocyte_reactive": 12}, None),
+    "mll23": (24, 24, dict.fromkeys(["basophil", "lymphocyte_reactive", "smudge_cell"], 8), None),
     "acevedo": (
         12,
         12,
@@ -30,7 +30,7 @@ FACTS = {
     ),
     "matek": (6, 6, {"BAS": 3, "EOS": 3}, None),
     "bmc": (6, 6, {"ABE": 3, "ART": 3}, None),
-    "hehr": (36, 12, {"control": 18, "NPM1": 18}, None),
+    "hehr": (36, 12, dict.fromkeys(["control", "NPM1", "PML_RARA"], 12), None),
     "chexpert": (24, 12, {"absent": 10, "present": 12, None: 2}, {"train": 16, "test": 8}),
     "mimic_cxr": (24, 12, {"absent": 12, "present": 10, None: 2}, {"train": 12, "val": 4, "test": 8}),
     "cc3m": (19, 19, {None: 19}, {"train": 14, "test": 5}),
