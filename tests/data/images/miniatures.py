@@ -218,8 +218,7 @@ def cc3m(folder, names=None):
                     file.addfile(member, io.BytesIO(content))
 
 
-def dncbm(folder):
-    """As img2dataset leaves CC3M."""
+def cc3m_img2dataset(folder):
     cc3m(folder, {"training/00000.tar": 12, "training/00300.tar": 8, "validation/00000.tar": 8})
 
 

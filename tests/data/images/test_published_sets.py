@@ -18,7 +18,12 @@ config.register_resolvers()
 # Items, cases, labels of the target with how many items have them, and sizes of the parts.
 FACTS = {
     "ham10000": (24, 12, dict.fromkeys(["nv", "mel", "bcc"], 8), None),
-    "ham10000_splits": (24, 24, dict.fromkeys(["melanocytic nevi", "melanoma", "basal cell carcinoma"], 8), {"train": 10, "val": 5, "test": 9}),
+    "ham10000_splits": (
+        24,
+        24,
+        dict.fromkeys(["melanocytic nevi", "melanoma", "basal cell carcinoma"], 8),
+        {"train": 10, "val": 5, "test": 9},
+    ),
     "vindr_mammo": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
     "vindr_mammo_png": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
     "mll23": (24, 24, dict.fromkeys(["basophil", "lymphocyte_reactive", "smudge_cell"], 8), None),
@@ -34,6 +39,7 @@ FACTS = {
     "chexpert": (24, 12, {"absent": 10, "present": 12, None: 2}, {"train": 16, "test": 8}),
     "mimic_cxr": (24, 12, {"absent": 12, "present": 10, None: 2}, {"train": 12, "val": 4, "test": 8}),
     "cc3m": (19, 19, {None: 19}, {"train": 14, "test": 5}),
+    "cc3m_img2dataset": (25, 25, {None: 25}, {"train": 11, "val": 7, "test": 7}),
     "imagenet": (
         36,
         36,
@@ -90,7 +96,7 @@ def test_a_data_set_is_read_in_its_own_layout(name, tmp_path):
 
 def test_every_published_data_set_has_a_miniature():
     listed = {path.stem for path in (config.CONF_DIR / "dataset").glob("*.yaml") if "shared/images" in path.read_text()}
-    assert {*listed, "vindr_mammo_png"} == set(FACTS)
+    assert {*listed, "vindr_mammo_png", "cc3m_img2dataset"} == set(FACTS) == set(DEFECTS)
 
 
 def remove(folder, path):
@@ -120,6 +126,7 @@ DEFECTS = {
     "chexpert": (replace_text, "CheXpert-v1.0-small/train.csv;-1.0;2.0", r"column Pleural Effusion of .*got '2\.0'"),
     "mimic_cxr": (replace_text, "mimic-cxr-2.0.0-split.csv.gz;00000003-pa;other", "none of '00000003-pa'"),
     "cc3m": (cut_off, "cc3m-train-0001.tar", r"whole tar file .*cc3m-train-0001\.tar"),
+    "cc3m_img2dataset": (lambda folder, _: (folder / "training/00300.tar").unlink(), "", r"like training/003\*\.tar"),
     "imagenet": (
         lambda folder, _: (folder / "val/n01440764/ILSVRC2012_val_00000000.JPEG").rename(folder / "val/flat.JPEG"),
         "",
@@ -191,11 +198,8 @@ def test_views_can_be_chosen(tmp_path):
     assert len(listing.columns["path"]) == 12
 
 
-def test_tar_files_as_img2dataset_leaves_them(tmp_path):
-    miniatures.dncbm(tmp_path)
-    shards = "dataset.listing.shards={train:'training/00[0-2]*.tar',val:training/003*.tar,test:validation/*.tar}"
-    listing = list_dataset(dataset_of("cc3m", tmp_path, shards))
-    assert {part: len(ids) for part, ids in listing.parts.items()} == {"train": 11, "val": 7, "test": 7}
+def test_samples_of_tar_files_in_folders_have_ids_of_their_own(tmp_path):
+    listing = list_dataset(dataset_of("cc3m_img2dataset", made("cc3m_img2dataset", tmp_path)))
     assert listing.columns["image_id"][0] == "training__00000__000000000"
     assert listing.columns["path"][0] == "training/00000.tar/000000000.jpg"
 
