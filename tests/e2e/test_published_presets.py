@@ -1,6 +1,4 @@
-"""The presets of published studies run their whole pipeline on miniatures of their data, with a small random backbone."""
-
-import json
+"""Presets of published studies run their whole pipeline on miniatures of their data, with a small random backbone."""
 
 import pytest
 
@@ -13,11 +11,22 @@ pytestmark = pytest.mark.slow
 SMALL = (
     *("backbone=random_vit_tiny", "backbone.image_size=32", "trainer=cpu"),
     *("splits.n_folds=2", "sae.expansion=1", "train.epochs=1", "train.total_rows=null", "train.batch_size=8"),
-    *("mil.methods=[neuron]", "summary.n_bootstrap=10", "embed.batch_size=16", "steer.head=probe"),
+    *("mil.methods=[neuron]", "summary.n_bootstrap=10", "embed.batch_size=16", "probe.max_epochs=5"),
+    *("steer.head=probe", "steer.sizes=[1,2]", "steer.n_controls=1", "steer.n_single=0", "steer.side_effects=false"),
 )
+POOLED = (
+    "backbone.tokens=pooled",
+)  # of the output, as the embeddings of CLIP, which a random ViT has no projection for
 # The miniature, and what a random backbone has no equal of.
 PRESETS = {
     "mll23_dinobloom": ("mll23", ()),
+    "hehr_dinobloom": ("hehr", ()),
+    "imagenet_clip_vitb16": ("imagenet", ()),
+    "vindr_mammoclip": ("vindr_mammo_png", ()),
+    "ham10000_mammoclip": ("ham10000", ()),
+    "chexpert_medclip": ("chexpert", POOLED),
+    "mimic_medclip": ("mimic_cxr", POOLED),
+    "cc3m_clip_rn50": ("cc3m_img2dataset", POOLED),
 }
 
 
@@ -31,4 +40,4 @@ def test_a_preset_runs_on_a_miniature_of_its_data(exp, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "hydra_overrides", lambda: typed)  # the pipeline asks what was typed
     execute(config.compose(typed), typed)
     done = {path.parent.name for path in tmp_path.glob(f"runs/{exp}/**/manifest.json")}
-    assert {"train_sae", "evaluate_sae", "summarize_latents"} <= done
+    assert {"train_sae", "evaluate_sae", "summarize_latents", "report"} <= done

@@ -1,4 +1,4 @@
-"""The presets of PatchSAE and CytoSAE follow their own numbers with their SAE and training, on rows and image blocks."""
+"""PatchSAE's and CytoSAE's presets follow their own numbers with their SAE and training, on rows and image blocks."""
 
 import numpy as np
 import pytest
