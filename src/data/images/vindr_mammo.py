@@ -23,6 +23,7 @@ def list_vindr_mammo(
     findings: Mapping[str, str],
     labels: Mapping[str, str] | None = None,
     edges: Sequence[str] = _EDGES,
+    study: str = "study_id",
 ) -> Listing:
     """Lists the images of VinDr-Mammo (H. T. Nguyen et al., Scientific Data 2023).
 
@@ -37,10 +38,11 @@ def list_vindr_mammo(
         labels: columns to take over as labels of the image, by the name that they get.
         edges: the columns of the boxes, xmin, ymin, xmax and ymax, in pixels of the images as they are stored: of
             images that were resized others than those of the DICOM files.
+        study: the column of the examinations.
 
     Returns:
-        Columns `case_id` (the study: one a patient), `image_id`, the labels and `path`; the parts train and test; a box
-        a category of each finding.
+        Columns `case_id` (the examination; patients are not named), `image_id`, the labels and `path`; the parts train
+        and test; a box a category of each finding.
 
     Raises:
         FileNotFoundError: when the csv or an image is missing.
@@ -48,7 +50,7 @@ def list_vindr_mammo(
     """
     source = find_source(folder, csv)
     table, labels = read_table(source), labels or {}
-    wanted = ["study_id", "image_id", "finding_categories", "split", *edges, *labels.values()]
+    wanted = [study, "image_id", "finding_categories", "split", *edges, *labels.values()]
     if missing := [column for column in wanted if column not in table]:
         raise ValueError(f"Expected the columns {wanted} in {source}, got {list(table)}: {missing} are missing.")
     categories = [_categories(text, source, line) for line, text in enumerate(table["finding_categories"], 2)]
@@ -57,13 +59,13 @@ def list_vindr_mammo(
     for line, item_id in enumerate(item_ids):
         lines.setdefault(item_id, []).append(line)
     ids, first = list(lines), [of_image[0] for of_image in lines.values()]
-    studies = [table["study_id"][line] for line in first]
+    studies = [table[study][line] for line in first]
     made = {"case_id": studies, "image_id": ids}
     seen = {item_id: {one for line in of_image for one in categories[line]} for item_id, of_image in lines.items()}
     for name, category in findings.items():
         made[name] = [PRESENT if category in seen[item_id] else ABSENT for item_id in ids]
     made |= {name: [table[column][line] for line in first] for name, column in labels.items()}
-    made["path"] = [f"{images}/{study}/{item_id}{suffix}" for study, item_id in zip(studies, ids, strict=True)]
+    made["path"] = [f"{images}/{name}/{item_id}{suffix}" for name, item_id in zip(studies, ids, strict=True)]
     data = DataFolder(folder)
     for path, line in zip(made["path"], first, strict=True):
         data.find(path, f"{source}, line {line + 2}")

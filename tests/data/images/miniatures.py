@@ -42,11 +42,11 @@ def write_csv(path, header, rows):
 
 
 def ham10000(folder):
-    """Two photographs of each of 12 lesions, in the two folders of the download."""
+    """Two photographs of each of 18 lesions, in the two folders of the download."""
     rows = []
-    for number in range(24):
+    for number in range(36):
         name, lesion, dx = f"ISIC_{24306 + number:07d}", number // 2, ("nv", "mel", "bcc")[number // 2 % 3]
-        save(folder / f"HAM10000_images_part_{1 + number // 12}" / f"{name}.jpg", number, dx == "mel")
+        save(folder / f"HAM10000_images_part_{1 + number // 18}" / f"{name}.jpg", number, dx == "mel")
         rows.append([f"HAM_{lesion:07d}", name, dx, "histo", "55.0", ("male", "female")[lesion % 2], "back"])
     header = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
     write_csv(folder / "HAM10000_metadata.csv", header, rows)
@@ -55,8 +55,8 @@ def ham10000(folder):
 def ham10000_splits(folder):
     """Photographs of one lesion are in train and in test, as in the published split."""
     ham10000(folder)
-    names = [f"ISIC_{24306 + number:07d}" for number in range(24)]
-    of_part = {"train": names[:11], "val": names[11:16], "test": names[16:]}
+    names = [f"ISIC_{24306 + number:07d}" for number in range(36)]
+    of_part = {"train": names[:19], "val": names[19:26], "test": names[26:]}
     of_part["test"].append(of_part["train"].pop())
     for part, ids in of_part.items():
         by_class = {"melanocytic nevi": [], "melanoma": [], "basal cell carcinoma": []}
@@ -101,6 +101,9 @@ def vindr_mammo_png(folder):
         save(path, number, kind, (48, 40))
 
     header, rows = _mammograms(folder, edges, "images_png", ".png", write)
+    renamed = {"study_id": "patient_id", "view_position": "view"}
+    header = [renamed.get(name, name) for name in header]
+    rows = [[*row[:2], f"{row[2]}.png", *row[3:]] for row in rows]
     write_csv(folder / "vindr_detection_v1_folds.csv", header, rows)
 
 
@@ -152,10 +155,10 @@ def bmc(folder):
 
 
 def hehr(folder):
-    """Three cells of each of 12 patients."""
-    for patient in range(12):
+    """Two cells of each of 18 patients."""
+    for patient in range(18):
         label, code = ("control", "NPM1", "PML_RARA")[patient % 3], "AQ" + chr(ord("A") + patient)
-        for number in range(3):
+        for number in range(2):
             save(folder / label / code / f"image_{number}.tif", 10 * patient + number, patient % 3 == 1)
 
 

@@ -17,12 +17,12 @@ config.register_resolvers()
 
 # Items, cases, labels of the target with how many items have them, and sizes of the parts.
 FACTS = {
-    "ham10000": (24, 12, dict.fromkeys(["nv", "mel", "bcc"], 8), None),
+    "ham10000": (36, 18, dict.fromkeys(["nv", "mel", "bcc"], 12), None),
     "ham10000_splits": (
-        24,
-        24,
-        dict.fromkeys(["melanocytic nevi", "melanoma", "basal cell carcinoma"], 8),
-        {"train": 10, "val": 5, "test": 9},
+        36,
+        36,
+        dict.fromkeys(["melanocytic nevi", "melanoma", "basal cell carcinoma"], 12),
+        {"train": 18, "val": 7, "test": 11},
     ),
     "vindr_mammo": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
     "vindr_mammo_png": (40, 10, {"absent": 30, "present": 10}, {"train": 24, "test": 16}),
@@ -35,7 +35,7 @@ FACTS = {
     ),
     "matek": (6, 6, {"BAS": 3, "EOS": 3}, None),
     "bmc": (6, 6, {"ABE": 3, "ART": 3}, None),
-    "hehr": (36, 12, dict.fromkeys(["control", "NPM1", "PML_RARA"], 12), None),
+    "hehr": (36, 18, dict.fromkeys(["control", "NPM1", "PML_RARA"], 12), None),
     "chexpert": (24, 12, {"absent": 10, "present": 12, None: 2}, {"train": 16, "test": 8}),
     "mimic_cxr": (24, 12, {"absent": 12, "present": 10, None: 2}, {"train": 12, "val": 4, "test": 8}),
     "cc3m": (19, 19, {None: 19}, {"train": 14, "test": 5}),
@@ -158,7 +158,7 @@ def test_a_split_that_parts_photographs_of_a_lesion_is_refused_when_lesions_are_
     cases = "dataset.listing.cases={csv:HAM10000_metadata.csv,id:image_id,case:lesion_id}"
     dataset = dataset_of("ham10000_splits", folder, cases)
     listing = list_dataset(dataset)
-    assert len(set(listing.columns["case_id"])) == 12
+    assert len(set(listing.columns["case_id"])) == 18
     split = FoldSplit(0, **{part: tuple(ids) for part, ids in listing.parts.items()})
     with pytest.raises(ValueError, match="HAM_"):
         check_split(split, items_of(listing, dataset), "listing", needed=())
