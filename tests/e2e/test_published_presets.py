@@ -30,8 +30,8 @@ PRESETS = {
 }
 
 
-# Those whose whole pipeline is run, since all would take minutes: patients, boxes, no labels. Of the others what is their
-# own: the data, the tokens and the training of the SAE.
+# Those whose whole pipeline is run, since all would take minutes: patients, boxes, no labels. Of the others what is
+# their own: the data, the tokens and the training of the SAE.
 WHOLE = ("hehr_dinobloom", "vindr_mammoclip", "cc3m_clip_rn50")
 OF_LABELS = {"select_neurons", "train_probe", "steer"}
 
