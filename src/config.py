@@ -139,7 +139,7 @@ def _plain_base(typed: tuple[str, ...], values: dict[str, Any], keep: Callable[[
     base = _compose_once(typed, config_dirs()).copy()
     with open_dict(base):
         for key, value in flat_values(values):
-            if not isinstance(value, dict) and keep(key):
+            if not isinstance(value, dict) and "[]" not in key and keep(key):  # a list comes before its elements
                 OmegaConf.update(base, key, value, force_add=True)
     plain = to_container(base)
     _name_classes(plain["dataset"])

@@ -2,7 +2,9 @@
 
 import codecs
 import csv
+import gzip
 import io
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,12 +48,17 @@ def read_table(path: str | Path) -> dict[str, list[str]]:
 
 
 def read_text(path: str | Path) -> str:
-    """Reads a text file in UTF-8, without its byte order mark.
+    """Reads a text file in UTF-8, without its byte order mark; one called `.gz` is unpacked.
 
     Raises:
-        ValueError: when it is in another encoding.
+        ValueError: when it is in another encoding, or damaged.
     """
     content = Path(path).read_bytes()
+    if Path(path).suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"Expected a whole gzip file at {path}, got {error}. Copy it again.") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

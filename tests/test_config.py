@@ -153,6 +153,14 @@ def test_defaults_of_sae_options_are_those_of_the_class(family):
     assert {key for key, value in options.items() if value != stated[key]} == DEVIATIONS.get(family, set())
 
 
+def test_lists_among_the_places_of_data_are_taken_over_whole():
+    edges = ["left", "top", "right", "bottom"]
+    typed = ["exp=vindr_mammoclip", "dataset.dir=x", f"dataset.listing.edges=[{','.join(edges)}]"]
+    values = config.to_container(config.compose(typed))
+    base, _ = config.base_values(values, lambda key: key.startswith("dataset.listing"))
+    assert base["dataset"]["listing"]["edges"] == edges
+
+
 @pytest.mark.parametrize("group", ["sae", "train", "backbone", "tile"])
 def test_every_choice_that_shapes_results_states_its_name(group):
     assert [config.compose([f"{group}={name}"])[group].name for name in names(group)] == names(group)

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# From the repository root. $1: folder of PNG mammograms. $2: csv with image_id, path, study_id, split, label.
-# $3: csv of boxes with image_id, label, xmin, ymin, xmax, ymax.
+# From the repository root. $1: VinDr-Mammo as Mammo-CLIP converts it: images_png/ and vindr_detection_v1_folds.csv.
+# $2: Mammo-CLIP's EfficientNet-B5. For PNG and csv files of your own: exp=mammo_sae dataset.listing.csv=<csv>.
 set -euo pipefail
-study=(exp=mammo_sae "dataset.dir=$1" "dataset.listing.csv=$2" dataset.listing.columns.case=study_id
-       dataset.listing.columns.split=split "dataset.listing.boxes={csv:$3}")
+study=(exp=vindr_mammoclip "dataset.dir=$1" "backbone.checkpoint=$2")
 for task in metadata embed train_sae encode; do
     python -m src.run "${study[@]}" "task=$task"
 done

@@ -112,6 +112,9 @@ LIMITS: dict[str, Limit] = {
     "dataset.patch_size_level0": _ONE_OR_MORE_WHOLE,
     "dataset.listing": _kind(NONE, MAPPING),
     "dataset.listing.*": _kind(NONE, SWITCH, WHOLE, NUMBER, TEXT, LIST, MAPPING),  # arguments of any function
+    "dataset.class_half": _one_of("base", "novel"),
+    "dataset.label_names": _kind(TEXT, MAPPING),
+    "dataset.label_names.*": _kind(TEXT),
     "dataset.max_pixels": _ONE_OR_MORE_WHOLE,
     "dataset.window": _kind(LIST),
     "dataset.window[]": _ANY_NUMBER,

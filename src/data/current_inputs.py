@@ -12,7 +12,7 @@ import numpy as np
 from src.activation_spec import UNKNOWN
 from src.data.fold_table import FoldTable, list_items, read_fold
 from src.data.images.source import open_images
-from src.data.listing import find_items
+from src.data.listing import list_dataset
 from src.data.slides.annotation_files import find_annotation
 from src.data.slides.patching import read_patch_file
 from src.data.slides.slide_files import find_slide, list_slides
@@ -142,7 +142,7 @@ class CurrentInputs:
         return [value_input(what, json.dumps(given, sort_keys=True))]
 
     def _listing(self, what: str, *_: object) -> list[Input]:
-        return [value_input(what, digest_text(repr(find_items(self._dataset.listing))))]
+        return [value_input(what, digest_text(repr(list_dataset(self._dataset))))]
 
     def _folder(self, key: str) -> Path:
         if self._dataset[key] is None:

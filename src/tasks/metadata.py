@@ -10,7 +10,7 @@ from typing import Any
 
 from src.data.current_inputs import CurrentInputs
 from src.data.images.boxes import BOXES_FILE
-from src.data.listing import Listing, find_items
+from src.data.listing import Listing, list_dataset
 from src.data.splits import write_folds
 from src.files import digest_file, digest_text, read_json_object, remove_leftovers, write_atomically
 from src.records import MADE_BY_LOUPE, PARTS, FoldSplit, Item, check_split, read_split, to_items
@@ -39,7 +39,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
             "Expected dataset.listing to say how the items of the data set are found, got none. Give dataset.listing, "
             "or write dataset.metadata_csv by hand."
         )
-    listing = find_items(cfg.dataset.listing)
+    listing = list_dataset(cfg.dataset)
     items = _items(listing, cfg.dataset)
     split = None
     if listing.parts is not None:

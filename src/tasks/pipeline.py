@@ -16,6 +16,7 @@ from src.runs.rundir import RunDir
 _LOGGER = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 5.0
 _OF_SPLITS = ("splits", "summarize_cv")
+_OF_LABELS = ("select_neurons", "train_mil", "train_probe", "steer", "summarize_cv")
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -62,6 +63,8 @@ def why_skipped(cfg: Any, task: str) -> list[str]:
         return [f"{spec.run_key} names a run of it: {path}"]
     if cfg.fold == ALL and (spec.fits or task in _OF_SPLITS):
         return ["fold=all has no train items"]
+    if cfg.fold != ALL and cfg.dataset.get("target", "label") is None and task in _OF_LABELS:
+        return ["the data set has no labels: dataset.target is null"]
     module = importlib.import_module(spec.target.rpartition(".")[0])
     return module.missing_inputs(cfg) if hasattr(module, "missing_inputs") else []
 

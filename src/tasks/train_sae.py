@@ -122,7 +122,7 @@ def fit_arguments(cfg: Any, data: ActivationDataModule) -> dict[str, Any]:
     """Returns the Trainer's arguments of a training of SAEs."""
     n_epochs = data.length.n_epochs
     every = max(1, n_epochs // cfg.train.n_validations)
-    fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    fixed = {"num_sanity_val_steps": 0, "log_every_n_steps": 1, "limit_val_batches": 1.0 if data.val_rows.n_rows else 0}
     return {"max_epochs": n_epochs, "check_val_every_n_epoch": every, **fixed}
 
 

@@ -1,5 +1,6 @@
 """Image files of any usual kind as 8-bit RGB."""
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -23,7 +24,12 @@ _FORMATS = ("JPEG", "JPEG2000", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[float] | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path,
+    max_pixels: int = MAX_PIXELS,
+    window: Sequence[float] | None = None,
+    content: bytes | None = None,
+) -> np.ndarray:
     """Reads an image file as 8-bit RGB, upright.
 
     Pillow reads JPEG, JPEG 2000, PNG, TIFF, BMP, GIF, WebP and PPM, pydicom DICOM (see `read_dicom`); the content
@@ -42,6 +48,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[
         max_pixels: an image of more is refused before it is decoded.
         window: centre and width of the grey values to show, of images of more than 8 bits; values as in the file, of
             DICOM after its rescale.
+        content: what the file holds, where it lies within another; `path` then serves messages. Not of DICOM.
 
     Returns:
         uint8 [height, width, 3].
@@ -51,12 +58,12 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, window: Sequence[
         ImageFileError: when it is no image, damaged, cut off or too large.
     """
     path = Path(path)
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise FileNotFoundError(f"Expected an image at {path}, found no such file.")
-    if is_dicom(path):
+    if content is None and is_dicom(path):
         return read_dicom(path, max_pixels, window)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as image:
             refuse_too_large(path, image.width * image.height, max_pixels)
             image.load()
             return _to_rgb(image, path, window)

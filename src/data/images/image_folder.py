@@ -3,9 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from src.csv_tables import some
 from src.data.images.dicom import is_dicom
@@ -21,7 +21,12 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def list_image_folder(
-    folder: str | Path, pattern: str = "*", case_pattern: str | None = None, has_classes: bool | None = None
+    folder: str | Path,
+    pattern: str = "*",
+    case_pattern: str | None = None,
+    has_classes: bool | None = None,
+    label_pattern: str | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> Listing:
     """Lists the images of a folder.
 
@@ -35,6 +40,10 @@ def list_image_folder(
         case_pattern: a regular expression that finds the case in an id, its first group where it has one:
             `^(P[0-9]+)_`. None: each image is a case of its own.
         has_classes: whether folders are classes; None: where all images lie in folders.
+        label_pattern: a regular expression that finds the label in an id, as `case_pattern` finds the case, in place of
+            folders.
+        parts: other parts for what the folders are called: `{val: test}` for data whose validation images are what
+            everybody tests on.
 
     Returns:
         Columns `case_id`, `image_id`, `label` (empty without classes) and `path`, sorted by path.
@@ -48,6 +57,8 @@ def list_image_folder(
     folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
     in_parts = all(name.lower() in PART_NAMES for name in folders)
     below = [path.partition("/")[2] for path in paths] if in_parts else paths
+    if label_pattern is not None:
+        has_classes = False
     if has_classes is None:
         in_folders = {"/" in path for path in below}
         if len(in_folders) > 1:
@@ -59,12 +70,15 @@ def list_image_folder(
         has_classes = in_folders.pop()
     labels = [path.rpartition("/")[0].partition("/")[0] if has_classes else "" for path in below]
     ids = image_ids(paths, folder)
-    parts: dict[str, list[str]] = {}
+    if label_pattern is not None:
+        labels = _find_texts(ids, label_pattern, "label")
+    ids_of: dict[str, list[str]] = {}
     for image_id, name in zip(ids, folders, strict=True):
         if in_parts:
-            parts.setdefault(PART_NAMES[name.lower()], []).append(image_id)
+            part = PART_NAMES[name.lower()]
+            ids_of.setdefault((parts or {}).get(part, part), []).append(image_id)
     columns = {"case_id": find_cases(ids, case_pattern), "image_id": ids, "label": labels, "path": paths}
-    return Listing(columns, parts or None)
+    return Listing(columns, ids_of or None)
 
 
 def find_images(folder: str | Path, pattern: str = "*") -> list[str]:
@@ -103,21 +117,49 @@ def find_images(folder: str | Path, pattern: str = "*") -> list[str]:
     return sorted(images)
 
 
+def find_by_name(folder: str | Path, names: Sequence[str], source: str, pattern: str = "*") -> list[str]:
+    """Returns the path of the one image below a folder that has each name, with or without its suffix.
+
+    Args:
+        folder: the folder.
+        names: of the images.
+        source: where they stand, for messages.
+        pattern: see `find_images`.
+
+    Raises:
+        FileNotFoundError: when there is none of a name, or several.
+    """
+    by_name: dict[str, list[str]] = {}
+    for path in find_images(folder, pattern):
+        for name in {PurePosixPath(path).name, PurePosixPath(path).stem}:
+            by_name.setdefault(name, []).append(path)
+    for number, name in enumerate(names, 1):
+        if len(found := by_name.get(name, [])) != 1:
+            raise FileNotFoundError(
+                f"Expected one image called {name!r} below {folder}, as {source} says (entry {number}), found "
+                f"{some(found) if found else 'none'}. Copy it there, or choose among several with "
+                "dataset.listing.pattern=<folder>/*."
+            )
+    return [by_name[name][0] for name in names]
+
+
 def find_cases(item_ids: Sequence[str], pattern: str | None) -> list[str]:
     """Returns the case of each id: what the first group of a regular expression finds in it, or the id itself.
 
     Raises:
         ValueError: when it is no regular expression, or finds nothing in an id.
     """
-    if pattern is None:
-        return list(item_ids)
+    return list(item_ids) if pattern is None else _find_texts(item_ids, pattern, "case")
+
+
+def _find_texts(item_ids: Sequence[str], pattern: str, what: str) -> list[str]:
     try:
         matches = [re.search(pattern, item_id) for item_id in item_ids]
     except re.error as error:
-        raise ValueError(f"Expected a regular expression in case_pattern, got {pattern!r}: {error}.") from error
+        raise ValueError(f"Expected a regular expression in {what}_pattern, got {pattern!r}: {error}.") from error
     if lost := [item_id for item_id, match in zip(item_ids, matches, strict=True) if match is None]:
         raise ValueError(
-            f"Expected case_pattern {pattern!r} to find the case in every id, got nothing in {some(lost)}: correct the "
-            "pattern; the ids are paths with `__` for `/`."
+            f"Expected {what}_pattern {pattern!r} to find the {what} in every id, got nothing in {some(lost)}: correct "
+            "the pattern; the ids are paths with `__` for `/`."
         )
     return [match[1] if match.re.groups else match[0] for match in matches if match is not None]

@@ -6,7 +6,7 @@ from src.csv_tables import some
 
 PART_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """The part that a folder, or an entry of a column, names; in lower case."""

@@ -1,4 +1,4 @@
-"""Where an image lies: a file below the data set's folder, or an entry of an array in one."""
+"""Where an image lies: a file below the data set's folder, an entry of an array in one, or a member of a tar file."""
 
 import os
 import re
@@ -6,18 +6,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 _ENTRY = re.compile(r"(?P<file>.+?\.np[yz]|(?:.*/)?[^/.]+)(?:/(?P<key>[^/]+))?\[(?P<index>\d+)\]")
+_MEMBER = re.compile(r"(?P<file>.+?\.tar)/(?P<key>.+)")
 
 
 class Place(NamedTuple):
     """What the column `path` of a csv says.
 
     Spelled `folder/name.jpg`, `folder/images.npz[17]`, `folder/images.npz/train_images[17]` where the file holds
-    several arrays, or `folder/data_batch_1[17]`.
+    several arrays, `folder/data_batch_1[17]`, or `folder/shard.tar/000017.jpg`.
 
     Attributes:
         file: below the data set's folder, with "/".
-        index: of the image in an array; None where the file is an image.
-        key: of the array in an npz file; None where it has one only.
+        index: of the image in an array; None where there is no array.
+        key: of the array in an npz file, None where it has one only; the name of the image in a tar file.
     """
 
     file: str
@@ -27,8 +28,11 @@ class Place(NamedTuple):
 
 def parse_place(text: str) -> Place:
     """Reads an entry of the column `path`."""
-    match = _ENTRY.fullmatch(text)
-    return Place(text) if match is None else Place(match["file"], int(match["index"]), match["key"])
+    if match := _ENTRY.fullmatch(text):
+        return Place(match["file"], int(match["index"]), match["key"])
+    if match := _MEMBER.fullmatch(text):
+        return Place(match["file"], None, match["key"])
+    return Place(text)
 
 
 def names_outside(text: str) -> bool:
@@ -81,6 +85,20 @@ class DataFolder:
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip(os.sep) + os.sep):
             raise outside(f"{file}, a link to {real}", source)
+
+
+def find_source(folder: str | Path | None, file: str) -> Path:
+    """Returns the path of a file that lists images: a csv, a text file or the like.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    if folder is None or not (path := Path(folder) / file).is_file():
+        raise FileNotFoundError(
+            f"Expected {file} in {folder}, found no such file. Give dataset.dir=<folder>, or name the file in "
+            "dataset.listing."
+        )
+    return path
 
 
 def outside(file: str, source: str) -> ValueError:

@@ -13,6 +13,7 @@ from src.csv_tables import read_table, repeated, some
 from src.data.images.arrays import ImageArrays
 from src.data.images.decode import MAX_PIXELS, read_image
 from src.data.images.places import DataFolder, names_outside, outside, parse_place
+from src.data.images.tars import read_member
 from src.records import id_column
 from src.stores.activations.index import Identity
 
@@ -26,8 +27,8 @@ class ImageSource:
         item_ids: in the order of the csv.
 
     Args:
-        metadata_csv: the csv: an id column and `path`, relative to `folder`: of a file, or of an image within one that
-            holds an array of them, `<file>[<index>]` (see `src.data.images.places`).
+        metadata_csv: the csv: an id column and `path`, relative to `folder`: of a file, or of an image within one, an
+            array's `<file>[<index>]` or a tar file's `<file>/<name>` (see `src.data.images.places`).
         folder: that the paths are relative to.
         max_pixels: see `read_image`.
         window: see `read_image`.
@@ -77,9 +78,12 @@ class ImageSource:
         """
         text, path = self._find(item_id)
         place = parse_place(text)
-        if place.index is None:
+        if place.index is not None:
+            return self._arrays.read(path, place.index, place.key)
+        if place.key is None:
             return read_image(path, self._max_pixels, self._window)
-        return self._arrays.read(path, place.index, place.key)
+        content = read_member(path, place.key)
+        return read_image(path / place.key, self._max_pixels, self._window, content)
 
     def path(self, item_id: str) -> Path:
         """Returns the file that holds an image; raises as `read` does where there is none."""

@@ -1,11 +1,11 @@
 """Images that a csv of somebody's own lists, with columns of any names."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from src.csv_tables import read_table, refuse_blanks, repeated, some
 from src.data.images.boxes import list_boxes
-from src.data.images.image_folder import find_images
+from src.data.images.image_folder import find_by_name
 from src.data.images.parts import group_by_part
 from src.data.images.places import DataFolder, parse_place
 from src.data.listing import Listing
@@ -23,6 +23,7 @@ def list_table(
     present: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     boxes: Mapping[str, str] | None = None,
+    pattern: str = "*",
 ) -> Listing:
     """Lists the images of a csv.
 
@@ -36,6 +37,7 @@ def list_table(
         present: the same for columns of numbers: the label is `present` above 0, `absent` at 0, none where empty.
         classes: names of labels that are whole numbers from 0.
         boxes: a csv with a line a box, and its columns; see `list_boxes`.
+        pattern: without `path`, what the path of an image must look like, with `*` for anything.
 
     Returns:
         Columns `case_id`, `image_id`, those of the labels (an empty `label` where there are none), `path` and, where
@@ -56,7 +58,7 @@ def list_table(
             "own with dataset.listing.columns.<what>=<column>, and with null what it does not have."
         )
     given = {name: table[column] for name, column in named.items()}
-    ids, paths = _ids_and_paths(given, folder, source)
+    ids, paths = _ids_and_paths(given, folder, source, pattern)
     made = {"case_id": given.get("case", ids), "image_id": ids}
     for name, column in (labels or {}).items():
         made[name] = (
@@ -85,7 +87,7 @@ def _read(csv: str | Path) -> dict[str, list[str]]:
 
 
 def _ids_and_paths(
-    given: Mapping[str, list[str]], folder: str | Path, source: str
+    given: Mapping[str, list[str]], folder: str | Path, source: str, pattern: str
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Returns ids and paths, of which the csv may name one alone."""
     if "id" not in given and "path" not in given:
@@ -99,18 +101,7 @@ def _ids_and_paths(
         raise ValueError(f"Expected every id once in {source}, got {some(twice)} more than once: remove the others.")
     if "path" in given:
         return given["id"], given["path"]
-    by_name: dict[str, list[str]] = {}
-    for path in find_images(folder):
-        for name in {PurePosixPath(path).name, PurePosixPath(path).stem}:
-            by_name.setdefault(name, []).append(path)
-    for line, item_id in enumerate(given["id"], 2):
-        if len(found := by_name.get(item_id, [])) != 1:
-            raise FileNotFoundError(
-                f"Expected one image called {item_id!r} below {folder}, as {source}, line {line}, says, found "
-                f"{some(found) if found else 'none'}. Name the column of the paths: "
-                "dataset.listing.columns.path=<column>."
-            )
-    return given["id"], [by_name[item_id][0] for item_id in given["id"]]
+    return given["id"], find_by_name(folder, given["id"], source, pattern)
 
 
 def _check_files(folder: str | Path, paths: Sequence[str], source: str, may_be_empty: bool = False) -> None:

@@ -49,7 +49,7 @@ def test_a_csv_may_have_paths_alone(folder):
 def test_images_are_found_by_their_names(folder):
     listing = listed(folder, ["a,0", "c.png,1"], "image,dx", {"id": "image"}, labels={"label": "dx"})
     assert listing.columns["path"] == ["a.png", "sub/c.png"]
-    with pytest.raises(FileNotFoundError, match=r"called 'z' below .*line 3, says, found none.*columns\.path"):
+    with pytest.raises(FileNotFoundError, match=r"called 'z' below .*entry 2\), found none.*listing\.pattern"):
         listed(folder, ["a", "z"], "image", {"id": "image"})
     (folder / "sub" / "a.png").write_bytes((folder / "a.png").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"found 'a\.png', 'sub/a\.png'"):
