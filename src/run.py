@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import config
 from src.interrupts import Interrupted, describe, interruptible
+from src.launching import launcher
 from src.mistakes import describe_mistake
 from src.runs.execution import execute, optimized
 from src.runs.lock import LiveRunError
@@ -23,6 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
 
 config.register_resolvers()
+launcher.register()
 # Lightning's remarks on devices and add-ons are not this program's; its warnings are. Of those, one is between it and
 # newer torch versions and says nothing to a user, and one is of what a run resumes from.
 # Importing it, which happens later, sets the level of its own root logger, not of this one.

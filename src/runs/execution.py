@@ -90,6 +90,22 @@ def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
     return Lineage(cfg, overrides).rundir(cfg.task.name)
 
 
+def is_up_to_date(cfg: Any, overrides: Sequence[str]) -> bool:
+    """Whether a run is finished and would be left as it is; changes nothing.
+
+    Args:
+        cfg: the resolved configuration.
+        overrides: what the user typed.
+
+    Raises:
+        ValueError: as `execute`, where it would refuse the run.
+    """
+    rundir = open_rundir(cfg, overrides)
+    if cfg.overwrite or not rundir.is_finished:
+        return False
+    return _begin(cfg, rundir, overrides, replace=False)[0] is _Begin.NOT
+
+
 def optimized(results: dict[str, float], key: str | None) -> float | None:
     """Returns the result that `optimize` names, for sweepers.
 

@@ -1,0 +1,85 @@
+"""Grids of SAEs that share their activations, joined into sweeps on one stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src import config
+from src.runs.identity import run_path
+
+if TYPE_CHECKING:
+    from src.launching.plan import Job
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Jobs of `task=train_sae` that one `task=train_sae_sweep` does.
+
+    Attributes:
+        jobs: the jobs.
+        overrides: of the sweep.
+        path: the directory of the sweep's own run.
+    """
+
+    jobs: "tuple[Job, ...]"
+    overrides: tuple[str, ...]
+    path: Path
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.jobs)} SAEs of fold {self.jobs[0].cfg.fold} share their activations and are trained together "
+            "(task=train_sae_sweep; cluster.one_pass=false trains each by itself)."
+        )
+
+
+def join_grids(jobs: "Sequence[Job]") -> "tuple[list[Grid], list[Job]]":
+    """Joins jobs into grids where they read the same activations in the same order, and are a full grid of values.
+
+    Args:
+        jobs: of task train_sae.
+
+    Returns:
+        The grids, and the jobs that are in none.
+    """
+    if len(jobs) < 2 or any(job.cfg.task.name != "train_sae" for job in jobs):
+        return [], list(jobs)
+    from src.tasks.train_sae_sweep import stream_values, why_alone  # with torch
+
+    groups: list[tuple[Any, list[Job]]] = []
+    for job in jobs:
+        values = None if why_alone(job.cfg) else stream_values(job.cfg)
+        same = next((members for other, members in groups if values is not None and other == values), None)
+        if same is None:
+            groups.append((values, [job]))
+        else:
+            same.append(job)
+    grids, alone = [], []
+    for _, members in groups:
+        if len(members) > 1 and (axes := _axes(members)) is not None:
+            grids.append(_join(members, axes))
+        else:
+            alone += members
+    return grids, alone
+
+
+def _axes(jobs: "Sequence[Job]") -> dict[str, list[str]] | None:
+    """Returns the values of each key in which jobs differ; None when they are not all combinations of these."""
+    tables = [{key: value for key, _, value in (one.partition("=") for one in job.overrides)} for job in jobs]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        return None
+    values = {key: list(dict.fromkeys(table[key] for table in tables)) for key in tables[0]}
+    axes = {key: found for key, found in values.items() if len(found) > 1}
+    n_combinations = 1
+    for found in axes.values():
+        n_combinations *= len(found)
+    return axes if axes and n_combinations == len(jobs) else None
+
+
+def _join(jobs: "Sequence[Job]", axes: dict[str, list[str]]) -> Grid:
+    common = [override for override in jobs[0].overrides if override.partition("=")[0] not in (*axes, "task")]
+    entries = [f"{key}={','.join(found)}" for key, found in axes.items()]
+    quoted = ",".join("'" + entry.replace("\\", "\\\\").replace("'", "\\'") + "'" for entry in entries)
+    overrides = (*common, "task=train_sae_sweep", f"sweep.grid=[{quoted}]")
+    cfg = config.with_values(config.with_task(jobs[0].cfg, "train_sae_sweep"), {"sweep": {"grid": entries}})
+    return Grid(tuple(jobs), overrides, run_path(cfg, "train_sae_sweep"))

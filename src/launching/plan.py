@@ -1,0 +1,215 @@
+"""What a multirun has left to do, in stages: shared work, sweeps on one stream, the runs themselves, summaries."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src import config
+from src.launching.busy import BusyRuns
+from src.launching.one_pass import join_grids
+from src.runs.execution import is_up_to_date
+from src.runs.identity import run_path
+from src.runs.lineage import StaleRunError
+from src.tasks.pipeline import why_skipped
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a multirun.
+
+    Attributes:
+        overrides: what a user would type for it alone.
+        cfg: its resolved configuration.
+    """
+
+    overrides: tuple[str, ...]
+    cfg: Any
+
+    @property
+    def path(self) -> Path:
+        """The directory of its run."""
+        return run_path(self.cfg, self.cfg.task.name)
+
+    def typed(self, *overrides: str) -> tuple[str, ...]:
+        """Returns the overrides with others for the same keys."""
+        keys = {override.partition("=")[0] for override in overrides}
+        return (*(one for one in self.overrides if one.partition("=")[0] not in keys), *overrides)
+
+    def as_task(self, task: str) -> "Job":
+        """Returns the job with another task."""
+        return Job(self.typed(f"task={task}"), config.with_task(self.cfg, task))
+
+
+@dataclass(frozen=True)
+class Command:
+    """What one process does: `python -m src.run <overrides>`, and the run directories that it writes."""
+
+    overrides: tuple[str, ...]
+    run_dirs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that may run at the same time, after those of the stage before.
+
+    Attributes:
+        name: for people.
+        commands: at least one.
+        takes_gpus: whether they get `cluster.gpus`.
+        needs_success: whether they need that all before them succeeded, or only that it has ended.
+    """
+
+    name: str
+    commands: tuple[Command, ...]
+    takes_gpus: bool = False
+    needs_success: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is not.
+
+    Attributes:
+        stages: in order; none when nothing is left.
+        finished: runs that are finished and up to date.
+        busy: runs that another process is at or that are queued, with who has them.
+        waits_for: ids of queued SLURM jobs of other launches whose shared work the first stage needs.
+        remarks: sentences for the user.
+    """
+
+    stages: tuple[Stage, ...]
+    finished: tuple[Path, ...]
+    busy: Mapping[Path, str]
+    waits_for: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -> Plan:
+    """Plans the jobs of a multirun; starts nothing.
+
+    Args:
+        jobs: of the multirun, in order.
+        busy: what other processes are at.
+        cluster: the group `cluster`.
+
+    Raises:
+        ValueError: when a run is out of date, or a configuration cannot work; the latter is looked at for runs that are
+            not finished.
+    """
+    finished, at_work, left = [], {}, []
+    for job in jobs:
+        if (who := busy.of(job.path)) is not None:
+            at_work[job.path] = who.text
+        elif is_up_to_date(job.cfg, job.overrides):
+            finished.append(job.path)
+        else:
+            left.append(job)
+    for job in left:
+        config.check_start(job.cfg)
+    stages: list[Stage] = []
+    waits_for: list[str] = []
+    remarks: list[str] = []
+    order = [spec.name for spec in config.tasks().steps]
+    tasks = sorted({job.cfg.task.name for job in jobs}, key=lambda task: order.index(task) if task in order else -1)
+    for task in tasks:
+        of_task = [job for job in left if job.cfg.task.name == task]
+        if task == "pipeline":
+            before, ids = _shared_stages(of_task, busy, cluster["embed_parts"])
+            stages += before
+            waits_for += ids
+        can_join = cluster["one_pass"] and task in ("train_sae", "pipeline")
+        trainings = [job.as_task("train_sae") for job in of_task] if can_join else []
+        open_trainings = [job for job in trainings if task == "train_sae" or not is_up_to_date_or_stale(job)]
+        grids, alone = join_grids(open_trainings)
+        remarks += [str(grid) for grid in grids]
+        sweeps = tuple(Command(grid.overrides, (grid.path, *(job.path for job in grid.jobs))) for grid in grids)
+        if task == "pipeline":
+            if sweeps:
+                stages.append(Stage("train_sae_sweep", sweeps, takes_gpus=True))
+            steps = _names("fold")
+            runs = tuple(Command(job.typed(_steps(steps)), (job.path,)) for job in of_task)
+            # A pipeline trains by itself what a sweep has left.
+            stages += [Stage("pipeline", runs, takes_gpus=True, needs_success=not sweeps)] if runs else []
+            stages += _gathering_stage([job for job in jobs if job.cfg.task.name == task], of_task)
+        else:
+            singles = alone if can_join else of_task
+            commands = (*sweeps, *(Command(job.overrides, (job.path,)) for job in singles))
+            takes_gpus = config.tasks()[task].scope == "fold" or task == "embed"
+            stages += [Stage(task, commands, takes_gpus)] if commands else []
+    return Plan(tuple(stages), tuple(finished), at_work, tuple(dict.fromkeys(waits_for)), tuple(remarks))
+
+
+def _shared_stages(jobs: Sequence[Job], busy: BusyRuns, n_parts: int) -> tuple[list[Stage], list[str]]:
+    """Returns the stages of what all folds share, and the queued jobs of other launches that do some of it."""
+    shared = _names("dataset")
+    ids: list[str] = []
+    prepare, embed, merge = [], [], []
+    for job in _distinct(jobs, shared):
+        pending = list(_pending(job, shared))
+        places = {step: run_path(job.cfg, step) for step in pending}
+        queued = [who.job_id for path in places.values() if (who := busy.of(path)) is not None and who.job_id]
+        ids += queued
+        if pending and len(queued) == len(pending):
+            continue  # another launch does all of it
+        if first := tuple(places[step] for step in pending if step != "embed"):
+            steps = [step for step in shared if step != "embed"]
+            prepare.append(Command(job.typed("task=steps", _steps(steps)), first))
+        if "embed" in pending:
+            one = job.typed("task=steps", _steps(["embed"]))
+            if n_parts == 1:
+                embed.append(Command(one, (places["embed"],)))
+                continue
+            for number in range(1, n_parts + 1):
+                part = config.with_values(job.cfg, {"embed": {"part": f"{number}/{n_parts}"}})
+                embed.append(Command((*one, f"embed.part={number}/{n_parts}"), (run_path(part, "embed"),)))
+            merge.append(Command(one, (places["embed"],)))
+    named = [("prepare", prepare, False), ("embed", embed, True), ("merge the parts", merge, False)]
+    return [Stage(name, tuple(commands), takes_gpus) for name, commands, takes_gpus in named if commands], ids
+
+
+def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job]) -> Iterator[Stage]:
+    """Yields the stage of the tasks over all folds: where folds are left, or where they are not up to date."""
+    steps = _names("name")
+    again = {job.path for job in _distinct(left, steps)}
+    commands = []
+    for job in _distinct([*left, *jobs], steps):
+        pending = steps if job.path in again else list(_pending(job, steps))
+        if pending:
+            places = tuple(run_path(job.cfg, step) for step in pending)
+            commands.append(Command(job.typed("task=steps", _steps(steps)), places))
+    if commands:
+        # A fold that failed is named in the summary of the others.
+        yield Stage("gather", tuple(commands), needs_success=False)
+
+
+def _pending(job: Job, steps: Sequence[str]) -> Iterator[str]:
+    """Yields the steps of the pipeline that are neither up to date nor skipped."""
+    found: set[str] = set()
+    for step in steps:
+        one = job.as_task(step)
+        is_made_again = not found.isdisjoint(config.tasks().upstream(step))
+        if (is_made_again or not is_up_to_date_or_stale(one)) and not why_skipped(one.cfg, step):
+            found.add(step)
+            yield step
+
+
+def is_up_to_date_or_stale(job: Job) -> bool:
+    """Whether a run is finished; one that is out of date, which a pipeline makes again, is not."""
+    try:
+        return is_up_to_date(job.cfg, job.overrides)
+    except StaleRunError:
+        return False
+
+
+def _distinct(jobs: Sequence[Job], steps: Sequence[str]) -> list[Job]:
+    """Returns the first job of each set of jobs that share the runs of some steps."""
+    return list({tuple(run_path(job.cfg, step) for step in steps): job for job in reversed(jobs)}.values())[::-1]
+
+
+def _names(scope: str) -> list[str]:
+    return [spec.name for spec in config.tasks().steps if spec.scope == scope]
+
+
+def _steps(names: Sequence[str]) -> str:
+    return f"cluster.steps=[{','.join(names)}]"
