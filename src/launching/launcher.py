@@ -145,6 +145,7 @@ class Launcher(HydraLauncher):
 
 def register() -> None:
     """Makes the launcher known to Hydra; `hydra.launcher._target_` in conf/config.yaml names it."""
+    sys.modules["hydra_plugins.loupe"] = sys.modules[__name__]  # where Hydra looks it up
     Plugins.instance().register(Launcher)
 
 

@@ -81,5 +81,5 @@ def _join(jobs: "Sequence[Job]", axes: dict[str, list[str]]) -> Grid:
     entries = [f"{key}={','.join(found)}" for key, found in axes.items()]
     quoted = ",".join("'" + entry.replace("\\", "\\\\").replace("'", "\\'") + "'" for entry in entries)
     overrides = (*common, "task=train_sae_sweep", f"sweep.grid=[{quoted}]")
-    cfg = config.with_values(config.with_task(jobs[0].cfg, "train_sae_sweep"), {"sweep": {"grid": entries}})
+    cfg = config.resolve(config.compose([one for one in overrides if not one.startswith(("--", "hydra."))]))
     return Grid(tuple(jobs), overrides, run_path(cfg, "train_sae_sweep"))
