@@ -32,6 +32,10 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARN
 warnings.filterwarnings(
     "ignore", message=r".*isinstance\(treespec, LeafSpec\)|Checkpoint directory .* exists and is not"
 )
+# In a SLURM job Lightning would take SLURM's tasks for processes of its own, and put the job back into the queue as our
+# launcher does. A job of this name it leaves alone (its SLURMEnvironment.detect).
+if "SLURM_JOB_NAME" in os.environ:
+    os.environ["SLURM_JOB_NAME"] = "bash"
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
