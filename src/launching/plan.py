@@ -1,5 +1,6 @@
 """What a multirun has left to do, in stages: shared work, sweeps on one stream, the runs themselves, summaries."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
             finished.append(job.path)
         else:
             left.append(job)
-    for job in left:
+    for job in _distinct_settings(left):
         config.check_start(job.cfg)
     stages: list[Stage] = []
     waits_for: list[str] = []
@@ -205,6 +206,12 @@ def is_up_to_date_or_stale(job: Job) -> bool:
 def _distinct(jobs: Sequence[Job], steps: Sequence[str]) -> list[Job]:
     """Returns the first job of each set of jobs that share the runs of some steps."""
     return list({tuple(run_path(job.cfg, step) for step in steps): job for job in reversed(jobs)}.values())[::-1]
+
+
+def _distinct_settings(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the first job of each set of jobs that differ in fold, repeat and seed alone."""
+    drawn = dict.fromkeys(("fold", "repeat", "seed"))
+    return list({json.dumps(config.to_container(job.cfg) | drawn): job for job in reversed(jobs)}.values())[::-1]
 
 
 def _names(scope: str) -> list[str]:
