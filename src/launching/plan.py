@@ -1,7 +1,7 @@
 """What a multirun has left to do, in stages: shared work, sweeps on one stream, the runs themselves, summaries."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
             runs = tuple(Command(job.typed(_steps(steps)), (job.path,)) for job in of_task)
             # A pipeline trains by itself what a sweep has left.
             stages += [Stage("pipeline", runs, takes_gpus=True, needs_success=not sweeps)] if runs else []
-            stages += _gathering_stage([job for job in jobs if job.cfg.task.name == task], of_task)
+            stages += _gathering_stage([job for job in jobs if job.cfg.task.name == task], of_task, at_work)
         else:
             singles = alone if can_join else of_task
             commands = (*sweeps, *(Command(job.overrides, (job.path,)) for job in singles))
@@ -169,12 +169,14 @@ def _shared_stages(jobs: Sequence[Job], busy: BusyRuns, n_parts: int) -> tuple[l
     return [Stage(name, tuple(commands), takes_gpus) for name, commands, takes_gpus in named if commands], ids
 
 
-def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job]) -> Iterator[Stage]:
-    """Yields the stage of the tasks over all folds: where folds are left, or where they are not up to date."""
+def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job], at_work: Container[Path]) -> Iterator[Stage]:
+    """Yields the stage of the tasks over all folds: where folds are left, or all are finished and these are not."""
     steps = _names("name")
     again = {job.path for job in _distinct(left, steps)}
     commands = []
-    for job in _distinct([*left, *jobs], steps):
+    for job in _distinct([*left, *(job for job in jobs if job.path in at_work), *jobs], steps):
+        if job.path in at_work:
+            continue  # the other launch does it after its folds
         pending = steps if job.path in again else list(_pending(job, steps))
         if pending:
             places = tuple(run_path(job.cfg, step) for step in pending)

@@ -101,7 +101,8 @@ def _view_of_run(
         error = f"waits: {job.reason}"
     is_old = bool(values) and values.get("schema_version") != schema_version
     if is_old:
-        error = f"made by another version of this program (schema {values.get('schema_version')}); {error}".rstrip("; ")
+        versions = f"schema {values.get('schema_version')}, now {schema_version}"
+        error = f"made by another version of this program ({versions}); {error}".rstrip("; ")
     return RunView(
         path,
         found,
