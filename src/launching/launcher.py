@@ -22,7 +22,7 @@ from src.launching import slurm, workers
 from src.launching.busy import BusyRuns
 from src.launching.one_pass import join_grids
 from src.launching.plan import Job, Plan, make_plan
-from src.runs.execution import optimized
+from src.runs.execution import is_up_to_date, optimized
 from src.runs.jobs import LOCK, SWEEPS
 from src.runs.rundir import RunDir
 
@@ -62,7 +62,7 @@ class Launcher(HydraLauncher):
         cluster = config.to_container(self._config.cluster)
         if cluster["kind"] == "workers" and not cluster["wait"]:
             return self._detach()
-        jobs = [self._job(overrides) for overrides in job_overrides]
+        jobs = [self._job(overrides, elsewhere=True) for overrides in job_overrides]
         folder = Path(str(self._config.hydra.sweep.dir)).absolute()
         runs = Path(jobs[0].cfg.paths.runs)
         with ExitStack() as working:
@@ -87,24 +87,26 @@ class Launcher(HydraLauncher):
     def _launch_here(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         basic = BasicLauncher()
         basic.setup(hydra_context=self._context, task_function=self._function, config=self._config)
-        jobs = []
-        if self._config.cluster.one_pass and len(job_overrides) > 1 and self._config.task.name == "train_sae":
-            jobs = [self._job(overrides) for overrides in job_overrides]
-        grids, alone = join_grids(jobs)
-        if not grids:
+        if not (self._config.cluster.one_pass and self._config.task.name == "train_sae" and len(job_overrides) > 1):
             return basic.launch(job_overrides, initial_job_idx)
-        for grid in grids:
-            _LOGGER.info("%s", grid)
-        together = [[*grid.overrides, "cluster=local"] for grid in grids]
-        done = basic.launch([*together, *(list(job.overrides) for job in alone)], initial_job_idx)
-        return self._returned(jobs, [one for one in done if one.status == JobStatus.FAILED])
+        jobs = [self._job(overrides) for overrides in job_overrides]
+        finished = {id(job) for job in jobs if is_up_to_date(job.cfg, job.overrides)}
+        left = [job for job in jobs if id(job) not in finished]
+        grids, alone = join_grids(left, [job for job in jobs if id(job) in finished])
+        _say(
+            Plan((), tuple(job.path for job in jobs if id(job) in finished), {}, (), tuple(map(str, grids))), len(jobs)
+        )
+        if not left:
+            return self._returned(jobs)
+        returned = basic.launch([list(one.overrides) for one in (*grids, *alone)], initial_job_idx)
+        return self._returned(jobs, [one for one in returned if one.status == JobStatus.FAILED])
 
-    def _job(self, overrides: Sequence[str]) -> Job:
+    def _job(self, overrides: Sequence[str], elsewhere: bool = False) -> Job:
         composed = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         HydraConfig.instance().set_config(composed)
         cfg = config.resolve(config.take(composed, composed.hydra))
         typed = tuple(override for override in overrides if not override.lstrip("+").startswith(_OF_THE_LAUNCH))
-        return Job((*typed, *_flags(composed.hydra)), cfg)
+        return Job((*typed, *(_flags(composed.hydra) if elsewhere else [])), cfg)
 
     def _detach(self) -> list[JobReturn]:
         folder = Path(str(self._config.hydra.sweep.dir)).absolute()

@@ -33,33 +33,38 @@ class Grid:
         )
 
 
-def join_grids(jobs: "Sequence[Job]") -> "tuple[list[Grid], list[Job]]":
+def join_grids(jobs: "Sequence[Job]", finished: "Sequence[Job]" = ()) -> "tuple[list[Grid], list[Job]]":
     """Joins jobs into grids where they read the same activations in the same order, and are a full grid of values.
 
     Args:
         jobs: of task train_sae.
+        finished: others that may fill a grid up; a sweep leaves them as they are.
 
     Returns:
         The grids, and the jobs that are in none.
     """
-    if len(jobs) < 2 or any(job.cfg.task.name != "train_sae" for job in jobs):
+    if len(jobs) < 2:
         return [], list(jobs)
     from src.tasks.train_sae_sweep import stream_values, why_alone  # with torch
 
-    groups: list[tuple[Any, list[Job]]] = []
-    for job in jobs:
-        values = None if why_alone(job.cfg) else stream_values(job.cfg)
-        same = next((members for other, members in groups if values is not None and other == values), None)
-        if same is None:
-            groups.append((values, [job]))
+    alone = [job for job in jobs if why_alone(job.cfg)]
+    groups: list[tuple[Any, list[Job], list[Job]]] = []  # of one stream: what it is, jobs that are left, all jobs
+    for number, job in enumerate([*jobs, *finished]):
+        if why_alone(job.cfg):
+            continue
+        values = stream_values(job.cfg)
+        group = next((group for group in groups if group[0] == values), None)
+        if group is None:
+            groups.append(group := (values, [], []))
+        group[1].extend([job] if number < len(jobs) else [])
+        group[2].append(job)
+    grids = []
+    for _, left, members in groups:
+        full = next((one for one in (members, left) if _axes(one) is not None), None)
+        if len(left) > 1 and full is not None:
+            grids.append(_join(full))
         else:
-            same.append(job)
-    grids, alone = [], []
-    for _, members in groups:
-        if len(members) > 1 and (axes := _axes(members)) is not None:
-            grids.append(_join(members, axes))
-        else:
-            alone += members
+            alone += left
     return grids, alone
 
 
@@ -76,7 +81,8 @@ def _axes(jobs: "Sequence[Job]") -> dict[str, list[str]] | None:
     return axes if axes and n_combinations == len(jobs) else None
 
 
-def _join(jobs: "Sequence[Job]", axes: dict[str, list[str]]) -> Grid:
+def _join(jobs: "Sequence[Job]") -> Grid:
+    axes = _axes(jobs) or {}
     common = [override for override in jobs[0].overrides if override.partition("=")[0] not in (*axes, "task")]
     entries = [f"{key}={','.join(found)}" for key, found in axes.items()]
     quoted = ",".join("'" + entry.replace("\\", "\\\\").replace("'", "\\'") + "'" for entry in entries)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class Job:
     cfg: Any
 
     @property
+    def task(self) -> str:
+        """Its task."""
+        return self.cfg.task.name
+
+    @cached_property
     def path(self) -> Path:
         """The directory of its run."""
         return run_path(self.cfg, self.cfg.task.name)
@@ -39,7 +45,7 @@ class Job:
 
     def as_task(self, task: str) -> "Job":
         """Returns the job with another task."""
-        return Job(self.typed(f"task={task}"), config.with_task(self.cfg, task))
+        return self if task == self.task else Job(self.typed(f"task={task}"), config.with_task(self.cfg, task))
 
 
 @dataclass(frozen=True)
@@ -98,47 +104,53 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
         ValueError: when a run is out of date, or a configuration cannot work; the latter is looked at for runs that are
             not finished.
     """
-    finished, at_work, left = [], {}, []
-    for job in jobs:
-        if (who := busy.of(job.path)) is not None:
-            at_work[job.path] = who.text
-        elif is_up_to_date(job.cfg, job.overrides):
-            finished.append(job.path)
-        else:
-            left.append(job)
+    at_work = {job.path: who.text for job in jobs if (who := busy.of(job.path)) is not None}
+    free = [job for job in jobs if job.path not in at_work]
+    finished = [job for job in free if is_up_to_date(job.cfg, job.overrides)]
+    left = [job for job in free if not _is_among(job, finished)]
     for job in _distinct_settings(left):
         config.check_start(job.cfg)
     stages: list[Stage] = []
     waits_for: list[str] = []
     remarks: list[str] = []
     order = [spec.name for spec in config.tasks().steps]
-    tasks = sorted({job.cfg.task.name for job in jobs}, key=lambda task: order.index(task) if task in order else -1)
-    for task in tasks:
-        of_task = [job for job in left if job.cfg.task.name == task]
+    for task in sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1):
+        of_task = [job for job in left if job.task == task]
         if task == "pipeline":
             before, ids = _shared_stages(of_task, busy, cluster["embed_parts"])
-            stages += before
+            sweeps, _, said = _sweeps(of_task, [], cluster["one_pass"])
+            stages += [*before, *_stage("train_sae_sweep", sweeps, takes_gpus=True)]
+            steps = _steps(_names("fold"))
+            folds = [Command(job.typed(steps), (job.path,)) for job in of_task]
+            # A fold trains by itself what a sweep has left undone.
+            stages += _stage("pipeline", folds, takes_gpus=True, needs_success=not sweeps)
+            stages += _gathering_stage([job for job in jobs if job.task == task], of_task, at_work)
             waits_for += ids
-        can_join = cluster["one_pass"] and task in ("train_sae", "pipeline")
-        trainings = [job.as_task("train_sae") for job in of_task] if can_join else []
-        open_trainings = [job for job in trainings if task == "train_sae" or not is_up_to_date_or_stale(job)]
-        grids, alone = join_grids(open_trainings)
-        remarks += [str(grid) for grid in grids]
-        sweeps = tuple(Command(grid.overrides, (grid.path, *(job.path for job in grid.jobs))) for grid in grids)
-        if task == "pipeline":
-            if sweeps:
-                stages.append(Stage("train_sae_sweep", sweeps, takes_gpus=True))
-            steps = _names("fold")
-            runs = tuple(Command(job.typed(_steps(steps)), (job.path,)) for job in of_task)
-            # A pipeline trains by itself what a sweep has left.
-            stages += [Stage("pipeline", runs, takes_gpus=True, needs_success=not sweeps)] if runs else []
-            stages += _gathering_stage([job for job in jobs if job.cfg.task.name == task], of_task, at_work)
         else:
-            singles = alone if can_join else of_task
-            commands = (*sweeps, *(Command(job.overrides, (job.path,)) for job in singles))
-            takes_gpus = config.tasks()[task].scope == "fold" or task == "embed"
-            stages += [Stage(task, commands, takes_gpus)] if commands else []
-    return Plan(tuple(stages), tuple(finished), at_work, tuple(dict.fromkeys(waits_for)), tuple(remarks))
+            can_join = cluster["one_pass"] and task == "train_sae"
+            sweeps, alone, said = _sweeps(of_task, [job for job in finished if job.task == task], can_join)
+            singles = [Command(job.overrides, (job.path,)) for job in alone]
+            stages += _stage(task, [*sweeps, *singles], config.tasks()[task].scope == "fold" or task == "embed")
+        remarks += said
+    paths = tuple(job.path for job in finished)
+    return Plan(tuple(stages), paths, at_work, tuple(dict.fromkeys(waits_for)), tuple(remarks))
+
+
+def _stage(name: str, commands: Sequence[Command], takes_gpus: bool = False, needs_success: bool = True) -> list[Stage]:
+    return [Stage(name, tuple(commands), takes_gpus, needs_success)] if commands else []
+
+
+def _sweeps(
+    left: Sequence[Job], finished: Sequence[Job], can_join: bool
+) -> tuple[list[Command], Sequence[Job], list[str]]:
+    """Returns the sweeps on one stream that train the SAEs of jobs, the jobs in none of them, and what to say of it."""
+    if not can_join:
+        return [], left, []
+    trainings = [job.as_task("train_sae") for job in left]
+    undone = [one for one, job in zip(trainings, left, strict=True) if job.task == "train_sae" or not _is_done(one)]
+    grids, alone = join_grids(undone, finished)
+    commands = [Command(grid.overrides, (grid.path, *(job.path for job in grid.jobs))) for grid in grids]
+    return commands, alone, [str(grid) for grid in grids]
 
 
 def _shared_stages(jobs: Sequence[Job], busy: BusyRuns, n_parts: int) -> tuple[list[Stage], list[str]]:
@@ -166,11 +178,11 @@ def _shared_stages(jobs: Sequence[Job], busy: BusyRuns, n_parts: int) -> tuple[l
                 embed.append(Command((*one, f"embed.part={number}/{n_parts}"), (run_path(part, "embed"),)))
             merge.append(Command(one, (places["embed"],)))
     named = [("prepare", prepare, False), ("embed", embed, True), ("merge the parts", merge, False)]
-    return [Stage(name, tuple(commands), takes_gpus) for name, commands, takes_gpus in named if commands], ids
+    return [stage for name, commands, takes_gpus in named for stage in _stage(name, commands, takes_gpus)], ids
 
 
-def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job], at_work: Container[Path]) -> Iterator[Stage]:
-    """Yields the stage of the tasks over all folds: where folds are left, or all are finished and these are not."""
+def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job], at_work: Container[Path]) -> list[Stage]:
+    """Returns the stage of the tasks over all folds: where folds are left, or all are finished and these are not."""
     steps = _names("name")
     again = {job.path for job in _distinct(left, steps)}
     commands = []
@@ -181,9 +193,8 @@ def _gathering_stage(jobs: Sequence[Job], left: Sequence[Job], at_work: Containe
         if pending:
             places = tuple(run_path(job.cfg, step) for step in pending)
             commands.append(Command(job.typed("task=steps", _steps(steps)), places))
-    if commands:
-        # A fold that failed is named in the summary of the others.
-        yield Stage("gather", tuple(commands), needs_success=False)
+    # A fold that failed is named in the summary of the others.
+    return _stage("gather", commands, needs_success=False)
 
 
 def _pending(job: Job, steps: Sequence[str]) -> Iterator[str]:
@@ -192,12 +203,16 @@ def _pending(job: Job, steps: Sequence[str]) -> Iterator[str]:
     for step in steps:
         one = job.as_task(step)
         is_made_again = not found.isdisjoint(config.tasks().upstream(step))
-        if (is_made_again or not is_up_to_date_or_stale(one)) and not why_skipped(one.cfg, step):
+        if (is_made_again or not _is_done(one)) and not why_skipped(one.cfg, step):
             found.add(step)
             yield step
 
 
-def is_up_to_date_or_stale(job: Job) -> bool:
+def _is_among(job: Job, jobs: Sequence[Job]) -> bool:
+    return any(job is one for one in jobs)
+
+
+def _is_done(job: Job) -> bool:
     """Whether a run is finished; one that is out of date, which a pipeline makes again, is not."""
     try:
         return is_up_to_date(job.cfg, job.overrides)

@@ -91,15 +91,7 @@ def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
 
 
 def is_up_to_date(cfg: Any, overrides: Sequence[str]) -> bool:
-    """Whether a run is finished and would be left as it is; changes nothing.
-
-    Args:
-        cfg: the resolved configuration.
-        overrides: what the user typed.
-
-    Raises:
-        ValueError: as `execute`, where it would refuse the run.
-    """
+    """Whether `execute` would leave a finished run as it is; raises what it would raise, and changes nothing."""
     rundir = open_rundir(cfg, overrides)
     if cfg.overwrite or not rundir.is_finished:
         return False
