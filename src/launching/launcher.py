@@ -90,6 +90,8 @@ class Launcher(HydraLauncher):
         if not (self._config.cluster.one_pass and self._config.task.name == "train_sae" and len(job_overrides) > 1):
             return basic.launch(job_overrides, initial_job_idx)
         jobs = [self._job(overrides) for overrides in job_overrides]
+        if any(job.task != "train_sae" for job in jobs):
+            return basic.launch(job_overrides, initial_job_idx)
         finished = {id(job) for job in jobs if is_up_to_date(job.cfg, job.overrides)}
         left = [job for job in jobs if id(job) not in finished]
         grids, alone = join_grids(left, [job for job in jobs if id(job) in finished])
