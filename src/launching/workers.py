@@ -6,7 +6,8 @@ import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,28 +45,35 @@ def work(plan: Plan, cluster: Mapping[str, Any], folder: Path) -> None:
     for slot in range(cluster["n_jobs"]):
         slots.put(slot)
     processes: set[subprocess.Popen[bytes]] = set()
+    starting = threading.Lock()
     is_stopped = False
 
     def start(command: Command, log: Path) -> int:
-        if is_stopped:
-            return -1
         slot = slots.get()
+        try:
+            return work_in(slot, command, log)
+        finally:
+            slots.put(slot)
+
+    def work_in(slot: int, command: Command, log: Path) -> int:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if cluster["gpu_ids"]:
             environment["CUDA_VISIBLE_DEVICES"] = str(cluster["gpu_ids"][slot % len(cluster["gpu_ids"])])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "src.run", *command.overrides],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        processes.add(process)
+        with starting:
+            if is_stopped:
+                return -1
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "src.run", *command.overrides],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                )
+            processes.add(process)
         code = process.wait()
         processes.discard(process)
-        slots.put(slot)
         if code:
             _LOGGER.warning("Failed: %s; its log: %s", _text(command), log)
         return code
@@ -79,12 +87,17 @@ def work(plan: Plan, cluster: Mapping[str, Any], folder: Path) -> None:
                     continue
                 _LOGGER.info("%s: %d jobs, %d at once.", stage.name, len(stage.commands), cluster["n_jobs"])
                 logs = [_log(folder, number, index) for index in range(len(stage.commands))]
-                failed |= any(list(pool.map(start, stage.commands, logs)))
+                failed |= any(_results(pool.map(start, stage.commands, logs)))
         except BaseException:
-            is_stopped = True
-            for process in list(processes):
-                process.terminate()
+            with starting:
+                is_stopped = True
+                for process in list(processes):
+                    process.terminate()
             raise
+
+
+def _results(codes: Iterator[int]) -> list[int]:
+    return list(codes)  # all, before the next stage
 
 
 def _n_cpus() -> int:

@@ -134,7 +134,7 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
         rundir.left_out = {one.path: one.why for one in others}
     finished = (_Begin.NOT, f"{task} is finished: {rundir.path}. overwrite=true starts over.")
     resumed = (_Begin.AGAIN, f"Resuming the unfinished run {rundir.path}.")
-    if cfg.overwrite:
+    if cfg.overwrite and not provenance.began_before_requeue(rundir.manifest_path):
         return _Begin.ANEW, ""
     manifest = rundir.read_manifest()
     if manifest is None:

@@ -125,7 +125,7 @@ def test_finished_runs_are_left_out_and_stale_ones_refused(typed, tmp_path):
     manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
     with pytest.raises(ValueError, match=r"out of date: it was made by another version.*overwrite=true"):
         make_plan(jobs, busy(), CLUSTER)
-    shutil.rmtree(tmp_path / "features" / "h5_files")
+    shutil.rmtree(tmp_path / "features")
     with pytest.raises(ValueError, match=r"needs dataset\.features_dir"):
         make_plan(jobs[1:], busy(), CLUSTER)
 
