@@ -48,7 +48,7 @@ def workplace(tmp_path_factory):
 def start(workplace: Path, runs: str, *overrides: str, multirun: bool = True) -> str:
     """Runs the command, and returns what it said."""
     few = ("train.epochs=60", "train.n_validations=30", "train.decay_fraction=0.5", "splits.n_folds=2")
-    few += ("train.batch_size=64", "sae.k=6", "mil.max_epochs=1", "mil.methods=[max_activations,neuron]", "trainer=cpu")
+    few += ("train.batch_size=64", "sae.k=6", "mil.max_epochs=1", "mil.methods=[neuron]", "trainer=cpu")
     places = (
         f"dataset.dir={workplace}/features",
         f"paths.data={workplace}/{runs}_data",
@@ -92,8 +92,9 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
     start(workplace, "serial", "fold=range(2)", "task=pipeline")
     folds = ("fold=range(2)", "task=pipeline", *SLURM)
     runs = workplace / "parallel"
-    fold = [runs / "small" / "default" / f"fold_{number}" for number in range(2)]
-    fold = [Path(str(path).replace("default", _variant(workplace))) for path in fold]
+    pipelines, trainings = (
+        [_serial_run(workplace, fold, task) for fold in range(2)] for task in ("pipeline", "train_sae")
+    )
 
     scontrol("update", f"nodename={node}", "state=drain", "reason=test")
     try:
@@ -103,39 +104,36 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
         assert re.search(r"Submitted prepare: \d+, 1 jobs, no GPU", said)
         assert re.search(r"Submitted pipeline: \d+, 2 jobs", said)
         jobs = {row.run_dir: row.job_id for row in read_jobs(runs)}
-        ids = [jobs[path / "pipeline"] for path in fold]
+        ids = [jobs[runs / name] for name in pipelines]
         assert ids[1] == ids[0].replace("_0", "_1")
         queue = read_queue()
         assert queue is not None
         assert {queue[job_id].state for job_id in jobs.values()} == {"PENDING"}
         lines = status(workplace)
-        assert all(" queued " in lines[str((path / "pipeline").relative_to(runs))] for path in fold)
+        assert all(" queued " in lines[name] for name in pipelines)
         # The same launch again, while this one waits.
         assert "0 are left" in start(workplace, "parallel", *folds, "cluster.wait=false")
         assert {row.run_dir: row.job_id for row in read_jobs(runs)} == jobs
     finally:
         scontrol("update", f"nodename={node}", "state=resume")
 
-    saved = [path / "train_sae" / "checkpoints" / "last.ckpt" for path in fold]
+    saved = [runs / name / "checkpoints" / "last.ckpt" for name in trainings]
     wait_for(lambda: saved[0].is_file())
     scontrol("requeue", ids[0])
     wait_for(lambda: (read_queue() or {}).get(ids[0], queue[ids[0]]).state == "PENDING")
-    assert " queued " in status(workplace)[str((fold[0] / "train_sae").relative_to(runs))]
+    assert " queued " in status(workplace)[trainings[0]]
     (raw,) = re.findall(r"JobId=(\d+)", _show(ids[0]))
     scontrol("update", f"jobid={raw}", "StartTime=now")
 
     wait_for(lambda: saved[1].is_file())
     subprocess.run(["scancel", ids[1]], check=True)
     wait_for(lambda: ids[1] not in (read_queue() or {ids[1]: None}))
-    line = status(workplace)[str((fold[1] / "train_sae").relative_to(runs))]
-    assert " interrupted " in line
-    assert json.loads((fold[1] / "train_sae" / "manifest.json").read_text())["status"] == "interrupted"
+    assert " interrupted " in status(workplace)[trainings[1]]
 
     said = start(workplace, "parallel", *folds)  # the cancelled one again; waits for it, and the rest
     assert "1 are at work or queued, 1 are left" in said
     wait_for(lambda: not set(jobs.values()) & set(read_queue() or jobs.values()))
-    assert "Resuming" in (fold[0] / "train_sae" / "run.log").read_text()
-    assert "Resuming" in (fold[1] / "train_sae" / "run.log").read_text()
+    assert all("Resuming" in (runs / name / "run.log").read_text() for name in trainings)
     said = start(workplace, "parallel", *folds)
     assert "2 are finished" in said
     expected = results_of(workplace / "serial")
@@ -167,9 +165,10 @@ def test_a_job_that_is_killed_is_lost_and_one_that_dies_at_import_failed(workpla
     assert f"    {row.command}" in said
 
 
-def _variant(workplace: Path) -> str:
-    (path,) = (workplace / "serial" / "small").glob("*/fold_0")
-    return path.parent.name
+def _serial_run(workplace: Path, fold: int, task: str) -> str:
+    """Returns where the run of a task lies below the folder of runs."""
+    (path,) = (workplace / "serial" / "small").glob(f"*/fold_{fold}/{task}")
+    return path.relative_to(workplace / "serial").as_posix()
 
 
 def _show(job_id: str) -> str:
