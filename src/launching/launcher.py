@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 
 from src import config
 from src.file_lock import hold_lock, wait_for_lock
+from src.interrupts import keeping
 from src.launching import slurm, workers
 from src.launching.busy import BusyRuns
 from src.launching.one_pass import join_grids
@@ -77,9 +78,11 @@ class Launcher(HydraLauncher):
             if not plan.stages:
                 return self._returned(jobs)
             if cluster["kind"] == "workers":
-                workers.work(plan, cluster, folder)
+                with keeping(lambda: "what the jobs had saved"):
+                    workers.work(plan, cluster, folder)
             elif cluster["wait"]:
-                slurm.wait(submitted)
+                with keeping(lambda: f"the jobs, which go on in SLURM; {slurm.how_to_stop(submitted)}"):
+                    slurm.wait(submitted)
             else:
                 return []
         return self._returned(jobs)

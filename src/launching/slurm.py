@@ -58,15 +58,19 @@ def submit(plan: Plan, cluster: Mapping[str, Any], folder: Path, runs: Path) -> 
             subprocess.run(cancel, capture_output=True, timeout=60)
             (folder / FILE).unlink(missing_ok=True)
         raise
-    masters = " ".join(dict.fromkeys(row.job_id.partition("_")[0] for row in rows))
     _LOGGER.info(
         "Logs: %s/<job>_0_log.out. Jobs and their run directories: %s.\nHow far they are: python -m src.run "
-        "task=status. Stop them: scancel %s. The same command again submits what is not finished.",
+        "task=status. %s. The same command again submits what is not finished.",
         folder / "slurm",
         folder / FILE,
-        masters,
+        how_to_stop(rows).capitalize(),
     )
     return rows
+
+
+def how_to_stop(rows: Sequence[JobRow]) -> str:
+    """Returns the words for a user who wants jobs to end."""
+    return f"stop them with: scancel {' '.join(dict.fromkeys(row.job_id.partition('_')[0] for row in rows))}"
 
 
 def wait(rows: Sequence[JobRow]) -> None:
