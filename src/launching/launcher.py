@@ -50,7 +50,8 @@ class Launcher(HydraLauncher):
         """Runs or submits the jobs.
 
         Returns:
-            What each job returned, in order; nothing with `cluster.wait=false`.
+            What each job returned, in order, but for those that another process is at; nothing with
+            `cluster.wait=false`.
 
         Raises:
             ValueError: when a configuration is wrong, a run is out of date, or SLURM refuses the jobs; nothing is
@@ -75,17 +76,15 @@ class Launcher(HydraLauncher):
                 elif plan.stages:
                     working.enter_context(hold_lock(folder / LOCK))
                     workers.announce(plan, folder, runs)
-            if not plan.stages:
-                return self._returned(jobs)
-            if cluster["kind"] == "workers":
+            if plan.stages and cluster["kind"] == "workers":
                 with keeping(lambda: "what the jobs had saved"):
                     workers.work(plan, cluster, folder)
-            elif cluster["wait"]:
+            elif plan.stages and cluster["wait"]:
                 with keeping(lambda: f"the jobs, which go on in SLURM; {slurm.how_to_stop(submitted)}"):
                     slurm.wait(submitted)
-            else:
+            elif plan.stages:
                 return []
-        return self._returned(jobs)
+        return self._returned([job for job in jobs if job.path not in plan.busy])
 
     def _launch_here(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         basic = BasicLauncher()
@@ -95,12 +94,11 @@ class Launcher(HydraLauncher):
         jobs = [self._job(overrides) for overrides in job_overrides]
         if any(job.task != "train_sae" for job in jobs):
             return basic.launch(job_overrides, initial_job_idx)
-        finished = {id(job) for job in jobs if is_up_to_date(job.cfg, job.overrides)}
-        left = [job for job in jobs if id(job) not in finished]
-        grids, alone = join_grids(left, [job for job in jobs if id(job) in finished])
-        _say(
-            Plan((), tuple(job.path for job in jobs if id(job) in finished), {}, (), tuple(map(str, grids))), len(jobs)
-        )
+        done = [is_up_to_date(job.cfg, job.overrides) for job in jobs]
+        finished = [job for job, is_done in zip(jobs, done, strict=True) if is_done]
+        left = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
+        grids, alone = join_grids(left, finished)
+        _say(Plan((), tuple(job.path for job in finished), {}, remarks=tuple(map(str, grids))), len(jobs))
         if not left:
             return self._returned(jobs)
         returned = basic.launch([list(one.overrides) for one in (*grids, *alone)], initial_job_idx)

@@ -104,10 +104,10 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
         ValueError: when a run is out of date, or a configuration cannot work; the latter is looked at for runs that are
             not finished.
     """
-    at_work = {job.path: who.text for job in jobs if (who := busy.of(job.path)) is not None}
-    free = [job for job in jobs if job.path not in at_work]
-    finished = [job for job in free if is_up_to_date(job.cfg, job.overrides)]
-    left = [job for job in free if not _is_among(job, finished)]
+    finished = [job for job in jobs if is_up_to_date(job.cfg, job.overrides)]
+    undone = [job for job in jobs if not _is_among(job, finished)]
+    at_work = {job.path: who.text for job in undone if (who := busy.of(job.path)) is not None}
+    left = [job for job in undone if job.path not in at_work]
     for job in _distinct_settings(left):
         config.check_start(job.cfg)
     stages: list[Stage] = []

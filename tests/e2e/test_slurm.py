@@ -119,7 +119,8 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
 
     saved = [runs / name / "checkpoints" / "last.ckpt" for name in trainings]
     wait_for(lambda: saved[0].is_file())
-    scontrol("requeue", ids[0])
+    # What SLURM sends before a job's time ends: submitit puts the job back into the queue.
+    subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)
     wait_for(lambda: (read_queue() or {}).get(ids[0], queue[ids[0]]).state == "PENDING")
     assert " queued " in status(workplace)[trainings[0]]
     (raw,) = re.findall(r"JobId=(\d+)", _show(ids[0]))
