@@ -39,19 +39,20 @@ def submit(plan: Plan, cluster: Mapping[str, Any], folder: Path, runs: Path) -> 
             "or give cluster=workers."
         )
     rows: list[JobRow] = []
-    dependency = "".join(f",afterok:{job_id}" for job_id in plan.waits_for)
+    needed, before = list(plan.waits_for), ""
     try:
-        for number, stage in enumerate(plan.stages):
-            job_ids, logs = _submit_stage(stage, cluster, folder / "slurm", dependency.removeprefix(","))
+        for stage in plan.stages:
+            if before and stage.needs_success:
+                needed, before = [before], ""
+            dependency = [*(f"afterok:{job_id}" for job_id in needed), *([f"afterany:{before}"] if before else [])]
+            job_ids, logs = _submit_stage(stage, cluster, folder / "slurm", ",".join(dependency))
+            before = job_ids[0].partition("_")[0]
             for job_id, log, command in zip(job_ids, logs, stage.commands, strict=True):
                 text = shlex.join(["python", "-m", "src.run", *command.overrides])
                 rows += [JobRow(path.absolute(), job_id, stage.name, text, log, folder) for path in command.run_dirs]
             write_jobs(folder, runs, rows)
-            if number + 1 < len(plan.stages):
-                word = "afterok" if plan.stages[number + 1].needs_success else "afterany"
-                dependency = f",{word}:{job_ids[0].partition('_')[0]}"
             gpus = f"{cluster['gpus']} GPUs each" if stage.takes_gpus and cluster["gpus"] else "no GPU"
-            _LOGGER.info("Submitted %s: %s, %d jobs, %s", stage.name, job_ids[0].partition("_")[0], len(job_ids), gpus)
+            _LOGGER.info("Submitted %s: %s, %d jobs, %s", stage.name, before, len(job_ids), gpus)
     except BaseException:
         if rows:
             cancel = ["scancel", *sorted({row.job_id.partition("_")[0] for row in rows})]

@@ -37,8 +37,8 @@ def announce(plan: Plan, folder: Path, runs: Path) -> None:
 def work(plan: Plan, cluster: Mapping[str, Any], folder: Path) -> None:
     """Runs the commands, `cluster.n_jobs` at once, stage after stage.
 
-    A stage whose commands need those before is left out when one of them failed. When this process is interrupted, so
-    are its workers.
+    When one of the commands failed that a stage needs, that stage and those after it are left out. When this process
+    is interrupted, so are its workers.
     """
     threads = cluster["threads"] or max(1, _n_cpus() // cluster["n_jobs"])
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -83,11 +83,12 @@ def work(plan: Plan, cluster: Mapping[str, Any], folder: Path) -> None:
         try:
             for number, stage in enumerate(plan.stages):
                 if failed and stage.needs_success:
-                    _LOGGER.warning("Left out: %s, which needs what failed before it.", stage.name)
-                    continue
+                    left_out = ", ".join(one.name for one in plan.stages[number:])
+                    _LOGGER.warning("Left out, because of what failed before it: %s.", left_out)
+                    break
                 _LOGGER.info("%s: %d jobs, %d at once.", stage.name, len(stage.commands), cluster["n_jobs"])
                 logs = [_log(folder, number, index) for index in range(len(stage.commands))]
-                failed |= any(_results(pool.map(start, stage.commands, logs)))
+                failed = any(_results(pool.map(start, stage.commands, logs)))
         except BaseException:
             with starting:
                 is_stopped = True

@@ -74,7 +74,7 @@ def test_every_stage_waits_for_the_one_before_and_jobs_are_known_at_once(tmp_pat
         "#SBATCH --array=0-1%2",
         "#SBATCH --dependency=afterok:11",
         "#SBATCH --gpus-per-node=1",
-        "#SBATCH --dependency=afterany:12",
+        "#SBATCH --dependency=afterok:11,afterany:12",
     ]
     assert script.count("#SBATCH --kill-on-invalid-dep=yes") == 3
     assert script.count("#SBATCH --requeue") == 3

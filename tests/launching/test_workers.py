@@ -56,14 +56,15 @@ def test_commands_run_some_at_once_with_their_share_of_threads_and_gpus(place):
 
 
 def test_what_needs_a_failed_stage_is_left_out_and_what_only_follows_it_runs(place, caplog):
-    stages = [stage("first", "fails", "b"), stage("second", "c"), stage("last", "d", needs_success=False)]
-    workers.work(plan(*stages), CLUSTER, place / "launch")
+    stages = [stage("first", "fails", "b"), stage("second", "fails", "c", needs_success=False), stage("third", "d")]
+    workers.work(plan(*stages, stage("last", "e", needs_success=False)), CLUSTER, place / "launch")
     log = (place / "log").read_text()
-    assert "start b" in log
-    assert "start c" not in log
-    assert "end d" in log
-    assert "Failed: python -m src.run fails; its log: " in caplog.text
-    assert "Left out: second" in caplog.text
+    assert "end b" in log
+    assert "end c" in log
+    assert "start d" not in log
+    assert "start e" not in log
+    assert caplog.text.count("Failed: python -m src.run fails; its log: ") == 2
+    assert "Left out, because of what failed before it: third, last." in caplog.text
 
 
 def test_an_interruption_ends_the_workers_and_starts_no_more(place, monkeypatch):
