@@ -35,7 +35,7 @@ from src.task_graph import STEPS, TaskGraph, TaskSpec, read_tasks
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 # Their files set keys of other groups.
-_GLOBAL_GROUPS = ("cluster", "exp", "local", "task")
+_GLOBAL_GROUPS = ("exp", "local", "task")
 
 
 def register_resolvers() -> None:
@@ -339,13 +339,13 @@ def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:
         return
     from src.checks.devices import n_devices
 
-    launcher = str(HydraConfig.get().launcher._target_)
     starts = any(spec.starts_processes for spec in _own_specs(cfg))
     several = n_devices(cfg.trainer.accelerator, cfg.trainer.devices) > 1
-    if several and starts and not launcher.endswith("SlurmLauncher"):
+    if several and starts and cfg.cluster.kind == "local":
         yield (
             f"trainer.devices: expected 1 device for the jobs of -m, which all run inside one process, got "
-            f"{cfg.trainer.devices}; start the jobs one after the other without -m, or give cluster=slurm"
+            f"{cfg.trainer.devices}; start the jobs one after the other without -m, or give cluster=workers or "
+            "cluster=slurm"
         )
 
 

@@ -37,6 +37,33 @@ class Holder:
 _UNREADABLE = Holder("unknown host", 0, "", None, 0.0)
 
 
+@dataclass(frozen=True)
+class LockReading:
+    """A lock as it was found.
+
+    Attributes:
+        holder: who took it.
+        is_alive: whether the holder is at work, as far as can be told: of another host, by its sign of life.
+        is_here: whether the holder is on this host, where `is_alive` is certain.
+        age: seconds since the last sign of life.
+    """
+
+    holder: Holder
+    is_alive: bool
+    is_here: bool
+    age: float
+
+
+def read_lock(path: Path) -> LockReading | None:
+    """Returns who holds a lock file, None when nobody does; takes nothing."""
+    holder = _read_holder(path)
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return None if holder is None else LockReading(holder, _is_alive(holder, path), holder.host == platform.node(), age)
+
+
 class LockHeldError(RuntimeError):
     """A living process holds the lock; `holder` is None when it took the lock this very moment."""
 

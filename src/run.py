@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import config
 from src.interrupts import Interrupted, describe, interruptible
+from src.launching import launcher
 from src.mistakes import describe_mistake
 from src.runs.execution import execute, optimized
 from src.runs.lock import LiveRunError
@@ -23,13 +24,20 @@ _LOGGER = logging.getLogger(__name__)
 _MISTAKES = (ValueError, OSError, LiveRunError, HydraException, OmegaConfBaseException)
 
 config.register_resolvers()
+launcher.register()
 # Lightning's remarks on devices and add-ons are not this program's; its warnings are. Of those, one is between it and
-# newer torch versions and says nothing to a user, and one is of what a run resumes from.
+# newer torch versions and says nothing to a user, one is of what a run resumes from, and one asks for srun wherever
+# SLURM is installed.
 # Importing it, which happens later, sets the level of its own root logger, not of this one.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings(
-    "ignore", message=r".*isinstance\(treespec, LeafSpec\)|Checkpoint directory .* exists and is not"
+    "ignore",
+    message=r".*isinstance\(treespec, LeafSpec\)|Checkpoint directory .* exists and is not|The `srun` command is avail",
 )
+# In a SLURM job Lightning would take SLURM's tasks for processes of its own, and put the job back into the queue as our
+# launcher does. A job of this name it leaves alone (its SLURMEnvironment.detect).
+if "SLURM_JOB_NAME" in os.environ:
+    os.environ["SLURM_JOB_NAME"] = "bash"
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")

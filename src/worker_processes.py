@@ -46,9 +46,10 @@ def end_with_parent() -> None:
 
     Linux kills it, by PR_SET_PDEATHSIG; on every system a thread watches the parent as well, because that signal
     follows the thread that started the worker. Interrupts are left to the parent: a worker prints nothing at Ctrl-C,
-    which reaches all processes of a terminal.
+    which reaches all processes of a terminal, nor at SIGUSR2, which SLURM sends to all of a job before its time ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from src import config
 from src.folder_names import folder_name
+from src.launching import launcher
 
 config.register_resolvers()
 
@@ -91,12 +92,13 @@ def test_folders_of_one_name_give_different_run_names(tmp_path):
     assert folder_name(str(first)) != folder_name(str(second))
 
 
-@pytest.mark.parametrize(("cluster", "launcher"), [("local", "BasicLauncher"), ("slurm", "SlurmLauncher")])
-def test_cluster_chooses_the_launcher(cluster, launcher):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+@pytest.mark.parametrize("cluster", names("cluster"))
+def test_every_cluster_is_launched_by_ours(cluster):
+    launcher.register()
     with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
         cfg = hydra.compose("config", overrides=[f"cluster={cluster}"], return_hydra_config=True)
-    assert cfg.hydra.launcher._target_.endswith(launcher)
+    assert (cfg.cluster.kind, cfg.cluster.steps) == (cluster, None)
+    assert get_object(cfg.hydra.launcher._target_) is launcher.Launcher
 
 
 @pytest.mark.parametrize(
@@ -108,18 +110,17 @@ def test_cluster_chooses_the_launcher(cluster, launcher):
         (["trainer.devices=2"], "RUN", False),
         (["trainer.devices=2", "task=report"], "MULTIRUN", False),
         (["trainer.devices=2", "cluster=slurm"], "MULTIRUN", False),
+        (["trainer.devices=2", "cluster=workers"], "MULTIRUN", False),
     ],
 )
 def test_a_sweep_in_one_process_starts_no_processes(overrides, mode, is_refused, monkeypatch):
-    if "cluster=slurm" in overrides:
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
         started = hydra.compose("config", [*overrides], return_hydra_config=True)
     with open_dict(started):
         started.hydra.mode = mode
     monkeypatch.setattr(HydraConfig.instance(), "cfg", started)
     complaint = errors_of(["exp=quickstart", "trainer=cpu", *overrides])
-    assert ("without -m, or give cluster=slurm" in complaint) == is_refused, complaint
+    assert ("without -m, or give cluster=workers or cluster=slurm" in complaint) == is_refused, complaint
 
 
 def test_labels_that_yaml_takes_for_numbers_are_texts():

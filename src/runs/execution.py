@@ -90,6 +90,14 @@ def open_rundir(cfg: Any, overrides: Sequence[str]) -> RunDir:
     return Lineage(cfg, overrides).rundir(cfg.task.name)
 
 
+def is_up_to_date(cfg: Any, overrides: Sequence[str]) -> bool:
+    """Whether `execute` would leave a finished run as it is; raises what it would raise, and changes nothing."""
+    rundir = open_rundir(cfg, overrides)
+    if cfg.overwrite or not rundir.is_finished:
+        return False
+    return _begin(cfg, rundir, overrides, replace=False)[0] is _Begin.NOT
+
+
 def optimized(results: dict[str, float], key: str | None) -> float | None:
     """Returns the result that `optimize` names, for sweepers.
 
@@ -126,7 +134,7 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
         rundir.left_out = {one.path: one.why for one in others}
     finished = (_Begin.NOT, f"{task} is finished: {rundir.path}. overwrite=true starts over.")
     resumed = (_Begin.AGAIN, f"Resuming the unfinished run {rundir.path}.")
-    if cfg.overwrite:
+    if cfg.overwrite and not provenance.began_before_requeue(rundir.manifest_path):
         return _Begin.ANEW, ""
     manifest = rundir.read_manifest()
     if manifest is None:

@@ -1,11 +1,13 @@
 """What a run can say of itself later: code, machine, versions."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -38,6 +40,17 @@ def describe_run(seed: int, fold: int | str | None) -> dict[str, Any]:
         "outputs": [],
         "error": None,
     }
+
+
+def began_before_requeue(manifest_path: Path) -> bool:
+    """Whether this SLURM job began the run and was put back into the queue since: it has started the run over once."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return False
+    try:
+        job_id = json.loads(manifest_path.read_text())["slurm"]["SLURM_JOB_ID"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return job_id == os.environ["SLURM_JOB_ID"]
 
 
 def now() -> str:

@@ -29,21 +29,18 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     Returns:
         The number of steps that were run (or had finished) and of those that were skipped.
     """
-    overrides = [override for override in config.hydra_overrides() if not override.startswith("task=")]
-    skipped: dict[str, list[str]] = {}
-    done: list[str] = []
-    with keeping(lambda: f"the finished steps {', '.join(done)}" if done else ""):
-        for step in (spec.name for spec in config.tasks().steps):
-            step_cfg = config.with_task(cfg, step)
-            if reasons := why_skipped(step_cfg, step):
-                skipped[step] = reasons
-                _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
-                continue
-            started = time.monotonic()
-            _execute(step_cfg, [*overrides, f"task={step}"])
-            done.append(step)
-            _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
+    done, skipped = _run_steps(cfg)
     rundir.write_json(rundir.path / "skipped.json", skipped)
+    return {"n_steps": len(done), "n_skipped": len(skipped)}
+
+
+def run_steps(cfg: Any, _: RunDir) -> dict[str, float]:
+    """Runs the steps that `cluster.steps` names, for a job that does what folds share.
+
+    Returns:
+        The number of steps that were run (or had finished) and of those that were skipped.
+    """
+    done, skipped = _run_steps(cfg)
     return {"n_steps": len(done), "n_skipped": len(skipped)}
 
 
@@ -67,6 +64,32 @@ def why_skipped(cfg: Any, task: str) -> list[str]:
         return ["the data set has no labels: dataset.target is null"]
     module = importlib.import_module(spec.target.rpartition(".")[0])
     return module.missing_inputs(cfg) if hasattr(module, "missing_inputs") else []
+
+
+def _run_steps(cfg: Any) -> tuple[list[str], dict[str, list[str]]]:
+    """Runs the steps in order, and returns their names and the reasons of those that were skipped."""
+    # What a launcher gave one of its jobs is no part of a command that a user would type.
+    overrides = [one for one in config.hydra_overrides() if not one.startswith(("task=", "cluster."))]
+    steps = [spec.name for spec in config.tasks().steps]
+    if unknown := sorted({*(cfg.cluster.steps or ())} - {*steps}):
+        raise ValueError(f"Expected cluster.steps to be some of {', '.join(steps)}, got {', '.join(unknown)}.")
+    skipped: dict[str, list[str]] = {}
+    done: list[str] = []
+    with keeping(lambda: f"the finished steps {', '.join(done)}" if done else ""):
+        for step in steps:
+            step_cfg = config.with_task(cfg, step)
+            is_elsewhere = cfg.cluster.steps is not None and step not in cfg.cluster.steps
+            reasons = ["another job of the launch runs it"] if is_elsewhere else why_skipped(step_cfg, step)
+            if reasons:
+                skipped[step] = reasons
+                if not is_elsewhere:
+                    _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
+                continue
+            started = time.monotonic()
+            _execute(step_cfg, [*overrides, f"task={step}"])
+            done.append(step)
+            _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
+    return done, skipped
 
 
 def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:

@@ -177,18 +177,29 @@ def _write_page(rundir: RunDir, combinations: list[list[str]], outcomes: list[An
     rundir.write_page(Page("Sweep of sparse autoencoders", [text]))
 
 
+def why_alone(cfg: Any) -> str:
+    """Returns why an SAE cannot be trained together with others, empty when it can."""
+    if cfg.trainer.devices != 1:
+        return f"Expected trainer.devices=1 in a sweep on one stream, got {cfg.trainer.devices}."
+    if "wandb" in cfg.logger:
+        return (
+            "Expected logger=csv or logger=tensorboard in a sweep on one stream, got wandb, which logs one run a "
+            "process: use -m with task=train_sae instead."
+        )
+    return ""
+
+
+def stream_values(cfg: Any) -> dict[str, Any]:
+    """Returns what decides the stream of activations and its length: SAEs where it is equal can share one."""
+    return {f"train.{key}": cfg.train[key] for key in _STREAM_KEYS} | {key: _shared(cfg, key) for key in _SHARED_KEYS}
+
+
 def _check(composed: list[Any], combinations: list[list[str]]) -> None:
+    first = stream_values(composed[0])
     for one, combination in zip(composed, combinations, strict=True):
-        if one.trainer.devices != 1:
-            raise ValueError(f"Expected trainer.devices=1 in a sweep on one stream, got {one.trainer.devices}.")
-        if "wandb" in one.logger:
-            raise ValueError(
-                "Expected logger=csv or logger=tensorboard in a sweep on one stream, got wandb, which logs one run a "
-                "process: use -m with task=train_sae instead."
-            )
-        changed = [f"train.{key}" for key in _STREAM_KEYS if one.train[key] != composed[0].train[key]]
-        changed += [key for key in _SHARED_KEYS if _shared(one, key) != _shared(composed[0], key)]
-        if changed:
+        if reason := why_alone(one):
+            raise ValueError(reason)
+        if changed := [key for key, value in stream_values(one).items() if value != first[key]]:
             raise ValueError(
                 f"Expected combinations of sweep.grid that read the same activations in the same order, got other "
                 f"{', '.join(changed)} for {', '.join(combination)}: use -m with task=train_sae for those."
