@@ -25,6 +25,7 @@ from src.runs.log_file import LogFile
 from src.runs.outputs import describe_outputs, digest_outputs
 from src.runs.rundir import RunDir
 from src.runs.stored_config import differences
+from src.task_graph import STEPS
 
 _LOGGER = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -119,7 +120,7 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
     task, lineage = cfg.task.name, Lineage(cfg, overrides)
     stale = lineage.stale_ancestors(task)
     gathers = config.tasks()[task].gathers
-    if task != "pipeline":  # it makes them again
+    if config.tasks()[task].upstream != STEPS:  # what runs steps makes them again
         others = [one for one in stale if replace and gathers]
         if refused := [one for one in stale if one not in others]:
             raise lineage.refuse(refused[0], task)

@@ -39,7 +39,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
                 _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
                 continue
             started = time.monotonic()
-            _execute(step_cfg, [*overrides, f"task={step}"])
+            execute_step(step_cfg, [*overrides, f"task={step}"])
             done.append(step)
             _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
     rundir.write_json(rundir.path / "skipped.json", skipped)
@@ -66,7 +66,7 @@ def why_skipped(cfg: Any, task: str) -> list[str]:
     return module.missing_inputs(cfg) if hasattr(module, "missing_inputs") else []
 
 
-def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:
+def execute_step(composed: Any, overrides: list[str]) -> dict[str, float]:
     """Executes a step; when another process (the job of another fold, say) is making the same run, waits for it."""
     while True:
         try:
