@@ -249,7 +249,7 @@ LIMITS: dict[str, Limit] = {
     "search.space.*.high": _ANY_NUMBER,
     "search.space.*.step": _kind(NUMBER, NONE),
     "search.space.*.log": _kind(SWITCH),
-    "search.space.*": _kind(MAPPING),
+    "search.space.*": _kind(MAPPING, LIST, TEXT, WHOLE, NUMBER, SWITCH, NONE),  # src.checks.search looks at it
     "search.maximize[]": _kind(TEXT),
     "search.minimize[]": _kind(TEXT),
     "search.n_trials": _ONE_OR_MORE_WHOLE,

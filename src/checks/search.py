@@ -21,14 +21,14 @@ def search_errors(search: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _axis_errors(node: Mapping[str, Any]) -> Iterator[str]:
-    keys = set(node)
+def _axis_errors(node: Any) -> Iterator[str]:
+    keys = set(node) if isinstance(node, Mapping) else set()
     if keys == _CHOICES:
         if not node["choices"]:
             yield "choices, got none"
         return
     if not {"low", "high"} <= keys <= _NUMBERS:
-        yield f"low and high (with log or step), or choices alone, got {', '.join(sorted(keys)) or 'nothing'}"
+        yield f"low and high (with log or step), or choices alone, got {', '.join(sorted(keys)) or node}"
         return
     low, high, step = node["low"], node["high"], node.get("step")
     if low >= high:
