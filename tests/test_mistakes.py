@@ -147,7 +147,8 @@ def test_missing_gpu_is_said_before_the_data_are_read(workplace, monkeypatch):
 def test_missing_wandb_account_is_said_before_the_data_are_read(workplace, monkeypatch):
     wandb = pytest.importorskip("wandb")
 
-    def no_key():
+    def no_key(verify):
+        assert not verify  # asks no server
         raise wandb.errors.UsageError("No API key configured.")
 
     monkeypatch.setattr(wandb, "login", no_key)

@@ -255,6 +255,8 @@ LIMITS: dict[str, Limit] = {
     "search.n_trials": _ONE_OR_MORE_WHOLE,
     "search.sampler": _one_of("tpe", "random", "nsga2"),
     "search.seed": _SEED,
+    "logger.wandb.entity": _kind(TEXT, NONE),
+    "logger.wandb.wait": _kind(NUMBER, NONE),
     "probe.inputs": Limit("that is not empty", lambda value: len(value) > 0),
     "probe.inputs[]": _one_of("activations", "latents", "neurons"),
     "probe.neurons": _kind(LIST),

@@ -143,7 +143,7 @@ def _train_and_predict(
     stop = EarlyStopping(module.monitored, patience=mil.patience, stopping_threshold=mil.stop_below)
     epochs = {"max_epochs": mil.max_epochs, "min_epochs": min(mil.min_epochs, mil.max_epochs)}
     batches = {"limit_val_batches": 1.0 if fold.split.val else 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    trainer = make_trainer(cfg, rundir, [best, stop] if fold.split.val else [best], **epochs, **batches)
+    trainer = make_trainer(cfg, rundir, [best, stop] if fold.split.val else [best], part=method, **epochs, **batches)
     with _threads_for(np.median([data.read(item_id).numel() for item_id in fold.split.train])):
         trainer.fit(module, data)
     if trainer.interrupted:

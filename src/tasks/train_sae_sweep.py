@@ -181,11 +181,6 @@ def _check(composed: list[Any], combinations: list[list[str]]) -> None:
     for one, combination in zip(composed, combinations, strict=True):
         if one.trainer.devices != 1:
             raise ValueError(f"Expected trainer.devices=1 in a sweep on one stream, got {one.trainer.devices}.")
-        if "wandb" in one.logger:
-            raise ValueError(
-                "Expected logger=csv or logger=tensorboard in a sweep on one stream, got wandb, which logs one run a "
-                "process: use -m with task=train_sae instead."
-            )
         changed = [f"train.{key}" for key in _STREAM_KEYS if one.train[key] != composed[0].train[key]]
         changed += [key for key in _SHARED_KEYS if _shared(one, key) != _shared(composed[0], key)]
         if changed:

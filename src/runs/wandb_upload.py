@@ -1,0 +1,171 @@
+"""Logs a run directory to W&B: `python -m src.runs.wandb_upload <run directory> <folder of runs> <options as JSON>`.
+
+Started by `src.runs.tracking`; started by hand on any run that was tracked, it sends what W&B does not have yet. It
+reads files alone and knows the run's process by a pipe, its standard input, which ends when that process does.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from src.file_lock import wait_for_lock
+from src.files import read_yaml
+from src.report.page import Page, read_page
+from src.runs.rundir import RunDir
+from src.runs.tracked_metrics import WHOLE, read_metrics, values_within
+from src.runs.tracking import read_tracked
+
+_LOGGER = logging.getLogger(__name__)
+_POLL_SECONDS = 5.0
+# After the run's end; then what is not sent stays in the folder of W&B's files, for `wandb sync`.
+_PATIENCE_SECONDS = 600.0
+_MOST_ROWS, _MOST_FILES = 10_000, 1_000
+_NICENESS = 10
+
+
+def main() -> int:
+    """Follows a run and returns an exit code: 1 where W&B took nothing and all was written offline."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    rundir, runs, options = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+    os.nice(_NICENESS)
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
+    import wandb
+
+    with wait_for_lock(runs / "wandb" / f"{read_tracked(rundir.path).id}.lock", "uploading"):
+        try:
+            upload(rundir, runs, options, ended)
+        except wandb.Error as error:
+            _LOGGER.warning("W&B did not take the run: %s", error)
+            upload(rundir, runs, options | {"offline": True}, ended)
+            return 1
+    return 0
+
+
+def upload(rundir: RunDir, runs: Path, options: dict[str, Any], ended: threading.Event) -> None:
+    """Sends what a run has logged as it comes, and at its end the rest; offline all at its end.
+
+    Args:
+        rundir: the run's directory.
+        runs: the folder of all runs; W&B's own files are in `wandb/` below it.
+        options: `project`, `entity`, `offline`.
+        ended: set when the run has ended.
+
+    Raises:
+        wandb.Error: when W&B does not answer, or refuses.
+    """
+    identity = read_tracked(rundir.path).id
+    opened: dict[str, Any] = {}
+    sent: dict[str, int] = {}
+    is_last = False
+    while not is_last:
+        is_last = ended.wait(None if options["offline"] else _POLL_SECONDS)
+        tracked = read_tracked(rundir.path)
+        if tracked.id != identity:
+            _LOGGER.warning("The run was started over; what it was before is not followed any more.")
+            return
+        parts = tracked.parts
+        for part in (WHOLE, *parts):
+            rows = read_metrics(rundir.metrics_path, part, parts)
+            if part not in opened and (rows or is_last):
+                opened[part] = _open(rundir, runs, identity, part, options)
+                sent[part] = opened[part].step - 1
+            # The last row may yet be added to.
+            for step, values in rows if is_last else rows[:-1]:
+                if step > sent[part]:
+                    opened[part].log(values, step=step)
+                    sent[part] = step
+    manifest = rundir.read_manifest() or {}
+    parts = list(opened)[1:]
+    for part, run in opened.items():
+        results = rundir.read_results() if rundir.results_path.is_file() else {}
+        run.summary.update(values_within(results, part, parts) if part else results)
+        if part == WHOLE:
+            _log_page(run, rundir)
+            _log_artifact(run, rundir, manifest)
+        run.finish(exit_code=0 if manifest.get("status") == "completed" else 1)
+        if options["offline"]:
+            _remove_earlier(runs, run.id)
+            _LOGGER.info("Written offline. To upload: cd %s && wandb sync wandb/offline-run-*-%s", runs, run.id)
+
+
+def _open(rundir: RunDir, runs: Path, identity: str, part: str, options: dict[str, Any]) -> Any:
+    import wandb
+
+    place = rundir.path.relative_to(runs).parts if rundir.path.is_relative_to(runs) else rundir.path.parts[-4:]
+    return wandb.init(
+        project=options["project"],
+        entity=options["entity"],
+        mode="offline" if options["offline"] else "online",
+        dir=str(runs),
+        id=f"{identity}-{part}" if part else identity,
+        resume="allow",
+        reinit="create_new",
+        group="/".join(place[:2]),  # name and variant
+        name="/".join([*place[2:], *([part] if part else [])]),
+        job_type=rundir.path.name,
+        config=read_yaml(rundir.config_path) if rundir.config_path.is_file() else {},
+        settings=wandb.Settings(console="off", x_stats_pid=os.getppid()),
+    )
+
+
+def _log_page(run: Any, rundir: RunDir) -> None:
+    """Logs the figures and tables of the run's page."""
+    import pandas as pd
+    import wandb
+
+    page = read_page(rundir.page_path) if rundir.page_path.is_file() else Page("")
+    shown: dict[str, Any] = {}
+    for figure in page.figures:
+        shown[f"plots/{Path(figure.path).stem}"] = wandb.Image(str(rundir.path / figure.path), caption=figure.caption)
+    for table in page.tables:
+        rows = pd.read_csv(rundir.path / table.path, nrows=_MOST_ROWS)
+        shown[f"analysis/{Path(table.path).stem}"] = wandb.Table(dataframe=rows)
+    if shown:
+        run.log(shown)
+
+
+def _log_artifact(run: Any, rundir: RunDir, manifest: dict[str, Any]) -> None:
+    """Logs the run's results by reference: where they lie and their digests; nothing is uploaded."""
+    import wandb
+
+    outputs = [output for output in manifest.get("outputs", []) if output["digest"]][:_MOST_FILES]
+    if not outputs:
+        return
+    digests = {output["path"]: output["digest"] for output in outputs}
+    metadata = {"run": str(rundir.path), "digest": manifest["digest"], "digests": digests}
+    artifact = wandb.Artifact(f"{rundir.path.name}-{run.id}", rundir.path.name, metadata=metadata)
+    for name in digests:
+        artifact.add_reference((rundir.path / name).as_uri(), name, checksum=False)
+    run.log_artifact(artifact)
+
+
+def _remove_earlier(runs: Path, run_id: str) -> None:
+    """Removes what earlier starts of a run wrote offline: the last has all of it."""
+    *earlier, _ = sorted((runs / "wandb").glob(f"offline-run-*-{run_id}"))
+    for folder in earlier:
+        shutil.rmtree(folder)
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    ended.set()
+    watchdog = threading.Timer(_PATIENCE_SECONDS, _give_up)
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _give_up() -> None:
+    _LOGGER.error(
+        "W&B has not taken all within %g s. What is left: `wandb sync` of the run's folder.", _PATIENCE_SECONDS
+    )
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
