@@ -93,7 +93,7 @@ def _start(cfg: Any, rundir: RunDir) -> _Upload:
     runs = Path(cfg.paths.runs).absolute()
     log_path = runs / "wandb" / f"{read_tracked(rundir.path).id}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: cfg.logger.wandb[key] for key in ("project", "entity", "offline")}
+    options = {key: cfg.logger.wandb[key] for key in ("project", "entity", "offline")} | {"is_refused": False}
     command = [sys.executable, "-m", _MODULE, str(rundir.path.absolute()), str(runs), json.dumps(options)]
     with open(log_path, "ab") as log:
         # A session of its own: Ctrl-C is for the run alone.

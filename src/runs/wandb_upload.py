@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.file_lock import wait_for_lock
-from src.files import read_yaml
+from src.files import digest_text, read_yaml
 from src.report.page import Page, read_page
 from src.runs.rundir import RunDir
 from src.runs.tracked_metrics import WHOLE, read_metrics, values_within
@@ -25,6 +25,7 @@ _POLL_SECONDS = 5.0
 # After the run's end; then what is not sent stays in the folder of W&B's files, for `wandb sync`.
 _PATIENCE_SECONDS = 600.0
 _MOST_ROWS, _MOST_FILES = 10_000, 1_000
+_LONGEST_GROUP = 128  # characters that W&B takes
 _NICENESS = 10
 
 
@@ -33,18 +34,20 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     rundir, runs, options = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
     os.nice(_NICENESS)
+    os.environ.pop("WANDB_SERVICE", None)  # which serves W&B in the process that started this one, and ends with it
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     import wandb
 
-    with wait_for_lock(runs / "wandb" / f"{read_tracked(rundir.path).id}.lock", "uploading"):
-        try:
+    try:
+        with wait_for_lock(runs / "wandb" / f"{read_tracked(rundir.path).id}.lock", "uploading"):
             upload(rundir, runs, options, ended)
-        except wandb.Error as error:
-            _LOGGER.warning("W&B did not take the run: %s", error)
-            upload(rundir, runs, options | {"offline": True}, ended)
-            return 1
-    return 0
+    except wandb.Error as error:
+        _LOGGER.warning("W&B did not take the run, which is written offline instead: %s", error)
+        # As a new program: what W&B began here is still at it.
+        again = json.dumps(options | {"offline": True, "is_refused": True})
+        os.execv(sys.executable, [sys.executable, "-m", "src.runs.wandb_upload", *sys.argv[1:3], again])
+    return int(options["is_refused"])
 
 
 def upload(rundir: RunDir, runs: Path, options: dict[str, Any], ended: threading.Event) -> None:
@@ -97,19 +100,20 @@ def upload(rundir: RunDir, runs: Path, options: dict[str, Any], ended: threading
 def _open(rundir: RunDir, runs: Path, identity: str, part: str, options: dict[str, Any]) -> Any:
     import wandb
 
+    config = read_yaml(rundir.config_path)
     place = rundir.path.relative_to(runs).parts if rundir.path.is_relative_to(runs) else rundir.path.parts[-4:]
     return wandb.init(
         project=options["project"],
         entity=options["entity"],
         mode="offline" if options["offline"] else "online",
         dir=str(runs),
-        id=f"{identity}-{part}" if part else identity,
+        id=f"{identity}-{digest_text(part, 8)}" if part else identity,
         resume="allow",
         reinit="create_new",
-        group="/".join(place[:2]),  # name and variant
+        group="/".join(place[:2])[:_LONGEST_GROUP],  # name and variant
         name="/".join([*place[2:], *([part] if part else [])]),
-        job_type=rundir.path.name,
-        config=read_yaml(rundir.config_path) if rundir.config_path.is_file() else {},
+        job_type=config["task"]["name"],
+        config=config,
         settings=wandb.Settings(console="off", x_stats_pid=os.getppid()),
     )
 
