@@ -17,7 +17,7 @@ from src.file_lock import wait_for_lock
 from src.files import digest_text, read_yaml
 from src.report.page import Page, read_page
 from src.runs.rundir import RunDir
-from src.runs.tracked_metrics import WHOLE, read_metrics, values_within
+from src.runs.tracked_metrics import WHOLE, Rows, read_metrics, values_within
 from src.runs.tracking import read_tracked
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,13 +37,13 @@ def main() -> int:
     os.environ.pop("WANDB_SERVICE", None)  # which serves W&B in the process that started this one, and ends with it
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
-    import wandb
-
     try:
         with wait_for_lock(runs / "wandb" / f"{read_tracked(rundir.path).id}.lock", "uploading"):
             upload(rundir, runs, options, ended)
-    except wandb.Error as error:
-        _LOGGER.warning("W&B did not take the run, which is written offline instead: %s", error)
+    except Exception:  # its server, its account, its own service: the run is to be kept in any case
+        if options["offline"]:
+            raise
+        _LOGGER.warning("W&B did not take the run, which is written offline instead.", exc_info=True)
         # As a new program: what W&B began here is still at it.
         again = json.dumps(options | {"offline": True, "is_refused": True})
         os.execv(sys.executable, [sys.executable, "-m", "src.runs.wandb_upload", *sys.argv[1:3], again])
@@ -60,34 +60,28 @@ def upload(rundir: RunDir, runs: Path, options: dict[str, Any], ended: threading
         ended: set when the run has ended.
 
     Raises:
-        wandb.Error: when W&B does not answer, or refuses.
+        wandb.Error: when W&B does not answer, or refuses; and whatever else W&B raises.
     """
     identity = read_tracked(rundir.path).id
     opened: dict[str, Any] = {}
-    sent: dict[str, int] = {}
-    is_last = False
-    while not is_last:
-        is_last = ended.wait(None if options["offline"] else _POLL_SECONDS)
+    has_ended = False
+    while not has_ended:
+        has_ended = ended.wait(None if options["offline"] else _POLL_SECONDS)
         tracked = read_tracked(rundir.path)
         if tracked.id != identity:
             _LOGGER.warning("The run was started over; what it was before is not followed any more.")
             return
-        parts = tracked.parts
-        for part in (WHOLE, *parts):
-            rows = read_metrics(rundir.metrics_path, part, parts)
-            if part not in opened and (rows or is_last):
+        manifest = rundir.read_manifest() or {}
+        is_final = has_ended and manifest.get("status") in ("completed", "failed")
+        for part in (WHOLE, *tracked.parts):
+            rows = read_metrics(rundir.metrics_path, part, tracked.parts)
+            if part not in opened and (rows or has_ended):
                 opened[part] = _open(rundir, runs, identity, part, options)
-                sent[part] = opened[part].step - 1
-            # The last row may yet be added to.
-            for step, values in rows if is_last else rows[:-1]:
-                if step > sent[part]:
-                    opened[part].log(values, step=step)
-                    sent[part] = step
-    manifest = rundir.read_manifest() or {}
-    parts = list(opened)[1:]
+            if part in opened:
+                _log_rows(opened[part], rows, is_final)
+    results = rundir.read_results() if rundir.results_path.is_file() else {}
     for part, run in opened.items():
-        results = rundir.read_results() if rundir.results_path.is_file() else {}
-        run.summary.update(values_within(results, part, parts) if part else results)
+        run.summary.update(values_within(results, part, tracked.parts) if part != WHOLE else results)
         if part == WHOLE:
             _log_page(run, rundir)
             _log_artifact(run, rundir, manifest)
@@ -95,6 +89,17 @@ def upload(rundir: RunDir, runs: Path, options: dict[str, Any], ended: threading
         if options["offline"]:
             _remove_earlier(runs, run.id)
             _LOGGER.info("Written offline. To upload: cd %s && wandb sync wandb/offline-run-*-%s", runs, run.id)
+
+
+def _log_rows(run: Any, rows: Rows, is_final: bool) -> None:
+    """Logs the rows that a W&B run does not have, also not from before a restart.
+
+    The last row is left until another one follows or the run has ended: it may be added to. At the end it stays open,
+    for what is shown then.
+    """
+    for number, (step, values) in enumerate(rows if is_final else rows[:-1]):
+        if step >= run.step:
+            run.log(values, step=step, commit=number < len(rows) - 1)
 
 
 def _open(rundir: RunDir, runs: Path, identity: str, part: str, options: dict[str, Any]) -> Any:

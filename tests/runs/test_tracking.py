@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,16 +14,15 @@ from src.report.page import Page, PageTable, write_page
 from src.runs import tracking, wandb_upload
 from src.runs.rundir import RunDir
 from src.runs.tracked_metrics import WHOLE, key_within, read_metrics, values_within
-from tests.runs.trackers import MISBEHAVIOURS, misbehaving_server, read_offline
+from tests.runs.trackers import MISBEHAVIOURS, misbehaving_server, read_offline, wandb_server
 
 pytest.importorskip("wandb")
 ROWS = "step,epoch,val/a_loss,val/a_b_loss,train/loss\n1,0,,,3\n2,0,5,6,\n4,1,4,,2\n"
 
 
-@pytest.fixture
-def rundir(tmp_path):
-    """A run directory as a finished task with two models leaves it."""
-    rundir = RunDir(tmp_path / "runs" / "study" / "default" / "fold_0" / "train_mil")
+def make_rundir(path):
+    """Makes a run directory as a finished task with two models leaves it."""
+    rundir = RunDir(path / "runs" / "study" / "default" / "fold_0" / "train_mil")
     with write_atomically(rundir.config_path) as temporary:
         temporary.write_text("task: {name: train_mil}\nseed: 3\n")
     rundir.metrics_path.write_text(ROWS)
@@ -33,6 +33,11 @@ def rundir(tmp_path):
     manifest = {"status": "completed", "schema_version": 2, "digest": "d0", "outputs": outputs}
     rundir.write_json(rundir.manifest_path, manifest)
     return rundir
+
+
+@pytest.fixture
+def rundir(tmp_path):
+    return make_rundir(tmp_path)
 
 
 def configuration(rundir, **wandb):
@@ -95,25 +100,51 @@ def test_wandb_is_told_of_the_run_and_of_each_part(rundir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", MISBEHAVIOURS)
-def test_a_tracker_that_misbehaves_stops_and_slows_nothing(how, rundir, monkeypatch):
+def test_a_tracker_that_misbehaves_stops_and_slows_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "4")
-    with misbehaving_server(how) as (url, asked):
-        monkeypatch.setenv("WANDB_BASE_URL", url)
-        with tracking.tracking(configuration(rundir), rundir):
-            upload = tracking._UPLOADS[-1]
-            deadline = time.monotonic() + 60
-            while not asked and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert asked, upload.log_path.read_text()
-            assert upload.process.poll() is None
+    uploads = {}
+    with ExitStack() as servers:
+        for how in MISBEHAVIOURS:
+            url, asked = servers.enter_context(misbehaving_server(how))
+            monkeypatch.setenv("WANDB_BASE_URL", url)
+            rundir = make_rundir(tmp_path / how)
             started = time.monotonic()
-        assert time.monotonic() - started < 1
-        assert upload.process.wait(timeout=120) == 1, upload.log_path.read_text()
-    assert "W&B did not take the run" in upload.log_path.read_text()
-    (path,) = (rundir.path.parents[3] / "wandb").glob("offline-run-*/*.wandb")
-    assert any(row.get("train/loss") == 2 for row in read_offline(path)["history"])
+            with tracking.tracking(configuration(rundir), rundir):
+                pass
+            assert time.monotonic() - started < 2
+            uploads[how] = (rundir, asked, tracking._UPLOADS[-1])
+        for how, (rundir, asked, upload) in uploads.items():
+            assert upload.process.wait(timeout=150) == 1, how
+            assert asked, how
+            assert "W&B did not take the run" in upload.log_path.read_text()
+            (path,) = (rundir.path.parents[3] / "wandb").glob("offline-run-*/*.wandb")
+            assert any(row.get("train/loss") == 2 for row in read_offline(path)["history"]), how
+
+
+@pytest.mark.slow
+def test_a_resumed_run_continues_its_wandb_run(rundir, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.5")
+    with wandb_server() as (url, history):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+
+        def follow(rows, seen):
+            """Logs as the run grows, and says how many rows W&B has before the run has ended."""
+            rundir.metrics_path.write_text("step,train/loss\n" + "".join(f"{row},{row / 10}\n" for row in rows))
+            with tracking.tracking(configuration(rundir), rundir):
+                deadline = time.monotonic() + 90
+                while time.monotonic() < deadline and sum(map(len, history.values())) < seen:
+                    time.sleep(0.1)
+            upload = tracking._UPLOADS[-1]
+            assert upload.process.wait(timeout=120) == 0, upload.log_path.read_text()
+
+        follow(range(1, 5), seen=3)  # the last row may yet be added to
+        (identity,) = history
+        follow(range(1, 9), seen=7)
+    assert list(history) == [identity]
+    steps = [(row["_step"], row["train/loss"]) for row in history[identity] if "train/loss" in row]
+    assert steps == [(step, step / 10) for step in range(1, 9)]
 
 
 def test_without_wandb_nothing_is_started(rundir):
