@@ -51,8 +51,9 @@ def plot_pareto(
     front = np.flatnonzero(mask)[np.argsort(xs[mask], kind="stable")]
     axes.plot(xs[front], ys[front], color=VERMILLION, linewidth=1.2, zorder=2)
     axes.scatter(xs[front], ys[front], color=VERMILLION, s=30, zorder=3, label="not beaten in all objectives")
-    for index in front:
-        axes.annotate(str(trials[index]), (xs[index], ys[index]), (4, 4), textcoords="offset points", fontsize=9)
+    for place, index in enumerate(front):
+        beside = (4, 4) if place % 2 else (4, -12)  # neighbours in turn above and below
+        axes.annotate(str(trials[index]), (xs[index], ys[index]), beside, textcoords="offset points", fontsize=9)
     for scale, values in ((axes.set_xscale, xs), (axes.set_yscale, ys)):
         if (values > 0).all() and values.max() > 10 * values.min():
             scale("log")

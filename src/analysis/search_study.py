@@ -35,8 +35,9 @@ def open_study(path: Path, directions: Sequence[str]) -> "Iterator[optuna.Study]
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    aims = [optuna.study.StudyDirection[direction.upper()] for direction in directions]
     try:
-        yield optuna.create_study(storage=storage, study_name=_NAME, directions=directions, load_if_exists=True)
+        yield optuna.create_study(storage=storage, study_name=_NAME, directions=aims, load_if_exists=True)
     finally:
         storage.remove_session()
         storage.engine.dispose()

@@ -68,7 +68,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     rundir.record(*_shared_inputs([Path(cfg.paths.runs) / path for path in ended["run"]]))
     _write_page(cfg, rundir, table, objectives, typed)
     best = {key: ended[key].agg("max" if key in search["maximize"] else "min") for key in objectives}
-    counts = {"n_trials": len(table), "n_failed": len(table) - len(ended), "n_best": int(table["best"].sum())}
+    counts = {"n_trials": len(table), "n_failed": len(table) - len(ended), "n_best": sum(table["best"].tolist())}
     return counts | {key: float(value) for key, value in best.items()}
 
 
@@ -191,8 +191,8 @@ def _write_page(cfg: Any, rundir: RunDir, table: pd.DataFrame, objectives: Seque
         rundir.add_figure("history", figure, "What each trial reached, in order.")
     for number, pair in enumerate(itertools.combinations(reversed(objectives), 2)):
         x, y = (ended[key].tolist() for key in pair)
-        names = tuple(f"{key} ({sign[key]} is better)" for key in pair)
-        figure = plot_pareto(x, y, ended["best"].tolist(), ended["trial"].tolist(), names)
+        x_name, y_name = (f"{key} ({sign[key]} is better)" for key in pair)
+        figure = plot_pareto(x, y, ended["best"].tolist(), ended["trial"].tolist(), (x_name, y_name))
         caption = f"{pair[1]} against {pair[0]}; numbers are trials of the table."
         rundir.add_figure("pareto" if number == 0 else f"pareto_{number}", figure, caption)
     shown = table.sort_values(["best", objectives[0]], ascending=[False, sign[objectives[0]] == "lower"])
@@ -200,11 +200,11 @@ def _write_page(cfg: Any, rundir: RunDir, table: pd.DataFrame, objectives: Seque
     tried = [key for key in search.space if key in table]
     first = shown.iloc[0]
     command = " ".join(["python -m src.run", *typed, *(f"{key}={first[key]}" for key in tried), f"task={search.task}"])
+    aims = ", ".join(f"{key} ({sign[key]} is better)" for key in objectives)
     text = (
         f"{len(table)} trials of {search.task} over {', '.join(tried)}, proposed by {search.sampler}; "
-        f"{len(table) - len(ended)} failed. Best is what no other trial beats in all of: "
-        + ", ".join(f"{key} ({sign[key]})" for key in objectives)
-        + f". The run of trial {first['trial']}: {command}"
+        f"{len(table) - len(ended)} failed. A trial is best when no other is as good in all of {aims} and better in "
+        f"one. The run of trial {first['trial']}: {command}"
     )
     _LOGGER.info("%s", text)
     rundir.write_page(Page("Search of settings", [text], {"n_trials": len(table)}))

@@ -9,12 +9,15 @@ from contextlib import ExitStack
 import pytest
 from omegaconf import OmegaConf
 
+from src import config
 from src.files import write_atomically
 from src.report.page import Page, PageTable, write_page
 from src.runs import tracking, wandb_upload
+from src.runs.execution import execute
 from src.runs.rundir import RunDir
 from src.runs.tracked_metrics import WHOLE, key_within, read_metrics, values_within
 from tests.runs.trackers import MISBEHAVIOURS, misbehaving_server, read_offline, wandb_server
+from tests.synthetic import make_feature_folder
 
 pytest.importorskip("wandb")
 ROWS = "step,epoch,val/a_loss,val/a_b_loss,train/loss\n1,0,,,3\n2,0,5,6,\n4,1,4,,2\n"
@@ -120,6 +123,32 @@ def test_a_tracker_that_misbehaves_stops_and_slows_nothing(tmp_path, monkeypatch
             assert "W&B did not take the run" in upload.log_path.read_text()
             (path,) = (rundir.path.parents[3] / "wandb").glob("offline-run-*/*.wandb")
             assert any(row.get("train/loss") == 2 for row in read_offline(path)["history"]), how
+
+
+@pytest.mark.slow
+def test_a_training_beside_a_tracker_that_hangs_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    config.register_resolvers()
+    make_feature_folder(tmp_path / "features", n_slides=20, n_patches=30)
+    typed = ["exp=features", f"dataset.dir={tmp_path / 'features'}", "dataset.positive_class=tumor", "trainer=cpu"]
+    typed += [f"paths.data={tmp_path / 'data'}", "train.batch_size=256", "train.epochs=2", "splits.n_folds=2"]
+    exported = []
+    with misbehaving_server("hangs") as (url, asked):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        for logger in ("csv", "wandb"):
+            for task in ("splits", "train_sae"):
+                overrides = [*typed, f"paths.runs={tmp_path / logger}", f"logger={logger}", f"task={task}"]
+                execute(config.compose(overrides), overrides)
+            (path,) = (tmp_path / logger).glob("**/sae_weights.safetensors")
+            exported.append(path.read_bytes())
+        for upload in tracking._UPLOADS[-2:]:  # of both tasks
+            deadline = time.monotonic() + 60
+            while not asked and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert upload.process.poll() is None
+            upload.process.kill()
+            upload.process.wait()
+    assert exported[0] == exported[1]
 
 
 @pytest.mark.slow
