@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
+from src.checks.wandb_account import has_wandb_account
+
 # Wide enough for any sae.k that is meant; on the meta device it costs nothing.
 _WIDTH = 2**16
 # What the SAE's own optimizer steps and its calibration work in.
@@ -53,9 +55,8 @@ def _account_errors(config: Mapping[str, Any]) -> Iterator[str]:
     options = config["logger"].get("wandb")
     if options is None or options["offline"]:
         return
-    import wandb
-
-    try:
-        wandb.login(verify=False)  # asks no server, which may not answer
-    except wandb.Error as error:
-        yield f"logger: expected an account for logger=wandb, got: {error} Or give logger.wandb.offline=true"
+    if not has_wandb_account():
+        yield (
+            "logger: expected an account for logger=wandb, found none: type `wandb login`, set WANDB_API_KEY, or give "
+            "logger.wandb.offline=true"
+        )

@@ -73,7 +73,7 @@ def tracking(cfg: Any, rundir: RunDir) -> Iterator[None]:
     options = cfg.logger.wandb
     if not (rundir.path / _FILE).is_file():
         rundir.write_json(rundir.path / _FILE, asdict(Tracked(uuid.uuid4().hex[:16], [])))
-    upload = None if options.offline else _start(cfg, rundir)
+    upload = None if options.offline else _try_to_start(cfg, rundir)
     seconds = 0.0  # a process that is asked to end does so at once
     try:
         yield
@@ -82,9 +82,19 @@ def tracking(cfg: Any, rundir: RunDir) -> Iterator[None]:
         seconds = _wait_seconds(options)
         raise
     finally:
-        upload = upload or _start(cfg, rundir)
-        upload.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess] - a pipe
-        upload.deadline = time.monotonic() + seconds
+        upload = upload or _try_to_start(cfg, rundir)
+        if upload is not None:
+            upload.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess] - a pipe
+            upload.deadline = time.monotonic() + seconds
+
+
+def _try_to_start(cfg: Any, rundir: RunDir) -> _Upload | None:
+    """Starts the process; where that cannot be, a warning says so, and the run goes on."""
+    try:
+        return _start(cfg, rundir)
+    except OSError as error:
+        _LOGGER.warning("W&B is not told of the run: %s", error)
+        return None
 
 
 def _start(cfg: Any, rundir: RunDir) -> _Upload:

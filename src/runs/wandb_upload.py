@@ -1,7 +1,7 @@
-"""Logs a run directory to W&B: `python -m src.runs.wandb_upload <run directory> <folder of runs> <options as JSON>`.
+"""Logs a run directory to W&B, in a process of its own that `src.runs.tracking` starts.
 
-Started by `src.runs.tracking`; started by hand on any run that was tracked, it sends what W&B does not have yet. It
-reads files alone and knows the run's process by a pipe, its standard input, which ends when that process does.
+It reads files alone, and knows the process of the run by a pipe, its standard input, which ends when that process does.
+By hand, `python -m src.runs.wandb_upload <run directory>` sends what W&B does not have yet of a run that was logged.
 """
 
 import json
@@ -32,7 +32,12 @@ _NICENESS = 10
 def main() -> int:
     """Follows a run and returns an exit code: 1 where W&B took nothing and all was written offline."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    rundir, runs, options = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+    rundir = RunDir(Path(sys.argv[1]).absolute())
+    if len(sys.argv) > 2:
+        runs, options = Path(sys.argv[2]), json.loads(sys.argv[3])
+    else:  # by hand
+        config = read_yaml(rundir.config_path)
+        runs, options = Path(config["paths"]["runs"]).absolute(), config["logger"]["wandb"] | {"is_refused": False}
     os.nice(_NICENESS)
     os.environ.pop("WANDB_SERVICE", None)  # which serves W&B in the process that started this one, and ends with it
     ended = threading.Event()
@@ -46,7 +51,7 @@ def main() -> int:
         _LOGGER.warning("W&B did not take the run, which is written offline instead.", exc_info=True)
         # As a new program: what W&B began here is still at it.
         again = json.dumps(options | {"offline": True, "is_refused": True})
-        os.execv(sys.executable, [sys.executable, "-m", "src.runs.wandb_upload", *sys.argv[1:3], again])
+        os.execv(sys.executable, [sys.executable, "-m", "src.runs.wandb_upload", str(rundir.path), str(runs), again])
     return int(options["is_refused"])
 
 
@@ -162,7 +167,8 @@ def _remove_earlier(runs: Path, run_id: str) -> None:
 
 
 def _wait_for_end(ended: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    if not sys.stdin.isatty():
+        sys.stdin.buffer.read()
     ended.set()
     watchdog = threading.Timer(_PATIENCE_SECONDS, _give_up)
     watchdog.daemon = True
