@@ -78,14 +78,15 @@ def _refuse_failures(study: Any, n_failures: int) -> None:
     errors = [trial.user_attrs["error"] for trial in trials if "error" in trial.user_attrs]
     if len(errors) >= n_failures and not any(trial.values for trial in trials):
         raise ValueError(
-            f"Expected trials that end, got {len(errors)} of {len(errors)} that failed, the first with: {errors[0]} "
-            "Mend it, or the space, and start again; overwrite=true forgets these trials."
+            f"Expected trials that end, got {len(errors)} that failed and no other, the first with: {errors[0]} Mend "
+            "it, or the space, and start again; overwrite=true forgets these trials."
         )
 
 
 def _typed() -> list[str]:
-    """Returns what a trial has of the command line: all but the task and the search itself."""
-    return [one for one in config.hydra_overrides() if _key(one).partition(".")[0] not in ("task", "search")]
+    """Returns what a trial has of the command line: all but the task and the search, which alone is started over."""
+    own = ("task", "search", "overwrite")
+    return [one for one in config.hydra_overrides() if _key(one).partition(".")[0] not in own]
 
 
 def _key(override: str) -> str:

@@ -66,6 +66,12 @@ def test_trials_are_usual_runs_of_several_objectives(typed, monkeypatch, tmp_pat
     assert (folder / "plots" / "pareto.png").is_file()
     assert results["val/explained_variance"] == table["val/explained_variance"].max()
     assert _search(typed, monkeypatch, SPACE, *TWO, "search.n_trials=4") == results  # finished
+    report = [*typed, SPACE, *TWO, "search.n_trials=4", "task=report"]
+    execute(config.compose(report), report)
+    assert any("Search of settings" in path.read_text() for path in (tmp_path / "runs").glob("**/report.html"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("**/train_sae/results.json")}
+    assert _search(typed, monkeypatch, SPACE, *TWO, "search.n_trials=4", "overwrite=true") == results
+    assert before == {path: path.stat().st_mtime_ns for path in before}  # the same trials, found finished
 
 
 @pytest.mark.slow
@@ -105,7 +111,7 @@ def test_a_trial_that_diverges_is_noted_and_the_others_go_on(typed, monkeypatch,
 
 def test_a_search_ends_when_all_trials_fail(typed, monkeypatch):
     space = "+search.space={train.lr:{choices:[1.0e+29,1.0e+30]}}"
-    with pytest.raises(ValueError, match="got 1 of 1 that failed, the first with: train_sae: "):
+    with pytest.raises(ValueError, match="got 1 that failed and no other, the first with: train_sae: "):
         _search(typed, monkeypatch, space, "search.minimize=[val/fvu]", "search.n_trials=1")
 
 
