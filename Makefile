@@ -37,7 +37,7 @@ format: env
 # The lock files name versions and digests; this is the one command that changes them.
 lock: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --extra wsi --extra dicom --extra hf --extra slurm --extra report --extra tables --extra dev --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra wsi --extra dicom --extra hf --extra slurm --extra search --extra report --extra tables --extra dev --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra bench --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --quiet -o requirements-bench.lock
 
 # The peers that the benchmarks compare with, in an environment of their own.

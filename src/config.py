@@ -270,7 +270,7 @@ def validate(cfg: DictConfig) -> None:
             given = tasks().given(plain).items()
             errors += wrong_folders(plain["paths"])
             errors += [error for task, path in given for error in wrong_run(tasks()[task].run_key or "", task, path)]
-            errors += [*_wrong_grid(cfg), *_processes_in_a_sweep(cfg)]
+            errors += [*_wrong_grid(cfg), *_processes_in_a_sweep(cfg), *_search_of_another_task(plain)]
     _raise(errors)
 
 
@@ -331,6 +331,15 @@ def _wrong_grid(cfg: DictConfig) -> Iterator[str]:
         expand_grid(cfg.sweep.grid)
     except ValueError as error:
         yield f"sweep.grid: {error}"
+
+
+def _search_of_another_task(values: dict[str, Any]) -> Iterator[str]:
+    task = values["task"]["name"]
+    if values["search"]["space"] and "search" not in tasks().groups(task):
+        yield (
+            f"search: expected search={values['search']['name']} with task=search, got task={task}; leave the task "
+            f"away, or give search.task={task} for trials of it"
+        )
 
 
 def _processes_in_a_sweep(cfg: DictConfig) -> Iterator[str]:

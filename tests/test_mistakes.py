@@ -144,15 +144,12 @@ def test_missing_gpu_is_said_before_the_data_are_read(workplace, monkeypatch):
         start(workplace, "trainer.accelerator=gpu")
 
 
-def test_missing_wandb_account_is_said_before_the_data_are_read(workplace, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-
-    def no_key():
-        raise wandb.errors.UsageError("No API key configured.")
-
-    monkeypatch.setattr(wandb, "login", no_key)
+def test_missing_wandb_account_is_said_before_the_data_are_read(workplace, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for key in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(key, raising=False)
     monkeypatch.setattr("src.tasks.train_sae.run", lambda *_: pytest.fail("the task began"))
-    with pytest.raises(ValueError, match=r"logger: .*No API key.*logger.wandb.offline=true"):
+    with pytest.raises(ValueError, match=r"logger: .*`wandb login`.*logger.wandb.offline=true"):
         start(workplace, "logger=wandb")
 
 

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
+from src.checks.wandb_account import has_wandb_account
+
 # Wide enough for any sae.k that is meant; on the meta device it costs nothing.
 _WIDTH = 2**16
 # What the SAE's own optimizer steps and its calibration work in.
@@ -22,6 +24,7 @@ def trial_errors(config: Mapping[str, Any], groups: Set[str], build: Callable[..
         yield from _sae_errors(config, build)
     if "trainer" in groups and groups & {"train", "mil"}:
         yield from _trainer_errors(config, build)
+    yield from _account_errors(config)
 
 
 def _sae_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Iterator[str]:
@@ -46,10 +49,14 @@ def _trainer_errors(config: Mapping[str, Any], build: Callable[..., Any]) -> Ite
             build(config["trainer"], logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except ValueError as error:
         yield f"trainer: {error}"
-    if "wandb" in config["logger"] and not config["logger"]["wandb"].get("offline"):
-        import wandb
 
-        try:
-            wandb.login()
-        except wandb.Error as error:
-            yield f"logger: expected an account for logger=wandb, got: {error} Or give logger.wandb.offline=true"
+
+def _account_errors(config: Mapping[str, Any]) -> Iterator[str]:
+    options = config["logger"].get("wandb")
+    if options is None or options["offline"]:
+        return
+    if not has_wandb_account():
+        yield (
+            "logger: expected an account for logger=wandb, found none: type `wandb login`, set WANDB_API_KEY, or give "
+            "logger.wandb.offline=true"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.checks.limits import LIMITS, LIST, MAPPING, NONE, NUMBER, SWITCH, TEXT, USUAL_LIMITS, WHOLE, Limit
+from src.checks.search import search_errors
 from src.files import read_yaml
 from src.records import PARTS
 
@@ -157,6 +158,7 @@ def _relation_errors(config: Mapping[str, Any]) -> Iterator[str]:
         parts = config.get(group, {}).get(name, "").split("+")
         if config.get(group) and (set(parts) - set(PARTS) or len(set(parts)) < len(parts)):
             yield f"{key}: expected some of {'+'.join(PARTS)}, got {'+'.join(parts)!r}"
+    yield from search_errors(config.get("search", {}))
 
 
 def _mil_methods(pools: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,8 @@ from src.runs.log_file import LogFile
 from src.runs.outputs import describe_outputs, digest_outputs
 from src.runs.rundir import RunDir
 from src.runs.stored_config import differences
+from src.runs.tracking import tracking
+from src.task_graph import STEPS
 
 _LOGGER = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -77,7 +78,7 @@ def execute(
             _clear(rundir)
         remove_leftovers(rundir.path, recursive=True)
         rundir.is_begun = True
-        with _logging_to(rundir):
+        with _logging_to(rundir), tracking(cfg, rundir):
             if why:
                 _LOGGER.info("%s", why)
             for path, reason in rundir.left_out.items():
@@ -127,7 +128,7 @@ def _begin(cfg: Any, rundir: RunDir, overrides: Sequence[str], replace: bool) ->
     task, lineage = cfg.task.name, Lineage(cfg, overrides)
     stale = lineage.stale_ancestors(task)
     gathers = config.tasks()[task].gathers
-    if task != "pipeline":  # it makes them again
+    if config.tasks()[task].upstream != STEPS:  # what runs steps makes them again
         others = [one for one in stale if replace and gathers]
         if refused := [one for one in stale if one not in others]:
             raise lineage.refuse(refused[0], task)
@@ -221,9 +222,6 @@ def _run_task(
         except OSError as second:  # on a full disk: what the user must see is the first error
             _LOGGER.warning("The failure could not be noted in %s: %s", rundir.path, second)
         raise
-    finally:
-        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-            wandb.finish()
     rundir.write_json(rundir.results_path, {key: float(value) for key, value in results.items()})
     outputs = describe_outputs(rundir.path, {*rundir.own_paths, rundir.manifest_path})
     upstream = rundir.upstreams()

@@ -86,13 +86,13 @@ def _run_steps(cfg: Any) -> tuple[list[str], dict[str, list[str]]]:
                     _LOGGER.info("Skipping %s: %s", step, "; ".join(reasons))
                 continue
             started = time.monotonic()
-            _execute(step_cfg, [*overrides, f"task={step}"])
+            execute_step(step_cfg, [*overrides, f"task={step}"])
             done.append(step)
             _LOGGER.info("%s took %.1f s", step, time.monotonic() - started)
     return done, skipped
 
 
-def _execute(composed: Any, overrides: list[str]) -> dict[str, float]:
+def execute_step(composed: Any, overrides: list[str]) -> dict[str, float]:
     """Executes a step; when another process (the job of another fold, say) is making the same run, waits for it."""
     while True:
         try:

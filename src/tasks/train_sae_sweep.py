@@ -181,11 +181,6 @@ def why_alone(cfg: Any) -> str:
     """Returns why an SAE cannot be trained together with others, empty when it can."""
     if cfg.trainer.devices != 1:
         return f"Expected trainer.devices=1 in a sweep on one stream, got {cfg.trainer.devices}."
-    if "wandb" in cfg.logger:
-        return (
-            "Expected logger=csv or logger=tensorboard in a sweep on one stream, got wandb, which logs one run a "
-            "process: use -m with task=train_sae instead."
-        )
     return ""
 
 

@@ -67,7 +67,7 @@ def fit_mil(cfg: Any, rundir: RunDir, module: MILModule, data: BagDataModule, n_
         limits = (mil.patience, mil.min_epochs, mil.stop_below)
         callbacks.insert(0, Patience(monitor, module.monitor_mode, *limits))
     batches = {"limit_val_batches": 1.0 if n_val else 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    trainer = make_trainer(cfg, rundir, callbacks, max_epochs=mil.max_epochs, **batches)
+    trainer = make_trainer(cfg, rundir, callbacks, part=module.name, max_epochs=mil.max_epochs, **batches)
     data.keep_on(trainer.strategy.root_device)
     start = folder / _LAST if (folder / _LAST).is_file() else None
     if start is not None:

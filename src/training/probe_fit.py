@@ -180,7 +180,7 @@ def _fit_adam(
         best = ModelCheckpoint(folder, "best", monitor, save_weights_only=True, enable_version_counter=False)
         callbacks = [best, EarlyStopping(module.monitored, patience=cfg.probe.patience)] if has_val else [best]
         limits = {"limit_val_batches": 1.0 if has_val else 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-        trainer = make_trainer(cfg, rundir, callbacks, max_epochs=cfg.probe.max_epochs, **limits)
+        trainer = make_trainer(cfg, rundir, callbacks, part=module.name, max_epochs=cfg.probe.max_epochs, **limits)
         trainer.fit(module, make_data())
         if trainer.interrupted:
             raise KeyboardInterrupt("Training was interrupted; start again to train the probes.")

@@ -13,11 +13,13 @@ from lightning.pytorch.loggers.logger import Logger
 from src import config
 from src.callbacks.plain_progress import PlainProgress
 from src.checks.devices import n_devices
-from src.files import digest_text
 from src.runs.rundir import RunDir
+from src.runs.tracked_metrics import WHOLE
+from src.runs.tracking import note_part
 from src.training.checkpoints import AtomicCheckpointIO
 from src.training.ddp import SharedBatches
 from src.training.metrics_csv import MetricsCsv
+from src.training.trackers import PartLogger
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,9 +32,10 @@ def make_trainer(
     rundir: RunDir,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] | None = None,
+    part: str = WHOLE,
     **arguments: Any,
 ) -> lightning.Trainer:
-    """Builds a Trainer that logs metrics.csv, and to W&B or TensorBoard when the config has them.
+    """Builds a Trainer that logs metrics.csv, which W&B is told from, and to TensorBoard when the config has it.
 
     With several `trainer.devices`, each has a process of its own where the task can share batches among them; other
     tasks take one.
@@ -41,7 +44,8 @@ def make_trainer(
         cfg: the run's configuration: `trainer`, `logger`.
         rundir: the run's directory.
         callbacks: the task's own.
-        loggers: in place of `make_loggers(cfg, rundir)`.
+        loggers: in place of `make_loggers(cfg, rundir, part)`.
+        part: the name of a model that shares the run with others, and that its metrics have: `val/<part>_loss`.
         **arguments: of the Trainer, e.g. `max_epochs`.
 
     Raises:
@@ -52,25 +56,21 @@ def make_trainer(
     return config.instantiate(
         cfg.trainer,
         default_root_dir=str(rundir.path),
-        logger=make_loggers(cfg, rundir) if loggers is None else loggers,
+        logger=make_loggers(cfg, rundir, part) if loggers is None else loggers,
         callbacks=[*callbacks, progress],
         enable_progress_bar=isinstance(progress, RichProgressBar),
         **{"plugins": [AtomicCheckpointIO()], **arguments, **_process_arguments(cfg)},
     )
 
 
-def make_loggers(cfg: Any, rundir: RunDir) -> list[Logger]:
-    """Builds the loggers of a run."""
-    loggers: list[Logger] = [MetricsCsv(rundir.metrics_path)]
-    if "wandb" in cfg.logger:
-        # A resumed run continues the same W&B run.
-        identity = digest_text(str(rundir.path), 16)
-        name = f"{cfg.name}/fold_{cfg.fold}/{cfg.task.name}"
-        loggers.append(
-            config.instantiate(cfg.logger.wandb, save_dir=str(rundir.path), id=identity, name=name, resume="allow")
-        )
+def make_loggers(cfg: Any, rundir: RunDir, part: str = WHOLE) -> list[Logger]:
+    """Builds the loggers of a run, or of a model that shares it; see `make_trainer`."""
+    if part != WHOLE:
+        note_part(rundir, part)
+    loggers: list[Any] = [MetricsCsv(rundir.metrics_path)]
     if "tensorboard" in cfg.logger:
-        loggers.append(config.instantiate(cfg.logger.tensorboard, save_dir=str(rundir.path), name="tensorboard"))
+        options = {"save_dir": str(rundir.path), "name": "tensorboard", "version": part}
+        loggers.append(PartLogger(part, config.instantiate(cfg.logger.tensorboard, **options)))
     return loggers
 
 

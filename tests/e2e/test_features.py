@@ -132,5 +132,5 @@ def test_loggers_that_were_asked_for_write_without_a_network(workplace, logger, 
     run(workplace, "task=splits")
     run(workplace, "train.epochs=2", *logger)
     path = task_dir(workplace, "train_sae")
-    assert list(path.rglob(trace))
+    assert list((workplace / "runs").rglob(trace))
     assert "train/loss" in (path / "metrics.csv").read_text()
