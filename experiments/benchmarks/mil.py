@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--d-in", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", nargs="+", choices=("max", "attention"), default=("max", "attention"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -144,7 +145,8 @@ def main() -> None:
         f"{arguments.threads} threads, {arguments.epochs} epochs; seconds an epoch"
     )
     print(f"{'':<12}{'time':<6}{'':<9}{'plain loop':>11}{'ours':>8}{'ratio':>8}")
-    for name, (model, plain) in pairs.items():
+    for name in arguments.models:
+        model, plain = pairs[name]
         found = compare(model, plain, bags, arguments.epochs)
         for kind in Seconds._fields:
             theirs, ours = getattr(found.plain, kind), getattr(found.ours, kind)

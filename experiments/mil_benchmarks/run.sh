@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 # Ilse et al. 2018, appendix: lr 5e-4, weight decay 5e-3. Bags are tiny: eight a step.
 small=(mil.batch_size=8 mil.lr=5e-4 mil.weight_decay=5e-3 mil.max_epochs=60 mil.min_epochs=20 mil.patience=20 mil.stop_below=0)
 # Every method of the group mil on activations, untuned but for the number of epochs.
-untuned=(mil.max_epochs=30 mil.min_epochs=10 mil.patience=10)
+untuned=(dataset.positive_class=cancer mil.max_epochs=20 mil.min_epochs=10 mil.patience=10)
 
 folds() {  # <data set> <repeats> <overrides...>: train_mil on each given fold of each repeat
   local set="$1" repeats="$2"; shift 2
@@ -21,21 +21,27 @@ for set in musk1 elephant; do
     'mil.methods=[attention_activations]' "${small[@]}"
 done
 
-colon=(dataset.positive_class=cancer)
-for mil in maxmil meanmil abmil gated_abmil clam_sb clam_mb dsmil transmil; do
-  folds crc_colon_resnet50 'range(5)' "${colon[@]}" "mil=$mil" "${untuned[@]}"
-done
+colon=crc_colon_resnet50
+each_method() {
+  for mil in "$@"; do folds "$colon" 'range(5)' "mil=$mil" "${untuned[@]}"; done
+}
 # Mean and attention with four settings each: the setting is chosen on the validation parts of repeat 0.
-settings=("dataset.standardize=false mil.weight_decay=1e-5" "dataset.standardize=false mil.weight_decay=1e-2"
-          "dataset.standardize=true mil.weight_decay=1e-5" "dataset.standardize=true mil.weight_decay=1e-2")
-for mil in meanmil abmil; do
-  for setting in "${settings[@]}"; do
-    # shellcheck disable=SC2086
-    folds crc_colon_resnet50 0 "${colon[@]}" "mil=$mil" "${untuned[@]}" mil.batch_size=8 mil.lr=5e-4 $setting
+with_settings() {
+  local batch=(mil.batch_size=8 mil.lr=5e-4) chosen
+  for mil in meanmil abmil; do
+    for standardize in false true; do
+      for weight_decay in 1e-5 1e-2; do
+        folds "$colon" 0 "mil=$mil" "${untuned[@]}" "${batch[@]}" "dataset.standardize=$standardize" "mil.weight_decay=$weight_decay"
+      done
+    done
+    read -ra chosen < <(python -m experiments.mil_benchmarks.table choose "mil=$mil")
+    folds "$colon" 'range(5)' "mil=$mil" "${untuned[@]}" "${chosen[@]}"
   done
-  chosen="$(python -m experiments.mil_benchmarks.table choose "mil=$mil")"
-  # shellcheck disable=SC2086
-  folds crc_colon_resnet50 'range(5)' "${colon[@]}" "mil=$mil" "${untuned[@]}" mil.batch_size=8 mil.lr=5e-4 $chosen
-done
+}
+# Bags are small, so a run takes one core: two streams for two cores.
+each_method maxmil meanmil abmil gated_abmil clam_sb clam_mb dsmil & others=$!
+with_settings
+each_method transmil
+wait "$others"
 
 python -m experiments.mil_benchmarks.table show "$data"

@@ -107,9 +107,9 @@ class MILModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lets dropout go on as if training had not stopped."""
-        torch.set_rng_state(checkpoint["rng_state"])
+        torch.set_rng_state(checkpoint["rng_state"].cpu())
         if "cuda_rng_state" in checkpoint and torch.cuda.is_available():
-            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"])
+            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"].cpu())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state of the random numbers, and refuses to save what is not finite.

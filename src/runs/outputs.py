@@ -8,7 +8,15 @@ from src.files import digest_file, digest_text, is_leftover
 
 _LOCK = ".lock"  # and what processes leave beside it that were killed while they asked for it
 # What other runs read of a run. Checkpoints, figures and logs may be removed to save space.
-_RESULTS = ("export/*", "latents/all/**/*", "attention/**/*", "analysis/*", "fitted_on*", "results.json")
+_RESULTS = (
+    "export/*",
+    "latents/all/**/*",
+    "attention/**/*",
+    "analysis/*",
+    "analysis/patch_scores/*",
+    "fitted_on*",
+    "results.json",
+)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,11 @@ def first_layer(
     layer: nn.Linear, rows: Float[Tensor, "n_rows d_in"] | SparseLatents
 ) -> Float[Tensor, "n_rows n_hidden"]:
     """Returns a linear layer of rows, dense or sparse."""
-    return decode_sparse(rows, layer.weight.T) + layer.bias if isinstance(rows, SparseLatents) else layer(rows)
+    return (
+        decode_sparse(rows, layer.weight.T.contiguous()) + layer.bias
+        if isinstance(rows, SparseLatents)
+        else layer(rows)
+    )
 
 
 def dense_rows(rows: Float[Tensor, "n_rows d_in"] | SparseLatents) -> Float[Tensor, "n_rows d_in"]:
