@@ -38,6 +38,7 @@ _METHODS = {
     "attention_top_neurons": "attention MIL on the 16 best neurons",
     "random_neuron": "random active neuron",
 }
+_METRICS = {"average_precision": "average precision", "f1": "F1", "dice": "Dice", "froc": "FROC"}
 
 
 def main() -> None:
@@ -64,6 +65,7 @@ def read() -> tuple[dict[str, float], pd.DataFrame]:
 def quoted(figures: dict[str, float], scores: pd.DataFrame) -> str:
     """Returns the part of the README that quotes the tables."""
     first: Any = scores.iloc[0]
+    metrics = [name for name in _METRICS if name in scores]
     lines = [
         _wrapped(
             f"**Measured** (`run.sh`, fold 0; {figures['n_train_slides']:.0f} train slides with "
@@ -71,24 +73,25 @@ def quoted(figures: dict[str, float], scores: pd.DataFrame) -> str:
             f"slides, {first['n_outlined_slides']:.0f} of them with outlines; 95 % intervals over slides):"
         ),
         "",
-        "| score of a patch | AUROC | average precision | F1 | Dice | FROC |",
-        "|---|---|---|---|---|---|",
+        " | ".join(["| score of a patch | AUROC", *(_METRICS[name] for name in metrics)]) + " |",
+        "|---" * (2 + len(metrics)) + "|",
     ]
     for method, name in _METHODS.items():
         row: Any = scores.loc[method]
         auroc = f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]"
-        rest = " | ".join(f"{row[metric]:.3f}" for metric in ("average_precision", "f1", "dice", "froc"))
+        rest = " | ".join(f"{row[metric]:.3f}" for metric in metrics)
         lines.append(f"| {name.format(**figures)} | {auroc} | {rest} |")
     attention: Any = scores.loc["attention_activations"]
     low, high = figures["least_slide_auroc"], figures["largest_slide_auroc"]
     span = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
     share = figures["n_permutations_with_findings"] / figures["n_permutations"]
-    lines += [
-        "",
-        _wrapped(
+    if "froc" in metrics:
+        explained = (
             "F1 and Dice at the threshold of the largest F1 on validation slides; FROC: the mean share of lesions "
             "found at 1/4 to 8 false detections a slide, as CAMELYON16 defines it."
-        ),
+        )
+        lines += ["", _wrapped(explained)]
+    lines += [
         "",
         _wrapped(
             f"Test slides: explained variance {figures['test/explained_variance']:.3f}, L0 {figures['test/l0']:.1f}. "
