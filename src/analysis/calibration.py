@@ -87,7 +87,7 @@ def plot_reliability(predictions: pd.DataFrame, methods: Mapping[str, Method]) -
         score: Any = scores.loc[name]
         text = f"ECE {score['calibration_error']:.3f}, Brier {score['brier']:.3f}"
         axes.set_title(f"{methods[name].label}\n{text}", fontsize=10)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
         axes.set(xlabel="Probability" if i + n_columns >= len(names) else "")
         axes.set(ylabel="Share that came true" if i % n_columns == 0 else "")
         axes.tick_params(labelbottom=i + n_columns >= len(names))

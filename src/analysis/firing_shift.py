@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from src.analysis.figure_labels import spread
 from src.analysis.figure_style import BLACK, GREY, SKY, VERMILLION, styled
 from src.analysis.statistics import auroc_by_column
 from src.ops.sparse_latents import SparseLatents
@@ -97,7 +98,7 @@ def plot_firing_shift(table: pd.DataFrame) -> Figure:
     """
     rates = table[["study_rate", "cohort_rate"]].to_numpy(float)
     positive = rates[rates > 0]
-    figure = Figure(figsize=(5.6, 5.0))
+    figure = Figure(figsize=(5.8, 5.0))
     axes = figure.add_subplot()
     if not len(positive):
         axes.set_title("No neuron fires")
@@ -112,8 +113,16 @@ def plot_firing_shift(table: pd.DataFrame) -> Figure:
     is_chosen = table["chosen"].notna().to_numpy()
     axes.scatter(*shown[~is_chosen].T, s=10, color=SKY, alpha=0.5, linewidth=0)
     axes.scatter(*shown[is_chosen].T, s=36, color=VERMILLION, linewidth=0, zorder=3)
-    for (x, y), neuron_id in zip(shown[is_chosen], table.loc[is_chosen, "neuron_id"], strict=True):
-        axes.annotate(str(neuron_id), (x, y), (5, 4), textcoords="offset points", fontsize=10, color=VERMILLION)
+    # Names in a column on the right, with lines to their points, so that no two overlap.
+    heights = np.log10(shown[is_chosen][:, 1])
+    low, high = np.log10(limits)
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2}
+    names = table.loc[is_chosen, "neuron_id"].astype(str)
+    for point, name, height in zip(
+        shown[is_chosen], names, spread(heights, 0.05 * (high - low), low, high), strict=True
+    ):
+        place = limits[1] * 1.15, 10**height
+        axes.annotate(name, point, place, va="center", fontsize=10, color=VERMILLION, arrowprops=line)
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="Share of rows, study", ylabel="Share of rows, this cohort")
     axes.set_title("Firing rates; dotted: twice and half; edge: silent", fontsize=11)

@@ -7,6 +7,7 @@ from experiments.sae_1n.tables import PUBLISHED, collect
 from src import config
 from src.analysis.published_table import read_published
 
+config.register_resolvers()
 STUDIES = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
 
 
