@@ -8,6 +8,7 @@ from open_clip.timm_model import TimmModel
 from torchvision import models
 
 from src import config
+from src.models.backbones.conch_backbone import ConchBackbone
 from src.models.backbones.open_clip_backbone import OpenClipBackbone
 from src.models.backbones.signatures import guess_encoders
 from src.models.backbones.timm_backbone import TimmBackbone
@@ -73,6 +74,23 @@ def test_wrong_file_is_refused_with_its_misfits_and_a_guess(tmp_path):
         )
     with pytest.raises(ValueError, match=r"found no tensors by name"):
         TimmBackbone("b", "vit_tiny_patch16_224", save([1, 2], tmp_path, "y.bin"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TimmBackbone("b", "test_vit", projection=8, pretrained=True),
+        lambda: TorchvisionBackbone("b", "resnet18", projection=8, pretrained="DEFAULT"),
+        lambda: OpenClipBackbone("b", "ViT-B-16-quickgelu", prompts={"depth": 2, "length": 2}, pretrained="openai"),
+        lambda: ConchBackbone("b", pretrained=True),
+    ],
+    ids=["timm", "torchvision", "open_clip", "conch"],
+)
+def test_a_part_without_weights_does_not_stay_random_in_silence(make):
+    with pytest.raises(
+        ValueError, match=r"file with the weights of the (projection|prompts|model), got .*checkpoint=<"
+    ):
+        make()
 
 
 @torch.no_grad()
