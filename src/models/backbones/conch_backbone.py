@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import conch_tower_keys
-from src.models.backbones.published import place_weights
+from src.models.backbones.published import place_weights, require_checkpoint
 from src.models.backbones.spec import describe_weights, size_pair, word_weights
 
 
@@ -89,10 +89,7 @@ class ConchBackbone(Backbone):
         **options: Any,
     ) -> None:
         if pretrained is True:
-            raise ValueError(
-                f"Expected backbone.pretrained to be an id of the hub for {model_name}, got true: give its id "
-                "(MahmoodLab/CONCH), or backbone.checkpoint=<file>."
-            )
+            require_checkpoint("model", checkpoint, pretrained)
         trunk_name, trunk_args, width, d_out, has_projection = _ARCHITECTURES[model_name]
         made_at = _TRAINED_AT if "dynamic_img_size" in trunk_args else size_pair(image_size)
         with torch.random.fork_rng(devices=[]):

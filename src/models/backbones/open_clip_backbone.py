@@ -14,7 +14,7 @@ from torch import Tensor
 from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import open_clip_keys
 from src.models.backbones.maple import add_prompts, maple_keys
-from src.models.backbones.published import place_weights
+from src.models.backbones.published import place_weights, require_checkpoint
 from src.models.backbones.spec import IMAGE_SIZE, WEIGHT_SUFFIXES, describe_weights, size_pair, word_weights
 from src.models.backbones.timm_backbone import feature_layers
 
@@ -59,6 +59,8 @@ class OpenClipBackbone(Backbone):
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
+        if prompts is not None:
+            require_checkpoint("prompts", checkpoint, pretrained)
         height, width = size_pair(image_size)
         arguments = {"force_image_size": height if height == width else (height, width), **(model_args or {})}
         is_ours = _is_repository(pretrained) or (checkpoint is not None and prompts is None)

@@ -10,6 +10,19 @@ from src.models.backbones.weights import fetch_weights, load_weights, read_weigh
 _FILES_ON_HUB = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
 
+def require_checkpoint(part: str, checkpoint: str | None, pretrained: bool | str | None) -> None:
+    """Refuses published weights that lack a part of the model, which would stay random without a word.
+
+    Raises:
+        ValueError: when `pretrained` names weights, and no `checkpoint` goes before them.
+    """
+    if checkpoint is None and pretrained:
+        raise ValueError(
+            f"Expected a file with the weights of the {part}, got backbone.pretrained={pretrained}, which has none. "
+            "Give backbone.checkpoint=<file>."
+        )
+
+
 def place_weights(
     model: nn.Module,
     source: Mapping[str, Any],

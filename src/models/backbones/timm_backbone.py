@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src.models.backbones.base import Backbone
 from src.models.backbones.fixed_padding import fix_padding
 from src.models.backbones.key_maps import timm_keys
-from src.models.backbones.published import place_weights
+from src.models.backbones.published import place_weights, require_checkpoint
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 
@@ -53,6 +53,8 @@ class TimmBackbone(Backbone):
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
+        if projection is not None and pretrained is True:
+            require_checkpoint("projection", checkpoint, pretrained)
         arguments: dict[str, Any] = {"num_classes": 0, **_with_layers(model_args or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import torchvision_keys
-from src.models.backbones.published import place_weights
+from src.models.backbones.published import place_weights, require_checkpoint
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 
 _HEADS = ("permute", "avgpool", "flatten", "fc", "classifier", "heads", "head")
@@ -52,6 +52,8 @@ class TorchvisionBackbone(Backbone):
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
+        if projection is not None:
+            require_checkpoint("projection", checkpoint, pretrained)
         arguments = {**_size_argument(model_name, image_size), **(model_args or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

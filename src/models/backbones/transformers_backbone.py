@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.models.backbones.base import Backbone
 from src.models.backbones.key_maps import transformers_keys
+from src.models.backbones.published import require_checkpoint
 from src.models.backbones.spec import IMAGE_SIZE, describe_weights, size_pair, word_weights
 from src.models.backbones.weights import load_weights, read_weights, refuse_misfits
 
@@ -52,6 +53,8 @@ class TransformersBackbone(Backbone):
         image_size: int | Sequence[int] = IMAGE_SIZE,
         **options: Any,
     ) -> None:
+        if projection is not None or pretrained is True:  # transformers has no weights of its own for a type
+            require_checkpoint("projection" if projection else "model", checkpoint, pretrained)
         source = {"checkpoint": checkpoint, "pretrained": pretrained, "seed": seed}
         model: Any = _make(model_name, source, model_args or {}, {} if pools else {"add_pooling_layer": False})
         if projection is not None:

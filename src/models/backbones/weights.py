@@ -1,5 +1,6 @@
 """Weights of encoders: read from a file or from the hub, and loaded whole, or refused with what does not fit."""
 
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,9 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"Expected {path} to hold weights as safetensors, got: {error}.") from error
     if _is_torchscript(path):
-        return torch.jit.load(path, map_location="cpu").state_dict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch advises against new archives; these are published
+            return torch.jit.load(path, map_location="cpu").state_dict()
     return load_checkpoint(path)
 
 

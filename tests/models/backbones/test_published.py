@@ -8,6 +8,7 @@ from open_clip.timm_model import TimmModel
 from torchvision import models
 
 from src import config
+from src.models.backbones.conch_backbone import ConchBackbone
 from src.models.backbones.open_clip_backbone import OpenClipBackbone
 from src.models.backbones.signatures import guess_encoders
 from src.models.backbones.timm_backbone import TimmBackbone
@@ -31,8 +32,12 @@ def assert_close(given, expected):
     torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+# transformers renames keys while it reads files: those are loaded with numbers, below.
+OF_TRANSFORMERS = {"medclip_vit", "phikon", "phikon_v2"}
+
+
 @pytest.mark.slow  # full sizes, though nothing is computed
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "medclip_vit"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_TRANSFORMERS])
 def test_published_keys_load_whole_on_the_meta_device(name, monkeypatch):
     weights = meta_weights(published_shapes(name))
     monkeypatch.setattr("src.models.backbones.published.read_weights", lambda *_: dict(weights))
@@ -73,6 +78,23 @@ def test_wrong_file_is_refused_with_its_misfits_and_a_guess(tmp_path):
         )
     with pytest.raises(ValueError, match=r"found no tensors by name"):
         TimmBackbone("b", "vit_tiny_patch16_224", save([1, 2], tmp_path, "y.bin"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TimmBackbone("b", "test_vit", projection=8, pretrained=True),
+        lambda: TorchvisionBackbone("b", "resnet18", projection=8, pretrained="DEFAULT"),
+        lambda: OpenClipBackbone("b", "ViT-B-16-quickgelu", prompts={"depth": 2, "length": 2}, pretrained="openai"),
+        lambda: ConchBackbone("b", pretrained=True),
+    ],
+    ids=["timm", "torchvision", "open_clip", "conch"],
+)
+def test_a_part_without_weights_does_not_stay_random_in_silence(make):
+    with pytest.raises(
+        ValueError, match=r"file with the weights of the (projection|prompts|model), got .*checkpoint=<"
+    ):
+        make()
 
 
 @torch.no_grad()
@@ -176,6 +198,38 @@ def test_medclip_s_swin_is_transformers_with_a_projection(tmp_path):
     del w["vision_model.model.layernorm.bias"]
     with pytest.raises(ValueError, match=r"1 missing \(layernorm\.bias\).*those of medclip_vit"):
         TransformersBackbone("b", "swin", save(w, tmp_path), projection=512, tokens="projected", image_size=224)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "n_heads", "eps"), [("phikon", 12, 1e-12), ("phikon_v2", 16, 1e-6)])
+@torch.no_grad()
+def test_phikon_s_file_gives_the_tokens_of_a_vit(name, n_heads, eps, tmp_path):
+    w = random_weights(published_shapes(name, depth=1))
+    overrides = [
+        f"backbone={name}",
+        "backbone.model_args.num_hidden_layers=1",
+        f"backbone.checkpoint={save(w, tmp_path)}",
+    ]
+    backbone = config.instantiate(config.compose(overrides).backbone)
+    x = prepared(backbone, n=1)
+    layer = below(w, "encoder.layer.0.")
+    renamed = {"cls_token": w["embeddings.cls_token"], "pos_embed": w["embeddings.position_embeddings"]}
+    for part in ("weight", "bias"):
+        renamed[f"patch_embed.proj.{part}"] = w[f"embeddings.patch_embeddings.projection.{part}"]
+        renamed[f"norm.{part}"] = w[f"layernorm.{part}"]
+        qkv = [layer[f"attention.attention.{one}.{part}"] for one in ("query", "key", "value")]
+        renamed[f"blocks.0.attn.qkv.{part}"] = torch.cat(qkv)
+        renamed[f"blocks.0.attn.proj.{part}"] = layer[f"attention.output.dense.{part}"]
+        pairs = (("norm1", "layernorm_before"), ("norm2", "layernorm_after"), ("mlp.fc1", "intermediate.dense"))
+        for own, other in (*pairs, ("mlp.fc2", "output.dense")):
+            renamed[f"blocks.0.{own}.{part}"] = layer[
+                f"{own}.{part}" if f"{own}.{part}" in layer else f"{other}.{part}"
+            ]
+    for index in (1, 2):
+        renamed[f"blocks.0.ls{index}.gamma"] = layer.get(f"layer_scale{index}.lambda1", torch.ones(()))
+    tokens = vit_tokens(x, renamed, 1, n_heads, eps=eps)
+    assert_close(backbone.activations(x, tokens="all")["output"], tokens)
+    assert_close(backbone.activations(x)["output"], tokens[:, :1])
 
 
 # As the model cards of the hub have it: the arguments of timm.create_model, and what is extracted.

@@ -31,7 +31,7 @@ def patch_tokens(images, w, name="patch_embed.proj"):
     return (cut @ kernel.flatten(1).T + w.get(f"{name}.bias", 0)).flatten(1, 2)
 
 
-def vit_tokens(images, w, depth, n_heads, activate=F.gelu, positions=None, scales=("ls1.gamma", "ls2.gamma")):
+def vit_tokens(images, w, depth, n_heads, activate=F.gelu, positions=None, scales=("ls1.gamma", "ls2.gamma"), eps=1e-6):
     """All tokens after the last norm; keys as timm's."""
     x = patch_tokens(images, w)
     x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], dim=1) + (
@@ -39,13 +39,13 @@ def vit_tokens(images, w, depth, n_heads, activate=F.gelu, positions=None, scale
     )
     for i in range(depth):
         at = f"blocks.{i}."
-        y = norm(x, w, f"{at}norm1")
+        y = norm(x, w, f"{at}norm1", eps)
         if f"{at}attn.q_bias" in w:  # BEiT: keys have no bias
             bias = torch.cat([w[f"{at}attn.q_bias"], torch.zeros_like(w[f"{at}attn.q_bias"]), w[f"{at}attn.v_bias"]])
             q, k, v = (y @ w[f"{at}attn.qkv.weight"].T + bias).chunk(3, -1)
         else:
             q, k, v = linear(y, w, f"{at}attn.qkv").chunk(3, -1)
         x = x + linear(attend(q, k, v, n_heads), w, f"{at}attn.proj") * w.get(at + scales[0], 1)
-        y = linear(activate(linear(norm(x, w, f"{at}norm2"), w, f"{at}mlp.fc1")), w, f"{at}mlp.fc2")
+        y = linear(activate(linear(norm(x, w, f"{at}norm2", eps), w, f"{at}mlp.fc1")), w, f"{at}mlp.fc2")
         x = x + y * w.get(at + scales[1], 1)
-    return norm(x, w, "norm")
+    return norm(x, w, "norm", eps)
