@@ -41,8 +41,7 @@ def list_tars(
     """
     if folder is None or not Path(folder).is_dir():
         raise FileNotFoundError(f"Expected a folder with tar files at {folder}, found none. Give dataset.dir=<folder>.")
-    columns: dict[str, list[str]] = {column: [] for column in ("case_id", "image_id", "label", "path")}
-    parts: dict[str, list[str]] = {}
+    found: list[tuple[str, str, tuple[int, int]]] = []
     for part, pattern in shards.items():
         if pattern is None:
             continue
@@ -52,11 +51,9 @@ def list_tars(
                 f"Expected tar files like {pattern} in {folder} for {part}, found none. Give dataset.dir=<folder>, or "
                 f"dataset.listing.shards.{part}=<pattern>."
             )
-        first = len(columns["image_id"])
-        for path in paths:
-            _list_tar(DataFolder(folder).find(path, f"dataset.listing.shards.{part}"), path, label, cases, columns)
-        parts[part] = columns["image_id"][first:]
-    return Listing(columns, None if set(parts) == {"all"} else parts)
+        files = [DataFolder(folder).find(path, f"dataset.listing.shards.{part}") for path in paths]
+        found += [(part, path, _state(file)) for path, file in zip(paths, files, strict=True)]
+    return _list_found(str(folder), tuple(found), label, cases)
 
 
 def read_member(path: Path, name: str) -> bytes:
@@ -72,6 +69,21 @@ def read_member(path: Path, name: str) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(n_bytes)
+
+
+# Every step of a pipeline asks again what a data set holds, and thousands of samples are in each of hundreds of files.
+@lru_cache(maxsize=1)
+def _list_found(
+    folder: str, found: tuple[tuple[str, str, tuple[int, int]], ...], label: str | None, cases: str | None
+) -> Listing:
+    """Lists tar files, of which each has a part, a path and a state."""
+    columns: dict[str, list[str]] = {column: [] for column in ("case_id", "image_id", "label", "path")}
+    parts: dict[str, list[str]] = {}
+    for part, path, _ in found:
+        first = len(columns["image_id"])
+        _list_tar(Path(folder) / path, path, label, cases, columns)
+        parts.setdefault(part, []).extend(columns["image_id"][first:])
+    return Listing(columns, None if set(parts) == {"all"} else parts)
 
 
 def _list_tar(path: Path, place: str, label: str | None, cases: str | None, columns: Mapping[str, list[str]]) -> None:
@@ -102,13 +114,18 @@ def _text(path: Path, key: str, files: Mapping[str, str], kind: str) -> str:
 
 
 def _members(path: Path) -> dict[str, tuple[int, int]]:
+    return _read_members(path, _state(path))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Returns the size in bytes and the time of change in nanoseconds of a file."""
     status = os.stat(path)
-    return _read_members(path, status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
 
 
 # Images are read in the order of the tar files; each is kept until its last image is read, also by several threads.
 @lru_cache(maxsize=16)
-def _read_members(path: Path, _n_bytes: int, _time_ns: int) -> dict[str, tuple[int, int]]:
+def _read_members(path: Path, _: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Returns where the files of a tar file lie in it: offset and size in bytes, by name."""
     try:
         with tarfile.open(path, "r:") as file:
