@@ -81,7 +81,7 @@ class Plan:
         stages: in order; none when nothing is left.
         finished: runs that are finished and up to date.
         busy: runs that another process is at or that are queued, with who has them.
-        waits_for: ids of queued SLURM jobs of other launches whose shared work the first stage needs.
+        waits_for: ids of queued SLURM jobs of other launches whose work the first stage needs.
         remarks: sentences for the user.
     """
 
@@ -104,17 +104,20 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
         ValueError: when a run is out of date, or a configuration cannot work; the latter is looked at for runs that are
             not finished.
     """
+    jobs = list({job.path: job for job in jobs}.values())  # what folds share is one run
     finished = [job for job in jobs if is_up_to_date(job.cfg, job.overrides)]
     undone = [job for job in jobs if not _is_among(job, finished)]
-    at_work = {job.path: who.text for job in undone if (who := busy.of(job.path)) is not None}
+    busy_jobs = [(job, who) for job in undone if (who := busy.of(job.path)) is not None]
+    at_work = {job.path: who.text for job, who in busy_jobs}
     left = [job for job in undone if job.path not in at_work]
     for job in _distinct_settings(left):
         config.check_start(job.cfg)
     stages: list[Stage] = []
-    waits_for: list[str] = []
     remarks: list[str] = []
     order = [spec.name for spec in config.tasks().steps]
-    for task in sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1):
+    tasks = sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1)
+    waits_for = [who.job_id for job, who in busy_jobs if who.job_id and job.task != tasks[-1]]
+    for task in tasks:
         of_task = [job for job in left if job.task == task]
         if task == "pipeline":
             before, ids = _shared_stages(of_task, busy, cluster["embed_parts"])
