@@ -129,8 +129,7 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
     lines = status(workplace)
     assert " queued " in lines[train[0]]
     assert " interrupted " in lines[train[1]]
-    (raw,) = re.findall(r"JobId=(\d+)", _show(ids[0]))
-    scontrol("update", f"jobid={raw}", "StartTime=now")  # SLURM holds what is requeued for two minutes
+    scontrol("update", f"jobid={ids[0]}", "StartTime=now")  # SLURM holds what is requeued for two minutes
 
     said = start(workplace, "parallel", *folds)  # the cancelled one again, and what waited for it; waits for all
     assert re.search("Of 4 runs 0 are finished, 1 are at work or queued, 3 are left", said)
@@ -161,7 +160,3 @@ def test_a_job_that_is_killed_is_lost_and_one_that_dies_at_import_failed(workpla
     said = start(workplace, "parallel", "task=status", multirun=False)
     assert "its job ended before the run began: ImportError: no such library here" in said
     assert f"    {row.command}" in said
-
-
-def _show(job_id: str) -> str:
-    return subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, check=True).stdout
