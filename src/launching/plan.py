@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,14 @@ class Stage:
         commands: at least one.
         takes_gpus: whether they get `cluster.gpus`.
         needs_success: whether they need that all before them succeeded, or only that it has ended.
+        waits_for: ids of SLURM jobs of other launches that they need as well.
     """
 
     name: str
     commands: tuple[Command, ...]
     takes_gpus: bool = False
     needs_success: bool = True
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
     remarks: list[str] = []
     order = [spec.name for spec in config.tasks().steps]
     tasks = sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1)
-    waits_for = [who.job_id for job, who in busy_jobs if who.job_id and job.task != tasks[-1]]
-    for task in tasks:
+    waits_for: list[str] = []
+    for number, task in enumerate(tasks):
         of_task = [job for job in left if job.task == task]
         if task == "pipeline":
             before, ids = _shared_stages(of_task, busy, cluster["embed_parts"])
@@ -133,7 +135,9 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
             can_join = cluster["one_pass"] and task == "train_sae"
             sweeps, alone, said = _sweeps(of_task, [job for job in finished if job.task == task], can_join)
             singles = [Command(job.overrides, (job.path,)) for job in alone]
-            stages += _stage(task, [*sweeps, *singles], config.tasks()[task].scope == "fold" or task == "embed")
+            takes_gpus = config.tasks()[task].scope == "fold" or task == "embed"
+            ids = dict.fromkeys(who.job_id for job, who in busy_jobs if who.job_id and job.task in tasks[:number])
+            stages += [replace(stage, waits_for=tuple(ids)) for stage in _stage(task, [*sweeps, *singles], takes_gpus)]
         remarks += said
     paths = tuple(job.path for job in finished)
     return Plan(tuple(stages), paths, at_work, tuple(dict.fromkeys(waits_for)), tuple(remarks))

@@ -149,7 +149,7 @@ def test_a_job_that_is_killed_is_lost_and_one_that_dies_at_import_failed(workpla
     start(workplace, "serial", "task=splits", multirun=False)
     long = ("train.epochs=5000", "fold=1", "task=train_sae")
     start(workplace, "parallel", *long, *SLURM, "cluster.wait=false")
-    (row,) = [row for row in read_jobs(workplace / "parallel") if "train.epochs" in str(row.run_dir)]
+    row = read_jobs(workplace / "parallel")[-1]
     wait_for(lambda: (row.run_dir / "checkpoints" / "last.ckpt").is_file())
     name = str(row.run_dir.relative_to(workplace / "parallel"))
     assert re.search(r" running +epoch .* s ago +\d+ running", status(workplace)[name])
@@ -161,7 +161,7 @@ def test_a_job_that_is_killed_is_lost_and_one_that_dies_at_import_failed(workpla
     broken = f'cluster.setup=["export PYTHONPATH={tmp_path}"]'
     (tmp_path / "hydra.py").write_text("raise ImportError('no such library here')\n")
     start(workplace, "parallel", *long, "sae.k=5", *SLURM, broken)
-    (row,) = [row for row in read_jobs(workplace / "parallel") if "sae.k-5" in str(row.run_dir)]
+    row = read_jobs(workplace / "parallel")[-1]
     said = start(workplace, "parallel", "task=status", multirun=False)
     assert "its job ended before the run began: ImportError: no such library here" in said
     assert f"    {row.command}" in said
