@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,14 @@ class Stage:
         commands: at least one.
         takes_gpus: whether they get `cluster.gpus`.
         needs_success: whether they need that all before them succeeded, or only that it has ended.
+        waits_for: ids of SLURM jobs of other launches that they need as well.
     """
 
     name: str
     commands: tuple[Command, ...]
     takes_gpus: bool = False
     needs_success: bool = True
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Plan:
         stages: in order; none when nothing is left.
         finished: runs that are finished and up to date.
         busy: runs that another process is at or that are queued, with who has them.
-        waits_for: ids of queued SLURM jobs of other launches whose shared work the first stage needs.
+        waits_for: ids of queued SLURM jobs of other launches whose work the first stage needs.
         remarks: sentences for the user.
     """
 
@@ -104,17 +106,20 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
         ValueError: when a run is out of date, or a configuration cannot work; the latter is looked at for runs that are
             not finished.
     """
+    jobs = list({job.path: job for job in jobs}.values())  # what folds share is one run
     finished = [job for job in jobs if is_up_to_date(job.cfg, job.overrides)]
     undone = [job for job in jobs if not _is_among(job, finished)]
-    at_work = {job.path: who.text for job in undone if (who := busy.of(job.path)) is not None}
+    busy_jobs = [(job, who) for job in undone if (who := busy.of(job.path)) is not None]
+    at_work = {job.path: who.text for job, who in busy_jobs}
     left = [job for job in undone if job.path not in at_work]
     for job in _distinct_settings(left):
         config.check_start(job.cfg)
     stages: list[Stage] = []
-    waits_for: list[str] = []
     remarks: list[str] = []
     order = [spec.name for spec in config.tasks().steps]
-    for task in sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1):
+    tasks = sorted({job.task for job in jobs}, key=lambda task: order.index(task) if task in order else -1)
+    waits_for: list[str] = []
+    for number, task in enumerate(tasks):
         of_task = [job for job in left if job.task == task]
         if task == "pipeline":
             before, ids = _shared_stages(of_task, busy, cluster["embed_parts"])
@@ -130,7 +135,9 @@ def make_plan(jobs: Sequence[Job], busy: BusyRuns, cluster: Mapping[str, Any]) -
             can_join = cluster["one_pass"] and task == "train_sae"
             sweeps, alone, said = _sweeps(of_task, [job for job in finished if job.task == task], can_join)
             singles = [Command(job.overrides, (job.path,)) for job in alone]
-            stages += _stage(task, [*sweeps, *singles], config.tasks()[task].scope == "fold" or task == "embed")
+            takes_gpus = config.tasks()[task].scope == "fold" or task == "embed"
+            ids = dict.fromkeys(who.job_id for job, who in busy_jobs if who.job_id and job.task in tasks[:number])
+            stages += [replace(stage, waits_for=tuple(ids)) for stage in _stage(task, [*sweeps, *singles], takes_gpus)]
         remarks += said
     paths = tuple(job.path for job in finished)
     return Plan(tuple(stages), paths, at_work, tuple(dict.fromkeys(waits_for)), tuple(remarks))

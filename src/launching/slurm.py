@@ -44,7 +44,8 @@ def submit(plan: Plan, cluster: Mapping[str, Any], folder: Path, runs: Path) -> 
         for stage in plan.stages:
             if before and stage.needs_success:
                 needed, before = [before], ""
-            dependency = [*(f"afterok:{job_id}" for job_id in needed), *([f"afterany:{before}"] if before else [])]
+            dependency = [f"afterok:{job_id}" for job_id in (*needed, *stage.waits_for)]
+            dependency += [f"afterany:{before}"] if before else []
             job_ids, logs = _submit_stage(stage, cluster, folder / "slurm", ",".join(dependency))
             before = job_ids[0].partition("_")[0]
             for job_id, log, command in zip(job_ids, logs, stage.commands, strict=True):

@@ -143,6 +143,8 @@ def _job_id(manifest: dict[str, Any] | str | None, row: JobRow | None) -> str:
     if row is not None and row.job_id:
         return row.job_id
     slurm: Mapping[str, str] = (manifest.get("slurm") or {}) if isinstance(manifest, dict) else {}
+    if "SLURM_ARRAY_TASK_ID" in slurm:
+        return f"{slurm['SLURM_ARRAY_JOB_ID']}_{slurm['SLURM_ARRAY_TASK_ID']}"
     return slurm.get("SLURM_JOB_ID", "")
 
 
@@ -151,10 +153,11 @@ def _slurm(job_id: str, job: QueuedJob | None) -> str:
 
 
 def _command(path: Path, overwrite: bool) -> str:
-    """Returns the command that the run was started with, without what would start it over."""
+    """Returns the command that the run was started with, without what would start it over or what a launcher added."""
     try:
         overrides = read_yaml(path / ".hydra" / "overrides.yaml")
     except (OSError, ValueError):
         return ""
-    typed = [str(one) for one in overrides or [] if str(one).replace(" ", "").lower() != "overwrite=true"]
+    texts = [str(one) for one in overrides or []]
+    typed = [one for one in texts if one.lower() != "overwrite=true" and not one.startswith("cluster.")]
     return shlex.join(["python", "-m", "src.run", *typed, *(["overwrite=true"] if overwrite else [])])

@@ -34,7 +34,7 @@ def describe_run(seed: int, fold: int | str | None) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
-        "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and "JOB" in name},
+        "slurm": {name: value for name, value in os.environ.items() if name.startswith(("SLURM_JOB", "SLURM_ARRAY"))},
         "inputs": None,
         "upstream": {},
         "outputs": [],

@@ -39,7 +39,7 @@ def read_queue() -> dict[str, QueuedJob] | None:
         job_id, raw_id, state, reason = (field.strip() for field in line.split("|", 3))
         job = QueuedJob(state, "" if reason == "None" else reason)
         jobs[job_id] = job
-        if "_" not in job_id or not job.waits:  # what waits of an array has the array's id
+        if not job.waits or raw_id != job_id.partition("_")[0]:  # what has not begun of an array has the array's id
             jobs[raw_id] = job
     return jobs
 

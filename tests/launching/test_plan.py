@@ -134,3 +134,7 @@ def test_tasks_of_one_launch_run_in_the_order_of_the_pipeline(typed):
     execute(config.compose([*typed, "task=splits"]), [*typed, "task=splits"])
     tasks = [job(typed, f"task={task}") for task in ("encode", "train_sae")]
     assert [stage.name for stage in make_plan(tasks, busy(), CLUSTER).stages] == ["train_sae", "encode"]
+    plan = make_plan(tasks, busy(train_sae="12_0"), CLUSTER)
+    assert [(stage.name, stage.waits_for) for stage in plan.stages] == [("encode", ("12_0",))]
+    again = make_plan([tasks[1], tasks[1]], busy(), CLUSTER)
+    assert [len(stage.commands) for stage in again.stages] == [1]

@@ -19,13 +19,16 @@ def site(tmp_path, monkeypatch):
 
 
 def test_jobs_of_arrays_are_found_under_both_their_ids(site):
-    lines = "12_0|13|RUNNING|None\n12_1|12|PENDING|Resources\n12_2|12|PENDING|Resources\n20|20|PENDING|Dependency"
-    site(squeue=f"echo '{lines}'")
+    lines = ["12_0|13|RUNNING|None", "12_3|14|PENDING|BeginTime", "12_1|12|PENDING|Resources"]
+    lines += ["12_2|12|PENDING|Resources", "20|20|PENDING|Dependency"]
+    site(squeue="\n".join(f"echo '{line}'" for line in lines))
     queue = read_queue()
     assert queue is not None
     assert {job_id: (job.state, job.reason, job.waits) for job_id, job in queue.items()} == {
         "12_0": ("RUNNING", "", False),
         "13": ("RUNNING", "", False),
+        "12_3": ("PENDING", "BeginTime", True),  # put back into the queue
+        "14": ("PENDING", "BeginTime", True),
         "12_1": ("PENDING", "Resources", True),
         "12_2": ("PENDING", "Resources", True),
         "20": ("PENDING", "Dependency", True),

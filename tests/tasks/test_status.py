@@ -93,12 +93,16 @@ def test_slurm_tells_what_manifests_cannot(tmp_path, show):
     folder = tmp_path / ".sweeps" / "1"
     rows = [
         JobRow(tmp_path / "a" / f"fold_{index}", f"12_{index}", "folds", f"python -m src.run fold={index}", log, folder)
-        for index, log in enumerate([folder / f"{index}.out" for index in range(5)])
+        for index, log in enumerate([folder / f"{index}.out" for index in range(4)])
     ]
     write_jobs(folder, tmp_path, rows)
     (folder / "3.out").write_text("Traceback\nImportError: no such library\n\n")
     make_run(tmp_path / "a" / "fold_2", "interrupted", slurm={"SLURM_JOB_ID": "12"})
-    make_run(tmp_path / "a" / "fold_4", "running", slurm={"SLURM_JOB_ID": "16"})
+    make_run(
+        tmp_path / "a" / "fold_4",
+        "running",
+        slurm={"SLURM_JOB_ID": "16", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "4"},
+    )
     queue = {
         "12_0": QueuedJob("PENDING", "Dependency"),
         "12_1": QueuedJob("RUNNING", ""),
