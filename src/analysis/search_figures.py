@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from src.analysis.figure_style import BLUE, GREY, VERMILLION, styled
 
@@ -23,7 +24,7 @@ def plot_history(trials: Sequence[int], values: Sequence[float], objective: str,
     best = np.maximum.accumulate(values) if maximize else np.minimum.accumulate(values)
     axes.step(trials, best, where="post", color=VERMILLION, label="best so far")
     axes.scatter(trials, values, color=BLUE, s=22, zorder=3, label="trials")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.05, y=0.1)
     axes.set(xlabel="Trial", ylabel=objective)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
