@@ -25,13 +25,15 @@ def test_a_search_killed_in_a_trial_goes_on_with_it(tmp_path):
     workplace = make_feature_folder(tmp_path / "features").parent
     process = subprocess.Popen(command(workplace, *SEARCH), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while (
             time.monotonic() < deadline and len(begun := list(workplace.rglob("train_sae/checkpoints/last.ckpt"))) < 2
         ):
             time.sleep(0.005)
+        assert len(begun) == 2, "the second trial did not begin"
         os.kill(process.pid, signal.SIGKILL)
     finally:
+        process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL, "the search ended before it could be killed"
     assert len(list(workplace.rglob("train_sae/results.json"))) == 1
