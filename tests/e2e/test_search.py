@@ -29,7 +29,7 @@ def test_a_search_killed_in_a_trial_goes_on_with_it(tmp_path):
         while (
             time.monotonic() < deadline and len(begun := list(workplace.rglob("train_sae/checkpoints/last.ckpt"))) < 2
         ):
-            time.sleep(0.005)
+            time.sleep(0.05)
         assert len(begun) == 2, "the second trial did not begin"
         os.kill(process.pid, signal.SIGKILL)
     finally:
