@@ -2,7 +2,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from src.models.mil.base import masked_softmax
+from src.models.mil.base import bag_softmax
 from src.models.saes.batch_topk import BatchTopK
 from src.ops.losses import mean_squared_error
 from src.ops.sparse_latents import SparseLatents
@@ -16,8 +16,8 @@ def test_arguments_that_would_broadcast_are_refused():
 
 
 def test_a_dtype_and_a_missing_dimension_are_refused():
-    with pytest.raises(TypeCheckError, match="'mask'"):
-        masked_softmax(torch.ones(1, 3), torch.ones(1, 3))
+    with pytest.raises(TypeCheckError, match="'scores'"):
+        bag_softmax(torch.ones(3, 1, dtype=torch.int64), [3])
     with pytest.raises(TypeCheckError, match="'latents'"):
         SparseLatents.from_dense(torch.zeros(3))
 
