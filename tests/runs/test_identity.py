@@ -90,9 +90,8 @@ def test_typing_a_default_changes_nothing():
 
 def test_presets_of_one_name_share_the_base_of_that_name():
     assert place("train_sae", "exp=camelyon16_conch_3") == place("train_sae", "exp=camelyon16_conch", "fold=3")
-    assert place("train_sae", "dataset=camelyon16", "backbone=conch", "tile.patch_level=1").startswith(
-        "camelyon16_conch/default/"
-    )
+    typed = ("dataset=camelyon16", "backbone=conch", "tile.patch_level=1", "splits=fixed_test", "splits.shuffle=legacy")
+    assert place("train_sae", *typed).startswith("camelyon16_conch/default/")
 
 
 def test_what_shapes_a_later_task_leaves_the_earlier_ones_where_they_are():
