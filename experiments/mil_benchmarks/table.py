@@ -58,7 +58,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """Returns a row a data set, method and setting: test mean, sd over folds, sd over the repeats' means."""
     test = results[results["split"] == "test"]
     rows = []
-    for key, part in test.groupby(["data_set", "mil", "method", "setting", "metric"]):
+    groups: Any = test.groupby(["data_set", "mil", "method", "setting", "metric"])
+    for key, part in groups:
         by_repeat: Any = part.groupby("repeat")["value"].mean()
         numbers = {"n_folds": len(part), "mean": part["value"].mean(), "sd_folds": part["value"].std()}
         names = ("data_set", "mil", "method", "setting", "metric")
