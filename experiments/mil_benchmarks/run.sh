@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Ilse et al. 2018, appendix: lr 5e-4, weight decay 5e-3. Bags are tiny: eight a step.
+# Bags are tiny: eight a step.
 small=(mil.batch_size=8 mil.lr=5e-4 mil.weight_decay=5e-3 mil.max_epochs=60 mil.min_epochs=20 mil.patience=20 mil.stop_below=0)
 # Every method of the group mil on activations, untuned but for the number of epochs.
 untuned=(dataset.positive_class=cancer mil.max_epochs=20 mil.min_epochs=10 mil.patience=10)
