@@ -96,7 +96,7 @@ def mil_weights(rows: csr_matrix, bags: np.ndarray, labels: np.ndarray, tested: 
     scaled, bags = scaled[order], bags[order]
     bounds = pairwise([*starts.tolist(), len(bags)])
     maxima = np.stack([scaled[start:stop].max(axis=0).toarray().ravel() for start, stop in bounds])
-    weights = np.zeros((len(tested), rows.shape[1]))
+    weights = np.zeros((len(tested), rows.shape[1]))  # pyright: ignore[reportOptionalSubscript]
     for place, one in enumerate(tested):
         targets = (labels == one).astype(int)
         model = LogisticRegression(max_iter=_MAX_ITERATIONS).fit(maxima, targets)
