@@ -60,12 +60,17 @@ def main() -> None:
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns, by pool and way of ranking, in how many seeds a neuron of the stain was chosen, and what it tells."""
-    keys = ["pool", "ranking"]
-    summary = table.groupby(keys, sort=False).agg(
+    """Returns, by pool and way of ranking, in how many seeds a neuron of the stain was selected, and what it tells.
+
+    Selected is what is first and has q below 0.05; `n_first_is_stain` counts it whatever its q.
+    """
+    selected = table["is_stain"] & table["is_found"]
+    summary = table.assign(selects_stain=selected).groupby(["pool", "ranking"], sort=False)
+    summary = summary.agg(
         n_seeds=("seed", "size"),
-        n_stain=("is_stain", "sum"),
         n_found=("is_found", "sum"),
+        n_selects_stain=("selects_stain", "sum"),
+        n_first_is_stain=("is_stain", "sum"),
         tumor_auroc=("tumor_auroc", "median"),
         least_tumor_auroc=("tumor_auroc", "min"),
         center_auroc=("center_auroc", "median"),

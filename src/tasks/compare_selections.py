@@ -73,7 +73,7 @@ def _runs(cfg: Any, rundir: RunDir) -> dict[str, RunDir]:
             raise FileNotFoundError(f"Expected a finished run of select_neurons at {path}, found none.")
         if given.path.resolve() not in known:
             rundir.record(file_input("file", given.table("neurons")))
-            runs[given.path.parent.name if given.path.parent.name not in runs else str(path)] = given
+            runs["/".join(given.path.parts[-4:-1])] = given  # name, variant, fold
     return runs
 
 
