@@ -46,6 +46,12 @@ def wait_for(what: Callable[[], bool], seconds: float = 1800) -> None:
         time.sleep(0.2)
 
 
+def in_queue(job_ids: set[str]) -> bool:
+    """Whether SLURM has one of the jobs, or does not say."""
+    queue = read_queue()
+    return queue is None or not queue.keys().isdisjoint(job_ids)
+
+
 def results_of(runs: Path) -> dict[str, bytes]:
     """Returns weights and tables of all runs but those that name places and times."""
     paths = [path for path in runs.rglob("*") if path.name in RESULTS or path.parent.name == "analysis"]
@@ -82,10 +88,10 @@ def main() -> None:
     show("status, one requeued", *status)
     wait_for(last[1].is_file)
     subprocess.run(["scancel", ids[1]], check=True)
-    wait_for(lambda: ids[1] not in (read_queue() or {ids[1]: None}))
+    wait_for(lambda: not in_queue({ids[1]}))
     show("status, one cancelled", *status)
     show("the same command again", *loupe(parallel, *folds, *SLURM, multirun=True))
-    wait_for(lambda: not {row.job_id for row in read_jobs(runs)} & set(read_queue() or {"": None}))
+    wait_for(lambda: not in_queue({row.job_id for row in read_jobs(runs)}))
     show("the same command once more", *loupe(parallel, *folds, *SLURM, multirun=True))
     jobs = ",".join(sorted({row.job_id.partition("_")[0] for row in read_jobs(runs)}))
     show("sacct", "sacct", "-X", "-D", "-j", jobs, "-o", "JobID%8,JobName%16,State%24,ExitCode,Start,End")

@@ -16,6 +16,7 @@ from src.runs.scan import find_runs, last_line, last_metrics, newest_write
 from src.runs.slurm_queue import QueuedJob, ended_states, read_queue
 
 _SHOWN_METRICS = ("val/explained_variance", "val/auroc", "val/loss", "train/loss")
+_OF_SLURM = ("srun: ", "slurmstepd: ")  # lines that follow a program's own last one
 _GOES_ON = (state.INTERRUPTED, state.LOST, state.FAILED)
 
 
@@ -121,7 +122,7 @@ def _view_of_job(row: JobRow, job: QueuedJob | None) -> RunView:
     if found != state.FAILED:
         reason = f"waits: {job.reason}" if job is not None and job.waits and job.reason else ""
         return RunView(row.run_dir, found, slurm=_slurm(row.job_id, job), error=reason)
-    said = last_line(row.log)
+    said = last_line(row.log, _OF_SLURM)
     error = f"its job ended before the run began: {said or f'nothing in {row.log}'}"
     return RunView(row.run_dir, found, slurm=row.job_id, error=error, command=row.command)
 

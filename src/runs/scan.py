@@ -36,15 +36,15 @@ def last_metrics(path: Path) -> dict[str, str]:
     return found
 
 
-def last_line(path: Path) -> str:
-    """Returns the last line with text of a log, empty where there is none."""
+def last_line(path: Path, leave_out: tuple[str, ...] = ()) -> str:
+    """Returns the last line with text of a log, but for those that begin in some ways; empty where there is none."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith(leave_out)), "")
 
 
 def newest_write(run: Path) -> float | None:

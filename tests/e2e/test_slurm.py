@@ -76,6 +76,11 @@ def wait_for(what, seconds=600):
     return found
 
 
+def in_queue(*job_ids: str) -> bool:
+    queue = read_queue()
+    return queue is None or not queue.keys().isdisjoint(job_ids)
+
+
 def scontrol(*words: str) -> None:
     subprocess.run(["scontrol", *words], check=True, timeout=60)
 
@@ -125,7 +130,7 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
     wait_for(lambda: (read_queue() or queue)[ids[0]].state == "PENDING")
     wait_for(lambda: saved[1].is_file())
     subprocess.run(["scancel", ids[1]], check=True)
-    wait_for(lambda: ids[1] not in (read_queue() or queue))
+    wait_for(lambda: not in_queue(ids[1]))
     lines = status(workplace)
     assert " queued " in lines[train[0]]
     assert " interrupted " in lines[train[1]]
@@ -134,7 +139,7 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
     # The cancelled one again; then what waited for it, which SLURM drops once the array that it needs has ended.
     for _ in range(4):
         said = start(workplace, "parallel", *folds)
-        wait_for(lambda: not {row.job_id for row in read_jobs(runs)} & set(read_queue() or queue))
+        wait_for(lambda: not in_queue(*(row.job_id for row in read_jobs(runs))))
         if "Of 4 runs 4 are finished" in said:
             break
     assert "Of 4 runs 4 are finished" in said
@@ -152,16 +157,17 @@ def test_a_job_that_is_killed_is_lost_and_one_that_dies_at_import_failed(workpla
     row = read_jobs(workplace / "parallel")[-1]
     wait_for(lambda: (row.run_dir / "checkpoints" / "last.ckpt").is_file())
     name = str(row.run_dir.relative_to(workplace / "parallel"))
-    assert re.search(r" running +epoch .* s ago +\d+ running", status(workplace)[name])
+    assert re.search(r" running +step .* s ago +\d+ running", status(workplace)[name])
     holder = json.loads((row.run_dir / ".lock").read_text())
     os.kill(holder["pid"], signal.SIGKILL)
-    wait_for(lambda: row.job_id not in (read_queue() or {row.job_id: None}))
+    wait_for(lambda: not in_queue(row.job_id))
     assert re.search(rf" lost .* {row.job_id} failed", status(workplace)[name])
 
     broken = f'cluster.setup=["export PYTHONPATH={tmp_path}"]'
     (tmp_path / "hydra.py").write_text("raise ImportError('no such library here')\n")
-    start(workplace, "parallel", *long, "sae.k=5", *SLURM, broken)
+    start(workplace, "parallel", *long, "sae.k=5", *SLURM, broken, "cluster.wait=false")
     row = read_jobs(workplace / "parallel")[-1]
+    wait_for(lambda: not in_queue(row.job_id))
     said = start(workplace, "parallel", "task=status", multirun=False)
     assert "its job ended before the run began: ImportError: no such library here" in said
     assert f"    {row.command}" in said

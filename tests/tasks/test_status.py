@@ -96,7 +96,7 @@ def test_slurm_tells_what_manifests_cannot(tmp_path, show):
         for index, log in enumerate([folder / f"{index}.out" for index in range(4)])
     ]
     write_jobs(folder, tmp_path, rows)
-    (folder / "3.out").write_text("Traceback\nImportError: no such library\n\n")
+    (folder / "3.out").write_text("Traceback\nImportError: no such library\nsrun: error: exited with 1\n")
     make_run(tmp_path / "a" / "fold_2", "interrupted", slurm={"SLURM_JOB_ID": "12"})
     make_run(
         tmp_path / "a" / "fold_4",
