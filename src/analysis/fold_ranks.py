@@ -5,22 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-
-def nearest_atoms(atoms: np.ndarray, others: np.ndarray, neuron_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns of each neuron the one of another SAE whose atom has the largest cosine with its own, and that cosine.
-
-    Args:
-        atoms: of the neurons' SAE, [n_latents, d_in].
-        others: of the other SAE, [n_other_latents, d_in].
-        neuron_ids: which neurons.
-
-    Returns:
-        Neurons of the other SAE and cosines, both [n_asked].
-    """
-    asked = atoms[list(neuron_ids)]
-    lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(others, axis=1)
-    cosines = asked @ others.T / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return cosines.argmax(axis=1), cosines.max(axis=1)
+from src.analysis.stability import match_neurons
 
 
 def rank_over_folds(
@@ -45,7 +30,7 @@ def rank_over_folds(
     def find(start: str, end: str, neuron_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         if atoms is None or start == end:
             return np.asarray(neuron_ids), np.ones(len(neuron_ids))
-        return nearest_atoms(atoms[start], atoms[end], neuron_ids)
+        return match_neurons(atoms[start], atoms[end], neuron_ids)
 
     chosen = {fold: list(ranking)[:n_chosen] for fold, ranking in rankings.items()}
     followed = sorted({int(one) for fold, ids in chosen.items() for one in find(fold, first, ids)[0]})

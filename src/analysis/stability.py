@@ -71,9 +71,9 @@ def match_neurons(atoms: np.ndarray, others: np.ndarray, neuron_ids: Sequence[in
         others: [n_other_latents, d_in].
         neuron_ids: which neurons to match.
     """
-    asked, others = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-                     for rows in (atoms[list(neuron_ids)], others))  # fmt: skip
-    cosines = asked @ others.T
+    asked = atoms[list(neuron_ids)]
+    lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(others, axis=1)
+    cosines = asked @ others.T / np.maximum(lengths, np.finfo(np.float32).tiny)
     return cosines.argmax(axis=1), cosines.max(axis=1)
 
 

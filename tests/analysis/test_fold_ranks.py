@@ -1,6 +1,7 @@
 import numpy as np
 
-from src.analysis.fold_ranks import nearest_atoms, rank_over_folds
+from src.analysis.fold_ranks import rank_over_folds
+from src.analysis.stability import match_neurons
 
 
 def test_with_one_sae_neurons_are_followed_by_their_id():
@@ -24,7 +25,7 @@ def test_with_saes_of_their_own_neurons_are_followed_by_their_atoms():
 
 
 def test_a_silent_atom_is_near_to_nothing():
-    nearest, cosines = nearest_atoms(np.array([[0.0, 0], [1, 0]]), np.array([[0, 1.0], [2, 0]]), [0, 1])
+    nearest, cosines = match_neurons(np.array([[0.0, 0], [1, 0]]), np.array([[0, 1.0], [2, 0]]), [0, 1])
     assert (nearest[1], cosines.tolist()) == (1, [0.0, 1.0])
 
 
