@@ -1,14 +1,12 @@
 """A grid of SAEs over folds becomes one sweep for each fold, and leaves what single commands leave."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 
 from src import config
 from src.runs.execution import execute
+from tests.command import run_command
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -25,15 +23,11 @@ def test_a_grid_is_trained_in_one_pass_a_fold_and_equals_single_runs(tmp_path):
     execute(config.compose([*alone, "task=splits"]), [*alone, "task=splits"])
 
     swept = [f"sae={','.join(SAES)}", f"sae.k={','.join(map(str, KS))}", "fold=range(2)"]
-    command = [sys.executable, "-m", "src.run", "-m", *grid, *swept, "task=train_sae", "cluster=workers"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    single = ["cluster.threads=1", "cluster.n_jobs=2"]
-    first = subprocess.run([*command, *single], capture_output=True, text=True, timeout=600, env=environment)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert first.stdout.count("6 SAEs of fold") == 2
-    assert "train_sae: 2 jobs, 2 at once" in first.stdout
-    again = subprocess.run([*command, *single], capture_output=True, text=True, timeout=600, env=environment)
-    assert "Of 12 runs 12 are finished" in again.stdout
+    launch = ["-m", *grid, *swept, "task=train_sae", "cluster=workers", "cluster.threads=1", "cluster.n_jobs=2"]
+    said = run_command(*launch)
+    assert said.count("6 SAEs of fold") == 2
+    assert "train_sae: 2 jobs, 2 at once" in said
+    assert "Of 12 runs 12 are finished" in run_command(*launch)
 
     for sae, k, fold in itertools.product(SAES, KS, FOLDS):
         overrides = [*alone, f"sae={sae}", f"sae.k={k}", f"fold={fold}", "task=train_sae"]

@@ -1,14 +1,12 @@
 """A search that is killed in the middle of a trial goes on with that trial, and none is lost."""
 
-import os
 import signal
-import subprocess
-import time
 
 import pandas as pd
 import pytest
 
-from tests.e2e.test_features import command, run
+from tests.command import Command, wait_for
+from tests.e2e.test_features import run, typed
 from tests.synthetic import make_feature_folder
 
 pytestmark = pytest.mark.slow
@@ -23,19 +21,12 @@ SEARCH = (
 def test_a_search_killed_in_a_trial_goes_on_with_it(tmp_path):
     pytest.importorskip("optuna")
     workplace = make_feature_folder(tmp_path / "features").parent
-    process = subprocess.Popen(command(workplace, *SEARCH), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 300
-        while (
-            time.monotonic() < deadline and len(begun := list(workplace.rglob("train_sae/checkpoints/last.ckpt"))) < 2
-        ):
-            time.sleep(0.05)
-        assert len(begun) == 2, "the second trial did not begin"
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "the search ended before it could be killed"
+    process = Command(typed(workplace, *SEARCH))
+    wait_for(lambda: len(list(workplace.rglob("train_sae/checkpoints/last.ckpt"))) == 2)
+    process.send_signal(signal.SIGKILL)
+    code, said = process.wait()
+    assert code == -signal.SIGKILL, said
+    begun = list(workplace.rglob("train_sae/checkpoints/last.ckpt"))
     assert len(list(workplace.rglob("train_sae/results.json"))) == 1
     said = run(workplace, *SEARCH)
     assert "Resuming the unfinished run" in said

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 
 from src.runs.jobs import read_jobs
 from src.runs.slurm_queue import read_queue
+from tests.command import run_command
 from tests.synthetic import make_feature_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -54,12 +54,8 @@ def start(workplace: Path, runs: str, *overrides: str, multirun: bool = True) ->
         f"paths.data={workplace}/data",
         f"paths.runs={workplace}/{runs}",
     )
-    command = [sys.executable, "-m", "src.run", *(["-m"] if multirun else []), "exp=features", "name=small"]
-    command += ["dataset.positive_class=tumor", *places, *few, *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    typed = [*(["-m"] if multirun else []), "exp=features", "name=small", "dataset.positive_class=tumor"]
+    return run_command(*typed, *places, *few, *overrides)
 
 
 def status(workplace: Path, *overrides: str) -> dict[str, str]:
