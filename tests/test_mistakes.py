@@ -88,7 +88,7 @@ def start(path, *overrides):
         ("train.batch_unit=images", "equally many rows for train.batch_unit=images"),
         ("train.batch_unit=images train.n_tokens=7", "Expected a multiple of train.n_tokens=7 rows"),
         ("train.compile_backend=nonsense", "train.compile_backend: expected null or one of"),
-        ("fold=17", "Expected the split of fold 17 at"),
+        ("fold=17", "Expected the split of fold 17 .* at splits_17.csv"),
         # Devices
         ("trainer.devices=0", r"trainer: .*devices=0"),
         ("trainer.devices=two", "trainer: .*`devices`"),

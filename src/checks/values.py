@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from src.checks.limits import LIMITS, LIST, MAPPING, NONE, NUMBER, SWITCH, TEXT, USUAL_LIMITS, WHOLE, Limit
+from src.checks.limit import LIST, MAPPING, NONE, NUMBER, SWITCH, TEXT, USUAL_LIMITS, WHOLE, Limit
+from src.checks.limits import LIMITS
 from src.checks.search import search_errors
 from src.files import read_yaml
 from src.records import PARTS

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from src import config
 from src.analysis.pooling import POOLS
 from src.analysis.selection_rule import CHOICES
-from src.checks.limits import LIMITS, SWITCH
+from src.checks.limit import SWITCH
+from src.checks.limits import LIMITS
 from src.checks.values import NONE, default_kinds, flat_values, kinds_of_files, limit_of, value_errors
 from src.data.feeding.residency import RESIDENCIES
 from src.data.slides.patch_labels import RULES
