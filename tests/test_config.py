@@ -46,6 +46,7 @@ def test_presets_and_tasks_are_global(path):
     assert path.read_text().startswith("# @package _global_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exp", EXPS)
 def test_every_preset_can_start_every_task(exp):
     # One composition a preset: tasks set no key but their own.
@@ -66,6 +67,7 @@ def require_data_alone(cfg, task):
     assert all(line.startswith(expected) for line in lines), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["sae", "backbone", "mil", "train", "trainer", "logger", "dataset", "tile"])
 def test_every_choice_of_a_group_binds(group):
     for name in names(group):
@@ -175,6 +177,7 @@ def test_lists_among_the_places_of_data_are_taken_over_whole():
     assert base["dataset"]["listing"]["edges"] == edges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["sae", "train", "backbone", "tile"])
 def test_every_choice_that_shapes_results_states_its_name(group):
     assert [config.compose([f"{group}={name}"])[group].name for name in names(group)] == names(group)

@@ -105,6 +105,7 @@ def test_published_files_of_camelyon16_are_reproduced_byte_for_byte(data_dir, tm
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_published_split_of_panda_is_reproduced(data_dir):
     slides = read_items(data_dir / "tables" / "sae1n" / "panda_metadata.csv", labels=["data_provider"])

@@ -89,6 +89,7 @@ def test_a_large_image_set_is_embedded_in_parts_and_only_those_take_gpus(typed, 
     assert not any("embed.part" in override for override in plan.stages[2].commands[0].overrides)
 
 
+@pytest.mark.slow
 def test_a_grid_of_saes_becomes_one_sweep_for_each_fold(typed):
     execute(config.compose([*typed, "task=splits"]), [*typed, "task=splits"])
     grid = [
@@ -114,6 +115,7 @@ def test_a_grid_of_saes_becomes_one_sweep_for_each_fold(typed):
     assert len(make_plan([grid[0], grid[6]], busy(), CLUSTER).stages[0].commands) == 2
 
 
+@pytest.mark.slow
 def test_finished_runs_are_left_out_and_stale_ones_refused(typed, tmp_path):
     for task in ("splits", "train_sae"):
         execute(config.compose([*typed, f"task={task}"]), [*typed, f"task={task}"])

@@ -102,6 +102,7 @@ def test_what_shapes_a_later_task_leaves_the_earlier_ones_where_they_are():
     assert place("encode", "exp=quickstart", "tile.min_tissue=0.3").startswith("quickstart/tile.min_tissue-0.3/")
 
 
+@pytest.mark.slow
 def test_fold_repeat_and_seed_are_directories():
     assert place("train_sae", "exp=quickstart", "fold=2", "repeat=1", "seed=7") == (
         "quickstart/default/fold_2_repeat_1_seed_7/train_sae"

@@ -138,6 +138,7 @@ def test_nothing_to_convert(convert, tmp_path):
         convert(f"convert.path={tmp_path / 'no'}")
 
 
+@pytest.mark.slow
 def test_an_imported_sae_encodes(checkpoint, convert, tmp_path, caplog):
     folder, _ = checkpoint
     rundir, _ = convert(f"convert.path={folder}")

@@ -115,6 +115,7 @@ def test_parts_have_runs_of_their_own_and_are_taken_over(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_changed_image_makes_the_run_stale_and_alone_is_embedded_again(folder, monkeypatch):
     run(folder, "metadata", "embed", overrides=["backbone.layer=0"])
     first = store_of(folder, 0)
@@ -156,6 +157,7 @@ def test_activations_of_images_decoded_with_another_window_are_refused(folder):
         open_fold(resolve(folder, "train_sae", "backbone.layer=0", "dataset.window=[100,50]"))
 
 
+@pytest.mark.slow
 def test_a_streamed_sae_reads_what_embed_writes(folder):
     layer = "backbone.layer=1"
     run(folder, "metadata", "embed", "splits", overrides=[layer])

@@ -55,6 +55,7 @@ def test_sae_of_another_fold_is_refused(folder):
         start(folder, "task=encode", f"sae_run='{other}'")
 
 
+@pytest.mark.slow
 def test_an_export_that_was_converted_still_says_what_it_was_fitted_on(folder):
     export = rundir_of(folder, "task=train_sae", "fold=1").export_dir
     converted = rundir_of(folder, "task=convert", f"convert.path='{export}'")
@@ -80,6 +81,7 @@ def test_latents_of_an_older_split_are_not_ranked_or_classified(folder):
             start(folder, *overrides)
 
 
+@pytest.mark.slow
 def test_what_is_made_with_an_sae_says_what_the_sae_was_fitted_on(folder):
     start(folder, "task=encode")
     start(folder, "task=select_neurons")

@@ -109,12 +109,14 @@ def test_a_trial_that_diverges_is_noted_and_the_others_go_on(typed, monkeypatch,
     assert set(failed["train.lr"].astype(float)) == {1e30}
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_all_trials_fail(typed, monkeypatch):
     space = "+search.space={train.lr:{choices:[1.0e+29,1.0e+30]}}"
     with pytest.raises(ValueError, match="got 1 that failed and no other, the first with: train_sae: "):
         _search(typed, monkeypatch, space, "search.minimize=[val/fvu]", "search.n_trials=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

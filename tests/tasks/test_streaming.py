@@ -48,6 +48,7 @@ def resolve(folder, *overrides):
     return config.resolve(config.compose(compose_of(folder, *STREAM, *overrides)))
 
 
+@pytest.mark.slow
 def test_activations_are_those_that_embed_writes_bit_for_bit_where_batches_are_equal(embedded):
     cfg = resolve(embedded)
     fold = open_stream(cfg)
@@ -143,6 +144,7 @@ def test_what_cannot_be_streamed_is_refused(embedded, override, match):
         open_stream(resolve(embedded, override))
 
 
+@pytest.mark.slow
 def test_points_of_archetypal_are_not_streamed(embedded):
     typed = compose_of(embedded, *STREAM, "sae=archetypal")
     with pytest.raises(ValueError, match=r"Expected another SAE than sae=archetypal.*task=embed first"):

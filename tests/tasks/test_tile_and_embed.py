@@ -155,6 +155,7 @@ def test_patches_of_other_settings_are_kept(embedded, override):
         run(tile, folder, override, patches)
 
 
+@pytest.mark.slow
 def test_overwrite_cuts_and_embeds_again(embedded, tmp_path):
     folder, *_ = embedded
     shutil.copytree(folder / "data", tmp_path / "data")

@@ -37,6 +37,7 @@ def assert_close(given, expected):
     torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_v1_gives_tokens_features_and_projection_of_its_description(conch):
     path, w = conch
@@ -69,6 +70,7 @@ def test_v1_at_224_pixels_interpolates_its_positions_as_clam_does(conch):
     assert_close(backbone.activations(x, [None], "all")["output"], expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_v1_5_has_no_biases_in_its_pooling_and_fits_positions_as_titan_does(tmp_path):
     w = random_weights(published_shapes("conch_v1_5", DEPTH))

@@ -106,6 +106,7 @@ def test_dinobloom_is_dinov2_below_the_teacher(tmp_path):
     assert_close(backbone.activations(x)["output"], vit_tokens(x, below(w, "backbone."), 2, 12))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_panderm_has_biases_of_queries_and_values_and_scaled_branches(tmp_path):
     w = random_weights(published_shapes("panderm", 2))
@@ -132,6 +133,7 @@ def test_biomedclip_is_open_clip_s_tower(tmp_path):
     assert_close(backbone.activations(x)["output"][:, 0], tower(x))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_medclip_s_resnet_ends_in_its_projection(tmp_path):
     torch.manual_seed(0)

@@ -152,6 +152,7 @@ def test_shapes_are_checked(tmp_path):
         LatentWriter(tmp_path, 4, [])
 
 
+@pytest.mark.slow
 def test_many_items_are_few_files(tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "SHARD_BYTES", 1 << 18)
     dense = make_dense(20_000, N_LATENTS)
