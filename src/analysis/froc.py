@@ -156,7 +156,7 @@ def froc_scores(detections: Detections, weights: np.ndarray) -> np.ndarray:
     if not len(detections.lesion_scores):
         return np.full(len(weights), np.nan)
     rates, found = _curves(detections, weights)
-    at = [np.where(rates <= rate, found, 0.0).max(axis=1) for rate in FALSE_POSITIVE_RATES]
+    at = [np.where(rates <= rate, found, 0.0).max(axis=1, initial=0.0) for rate in FALSE_POSITIVE_RATES]
     return np.mean(at, axis=0)
 
 

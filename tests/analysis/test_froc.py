@@ -96,3 +96,8 @@ def test_slides_count_as_often_as_they_are_drawn(detections):
     assert scores[1] == pytest.approx(froc_scores(detections, np.ones((1, 3)))[0])
     empty = Detections(np.empty(0), np.empty(0, int), np.array([1.0]), np.array([0]), 1)
     assert np.isnan(froc_scores(empty, np.ones((2, 1)))).all()
+
+
+def test_a_method_that_detects_nothing_finds_no_lesion():
+    nothing = Detections(np.array([-np.inf]), np.array([0]), np.zeros(0), np.zeros(0, int), n_slides=2)
+    assert froc_scores(nothing, np.ones((3, 2))).tolist() == [0, 0, 0]
