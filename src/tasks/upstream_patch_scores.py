@@ -1,7 +1,7 @@
 """The scores that neurons, channels and slide classifiers give the patches of a slide, from the runs that made them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,23 @@ class _Classifier:
     scores: Mapping[str, PatchScores]
     attention_dir: Path
 
+    def has_any(self, item_ids: Iterable[str]) -> bool:
+        """Whether it says something of some of the slides; one of another study says nothing of these."""
+        return any(item_id in self.scores or self._attention_path(item_id).is_file() for item_id in item_ids)
+
     def attention(self, item_id: str, label: str) -> np.ndarray | None:
         """Returns the attention [n_patches] of a slide, None where there is none."""
         if item_id in self.scores:
             return self.scores[item_id].attention_of(label)
-        path = self.attention_dir / f"{item_id}.npy"
+        path = self._attention_path(item_id)
         return np.load(path) if path.is_file() else None
 
     def instances(self, item_id: str, label: str) -> np.ndarray | None:
         """Returns the log-odds [n_patches] of each patch alone, None where there are none."""
         return self.scores[item_id].instance_scores_of(label) if item_id in self.scores else None
+
+    def _attention_path(self, item_id: str) -> Path:
+        return self.attention_dir / f"{item_id}.npy"
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,10 @@ def open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> PatchScorer:
         rundir.refuse_leakage(trained, fold.fitted("test"))
         known |= read_methods(trained.table("methods"))
         opened = {name: _open_classifier(trained, name) for name in known if name not in SINGLE}
-        classifiers = {name: one for name, one in opened.items() if one is not None}
+        opened = {name: one for name, one in opened.items() if one is not None}
+        classifiers = {name: one for name, one in opened.items() if one.has_any(fold.split.test)}
+        if opened and not classifiers:
+            _LOGGER.warning("Attention is not scored: %s predicted none of these slides.", trained.path)
     attention, instances = {}, {}
     for name, classifier in classifiers.items():
         of_item = next(iter(classifier.scores.values()), None)
