@@ -88,6 +88,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def _start(typed: list[str], log: str, environment: dict[str, str]) -> None:
+    _FORKS.set_forkserver_preload(["__main__"])  # the default, for servers that the command itself starts
     os.setsid()  # Ctrl-C of a terminal goes to a whole group
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)

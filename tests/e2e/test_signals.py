@@ -83,12 +83,13 @@ def test_interrupted_training_names_its_checkpoint_and_the_command_that_goes_on(
 def test_an_interrupted_sweep_of_runs_ends_as_one(tmp_path):
     workplace = make_feature_folder(tmp_path / "features").parent
     run(workplace, "task=splits")
-    process = Command(typed(workplace, "train.epochs=30", "train.n_validations=15", "sae.k=4,8", multirun=True))
+    swept = ("train.epochs=30", "train.n_validations=15", "sae.k=4,8", "cluster.one_pass=false")
+    process = Command(typed(workplace, *swept, multirun=True))
     wait_for(lambda: list(workplace.rglob("last.ckpt")))
     process.send_signal(signal.SIGTERM)
     code, said = process.wait(60)
     assert code == 128 + signal.SIGTERM, said
-    assert said.rstrip().splitlines()[-1].endswith("sae.k=4,8 --multirun")
+    assert said.rstrip().splitlines()[-1].endswith("sae.k=4,8 cluster.one_pass=false --multirun")
     assert said.count("Interrupted by SIGTERM; kept: the checkpoint") == 1
     assert "Traceback" not in said
     assert len(list(workplace.rglob("checkpoints"))) == 1
