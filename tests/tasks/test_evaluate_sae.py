@@ -163,7 +163,7 @@ def test_out_of_gpu_memory_halves_the_batch(run, monkeypatch, caplog):
 def test_part_without_slides_is_refused(run, tmp_path):
     splits = run("splits")[2].dataset.splits_dir
     trained = run("train_sae")[1].path
-    table = pd.read_csv(f"{splits}/splits_0.csv", dtype=str).drop(columns="val")
+    table = pd.read_csv(f"{splits}/splits_0.csv", dtype=str).assign(val=None)
     table.to_csv(tmp_path / "splits_0.csv", index=False)
     with pytest.raises(ValueError, match=r"Expected patches in evaluation\.split=val of fold 0, got none"):
         run("evaluate_sae", f"dataset.splits_dir={tmp_path}", "evaluation.split=val", f"sae_run='{trained}'")
