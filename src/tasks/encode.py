@@ -31,7 +31,7 @@ from src.wording import Words, words_of
 
 _LOGGER = logging.getLogger(__name__)
 # Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
-_BATCH_BYTES = 64 << 20
+_BATCH_BYTES = 40 << 20
 _FEWEST_ROWS, _MOST_ROWS = 64, 8192
 
 
