@@ -1,15 +1,8 @@
 import pytest
 
 from src.fitted_on import refuse_leakage
-from src.records import (
-    FittedItem,
-    FoldSplit,
-    Item,
-    check_split,
-    order_classes,
-    read_items,
-    read_split,
-)
+from src.records import FittedItem, Item, order_classes, read_items
+from src.split_files import FoldSplit, check_split, read_split
 
 
 def write(path, text):

@@ -25,7 +25,7 @@ from src.models.mil.attention import AttentionMIL
 from src.models.mil.base import MILModel
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule
-from src.records import FoldSplit
+from src.split_files import FoldSplit
 
 _LR, _WEIGHT_DECAY = 1e-4, 1e-5
 

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from experiments.quickstart.chance import count_chance_findings
 from src.analysis.pooling import pool_items
 from src.files import write_atomically
-from src.records import read_items, read_split
+from src.records import read_items
+from src.split_files import read_split
 from src.stores.latents.store import LatentStore
 
 FOLDER = Path(__file__).parent

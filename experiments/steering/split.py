@@ -11,7 +11,8 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from src.data.splits import write_folds
-from src.records import FoldSplit, read_items
+from src.records import read_items
+from src.split_files import FoldSplit
 
 
 def _divide(table: Any, share: float) -> list[Any]:

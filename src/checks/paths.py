@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from src.folder_names import computes_activations
-from src.records import ALL, MADE_BY_LOUPE, given_splits
+from src.records import ALL
+from src.split_files import MADE_BY_LOUPE, given_splits
 
 # How a user comes by what a task needs.
 _REMEDIES = {

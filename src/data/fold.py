@@ -21,7 +21,8 @@ from src.data.readers.tensor_folder import TensorFolder
 from src.files import digest_text
 from src.inputs import Input
 from src.models.backbones.spec import configured_spec
-from src.records import PARTS, FittedItem, FoldSplit, Item
+from src.records import PARTS, FittedItem, Item
+from src.split_files import FoldSplit
 from src.stores.activations.store import ActivationStore
 
 if TYPE_CHECKING:  # a finished run is told without them

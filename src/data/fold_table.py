@@ -10,17 +10,8 @@ from typing import Any
 from src.data.validation import carve_validation
 from src.files import digest_text
 from src.inputs import Input, file_input
-from src.records import (
-    ALL,
-    FoldSplit,
-    Item,
-    check_split,
-    find_split,
-    lists_validation,
-    order_classes,
-    read_items,
-    read_split,
-)
+from src.records import ALL, Item, order_classes, read_items
+from src.split_files import FoldSplit, check_split, find_split, lists_validation, read_split
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from src.data.group_folds import group_folds
 from src.data.splits import as_fold, in_order, most_folds, take_share
-from src.records import PARTS, FoldSplit, Item
+from src.records import PARTS, Item
+from src.split_files import FoldSplit
 
 _FITTED = ("train", "val")
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from src.data.group_folds import class_of, group_folds
 from src.files import write_atomically
-from src.records import PARTS, FoldSplit, Item
+from src.records import PARTS, Item
+from src.split_files import FoldSplit
 
 
 def make_folds(

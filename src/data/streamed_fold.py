@@ -20,7 +20,8 @@ from src.data.slides.slide_files import find_slide
 from src.files import digest_array
 from src.models.backbones.base import Backbone
 from src.progress import track
-from src.records import FittedItem, FoldSplit
+from src.records import FittedItem
+from src.split_files import FoldSplit
 
 _LOGGER = logging.getLogger(__name__)
 

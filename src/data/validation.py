@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from src.files import digest_text
-from src.records import FoldSplit, Item
+from src.records import Item
+from src.split_files import FoldSplit
 
 
 def carve_validation(split: FoldSplit, items: Mapping[str, Item], share: float, seed: int) -> FoldSplit:

@@ -13,8 +13,9 @@ from src.data.images.boxes import BOXES_FILE
 from src.data.listing import Listing, list_dataset
 from src.data.splits import write_folds
 from src.files import digest_file, digest_text, read_json_object, remove_leftovers, write_atomically
-from src.records import MADE_BY_LOUPE, PARTS, FoldSplit, Item, check_split, read_split, to_items
+from src.records import PARTS, Item, to_items
 from src.runs.rundir import RunDir
+from src.split_files import MADE_BY_LOUPE, FoldSplit, check_split, read_split
 
 _LOGGER = logging.getLogger(__name__)
 _SOURCE = "dataset.listing"

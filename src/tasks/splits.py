@@ -14,9 +14,10 @@ from src.data.fold_table import list_items
 from src.data.split_schemes import fixed_test_folds, monte_carlo_folds, one_split
 from src.data.splits import count_classes, make_folds, write_folds
 from src.files import remove_leftovers
-from src.records import MADE_BY_LOUPE, PARTS, FoldSplit, Item
+from src.records import PARTS, Item
 from src.report.page import Page
 from src.runs.rundir import RunDir
+from src.split_files import MADE_BY_LOUPE, FoldSplit
 from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)

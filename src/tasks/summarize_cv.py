@@ -19,10 +19,10 @@ from src.analysis.method_comparison import compare_methods
 from src.analysis.methods import Method, read_methods, write_methods
 from src.analysis.published_table import read_published, set_beside, to_latex
 from src.files import write_atomically
-from src.records import given_splits
 from src.report.page import Page
 from src.runs.identity import Draw
 from src.runs.rundir import RunDir
+from src.split_files import given_splits
 from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)

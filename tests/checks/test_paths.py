@@ -3,7 +3,7 @@
 import pytest
 
 from src.checks.paths import missing_data
-from src.records import MADE_BY_LOUPE
+from src.split_files import MADE_BY_LOUPE
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from src.data.group_folds import group_folds, legacy_groups
 from src.data.split_schemes import fixed_test_folds, monte_carlo_folds, one_split
 from src.data.splits import count_classes, make_folds, write_folds
-from src.records import Item, check_split, read_items
+from src.records import Item, read_items
+from src.split_files import check_split
 
 
 def make_slides(n_cases=60):

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from src.data.splits import count_classes, make_folds, write_folds
-from src.records import Item, check_split, read_items, read_split
+from src.records import Item, read_items
+from src.split_files import check_split, read_split
 
 
 def make_slides(n_cases=30, slides_per_case=2, classes=("normal", "tumor")):

@@ -3,7 +3,8 @@ from omegaconf import OmegaConf
 
 from src.data.fold_table import read_fold
 from src.data.validation import carve_validation
-from src.records import FoldSplit, Item, check_split, read_items
+from src.records import Item, read_items
+from src.split_files import FoldSplit, check_split
 
 
 def make_fold(n_cases=40, n_test=4):

@@ -11,7 +11,8 @@ from experiments.quickstart.chance import count_chance_findings
 from experiments.quickstart.figures import read as read_quoted
 from src.analysis.pooling import pool_items
 from src.file_lock import wait_for_lock
-from src.records import read_items, read_split
+from src.records import read_items
+from src.split_files import read_split
 from src.stores.latents.store import LatentStore
 from tests.command import run_command
 

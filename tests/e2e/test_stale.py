@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src import config
-from src.records import read_items, read_split
+from src.records import read_items
 from src.runs.execution import execute
 from src.runs.lineage import StaleRunError
+from src.split_files import read_split
 
 pytest.importorskip("openslide")
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from src.data.feeding.bags import BagBatch, BagDataModule
 from src.models.mil.attention import AttentionMIL
 from src.models.mil.max_pool import MaxMIL
 from src.modules.mil import MILModule
-from src.records import FoldSplit
+from src.split_files import FoldSplit
 from src.training.mil_fit import LastCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # Lightning 2.6 under torch 2.15

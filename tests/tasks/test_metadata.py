@@ -10,8 +10,9 @@ from PIL import Image
 
 from src import config
 from src.data.images.boxes import read_boxes
-from src.records import read_items, read_split
+from src.records import read_items
 from src.runs.execution import execute
+from src.split_files import read_split
 from src.tasks import metadata
 
 PARTS = ("train", "val", "test", "all")

@@ -13,8 +13,8 @@ from src.analysis.methods import read_methods
 from src.data.feeding.bags import activation_bags, latent_bags
 from src.data.fold import open_fold
 from src.models.mil.classifier import BagClassifier
-from src.records import read_split
 from src.runs.execution import execute, open_rundir
+from src.split_files import read_split
 from src.stores.latents.store import LatentStore
 from src.stores.modules import load_module, spec_of
 from src.stores.patch_scores import read_patch_scores

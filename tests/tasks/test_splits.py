@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from src import config
-from src.records import read_split
 from src.runs.rundir import RunDir
+from src.split_files import read_split
 from src.tasks import splits
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from src import config
 from src.data.readers.features import FeatureFolder
-from src.records import FoldSplit, read_items, read_split
+from src.records import read_items
 from src.runs.execution import execute
+from src.split_files import FoldSplit, read_split
 from src.tasks import train_sae
 from src.tasks.streaming import open_stream
 from tests.data.readers.opened import look, read

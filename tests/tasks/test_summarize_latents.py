@@ -11,8 +11,9 @@ import torch
 from src import config
 from src.analysis.class_statistics import rank_neurons_for_classes, read_class_statistics
 from src.data.fold import keep_slides
-from src.records import read_items, read_split
+from src.records import read_items
 from src.runs.execution import execute, open_rundir
+from src.split_files import read_split
 from src.stores.case_matrix import read_case_matrix
 from src.stores.concept_files import read_concept_ranking, read_concepts
 from src.stores.feature_data import read_feature_data

@@ -14,7 +14,7 @@ from src.data.feeding.residency import free_gpu
 from src.data.feeding.rows import DEFAULT_RAM_BYTES
 from src.data.feeding.standardize import Standardizer
 from src.ops.sparse_latents import SparseLatents
-from src.records import FoldSplit
+from src.split_files import FoldSplit
 from src.stores.activations.store import ActivationStore
 from src.stores.latents.source import LatentSource
 

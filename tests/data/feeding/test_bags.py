@@ -8,7 +8,7 @@ import torch
 from src.data.feeding.bags import BagDataModule, CachedBags, activation_bags, collate_bags, latent_bags
 from src.data.feeding.standardize import fit_standardizer
 from src.ops.sparse_latents import SparseLatents
-from src.records import FoldSplit
+from src.split_files import FoldSplit
 from tests.data.stores import pack
 from tests.latents import write_latents
 

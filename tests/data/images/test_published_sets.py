@@ -9,7 +9,8 @@ from src import config
 from src.data.images.errors import ImageFileError
 from src.data.images.source import ImageSource
 from src.data.listing import list_dataset
-from src.records import FoldSplit, check_split, to_items
+from src.records import to_items
+from src.split_files import FoldSplit, check_split
 from tests.data.images import miniatures
 from tests.data.images.miniatures import cut_off, replace_text
 

@@ -7,7 +7,7 @@ import torch
 
 from src.data.readers.h5_files import FeatureFileError
 from src.data.readers.tensor_folder import TensorFolder
-from src.records import FoldSplit, check_split
+from src.split_files import FoldSplit, check_split
 from tests.data.readers.opened import look, read
 
 RNG = np.random.default_rng(0)
