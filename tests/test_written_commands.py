@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,22 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from src import config
 
 _COMMAND = re.compile(r"^ {4}python -m src\.run (.*)$", re.MULTILINE)
-# Not run dry: they read what their commands write, take the name of a preset, or call sbatch.
-_OF_THEIR_OWN = ("mil_benchmarks", "sae_1n", "slurm")
-_SCRIPTS = sorted(path for path in Path("experiments").glob("*/run.sh") if path.parent.name not in _OF_THEIR_OWN)
+_SCRIPTS = sorted(Path("experiments").glob("*/run.sh"))
+# What scripts take that is no folder.
+_ARGUMENTS = {"sae_1n": ["camelyon16_conch"], "slurm": ["2", "exp=camelyon16_conch"]}
+# Notes what it is asked for; a program from standard input is run, and what a table would choose is `seed=0`.
+_PYTHON = """#!/usr/bin/env bash
+if [ "$1" = - ]; then exec {python} -; fi
+printf '%s\\0' "$@" >> {noted}; printf '\\n' >> {noted}
+if [ "$2" != src.run ]; then echo seed=0; fi
+"""
+# Notes what job.sbatch would pass on.
+_SBATCH = """#!/usr/bin/env bash
+while [[ "$1" != *.sbatch ]]; do shift; done
+shift
+python -m src.run "$@"
+echo 1
+"""
 
 
 def commands_of_the_readme():
@@ -27,12 +41,13 @@ def commands_of_the_readme():
 def commands_of_a_script(script, folder):
     """Runs a script with a `python` that notes what it is asked for."""
     noted = folder / "noted"
-    python = folder / "python"
-    python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\0" "$@" >> {noted}; printf "\\n" >> {noted}\n')
-    python.chmod(0o755)
+    for name, text in (("python", _PYTHON), ("sbatch", _SBATCH)):
+        (folder / name).write_text(text.replace("{noted}", str(noted)).replace("{python}", sys.executable))
+        (folder / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
     n_arguments = max(map(int, re.findall(r"\$(\d)", script.read_text())), default=0)
-    arguments = [str(folder / str(number + 1)) for number in range(n_arguments)]
+    folders = [str(folder / str(number + 1)) for number in range(n_arguments)]
+    arguments = _ARGUMENTS.get(script.parent.name, folders)
     subprocess.run(["bash", script, *arguments], env=environment, check=True, capture_output=True)
     asked = [line.split("\0")[:-1] for line in noted.read_text().splitlines()]
     return [words[2:] for words in asked if words[:2] == ["-m", "src.run"]]

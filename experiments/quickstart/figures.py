@@ -148,7 +148,7 @@ def _permutations(fold: Path) -> dict[str, float]:
     """Counts the permutations of labels by case under which some neuron still seems to carry them."""
     slides, split = _open(fold)
     store = LatentStore(fold / "encode" / "latents" / "all")
-    maxima = pool_items(store.read(split.train), split.train).maxima
+    maxima = pool_items(store.read(split.train), split.train).values
     classes = sorted({slide.label for slide in slides.values()})
     labels = np.array([classes.index(slides[item_id].label) for item_id in split.train])
     cases = [slides[item_id].case_id for item_id in split.train]

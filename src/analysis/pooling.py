@@ -28,11 +28,6 @@ class PooledItems:
     values: np.ndarray
     density: np.ndarray
 
-    @property
-    def maxima(self) -> np.ndarray:
-        """`values`, by the name that they have when the pool is `max`."""
-        return self.values
-
 
 def pool_items(
     pieces: Iterable[Piece], item_ids: Sequence[str], pool: str = "max", top_share: float = 0.01

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -88,17 +88,13 @@ def work(plan: Plan, cluster: Mapping[str, Any], folder: Path) -> None:
                     break
                 _LOGGER.info("%s: %d jobs, %d at once.", stage.name, len(stage.commands), cluster["n_jobs"])
                 logs = [_log(folder, number, index) for index in range(len(stage.commands))]
-                failed = any(_results(pool.map(start, stage.commands, logs)))
+                failed = any(list(pool.map(start, stage.commands, logs)))  # all end before the next stage
         except BaseException:
             with starting:
                 is_stopped = True
                 for process in list(processes):
                     process.terminate()
             raise
-
-
-def _results(codes: Iterator[int]) -> list[int]:
-    return list(codes)  # all, before the next stage
 
 
 def _n_cpus() -> int:

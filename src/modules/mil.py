@@ -87,7 +87,7 @@ class MILModule(lightning.LightningModule):
 
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Returns the mean loss of a batch of bags."""
-        losses = self.model(batch.bags, batch.mask, batch.labels).losses.values()
+        losses = self.model(batch.bags, batch.mask, batch.labels, batch.lengths).losses.values()
         loss = (torch.stack(list(losses)).sum(0) * self.class_weights[batch.labels]).mean()
         self._train_losses.append(loss.detach())
         return loss
@@ -125,7 +125,7 @@ class MILModule(lightning.LightningModule):
 
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Logs the mean cross-entropy over all validation bags at the end of the epoch."""
-        logits = self.model(batch.bags, batch.mask).logits
+        logits = self.model(batch.bags, batch.mask, lengths=batch.lengths).logits
         losses = F.cross_entropy(logits, batch.labels, reduction="none") * self.class_weights[batch.labels]
         self._val_losses.append(losses.mean())
         self._val_probabilities.append((logits.softmax(-1), batch.labels))
@@ -148,12 +148,12 @@ class MILModule(lightning.LightningModule):
 
     def predict_step(self, batch: BagBatch, batch_idx: int) -> list[BagPrediction]:  # noqa: ARG002
         """Returns the predictions for a batch of bags, on the CPU and without padding."""
-        output = self.model(batch.bags, batch.mask)
+        output = self.model(batch.bags, batch.mask, lengths=batch.lengths)
         probabilities = output.logits.softmax(dim=-1).cpu()
         attention: Any = [None] * len(batch.item_ids)
         instances: Any = [None] * len(batch.item_ids)
         if output.attention is not None:
-            attention = [one.T[mask].cpu() for one, mask in zip(output.attention, batch.mask, strict=True)]
+            attention = [one.T[:n].cpu() for one, n in zip(output.attention, batch.lengths, strict=True)]
         if output.instance_logits is not None:
-            instances = [one[mask].cpu() for one, mask in zip(output.instance_logits, batch.mask, strict=True)]
+            instances = [one[:n].cpu() for one, n in zip(output.instance_logits, batch.lengths, strict=True)]
         return [BagPrediction(*one) for one in zip(batch.item_ids, probabilities, attention, instances, strict=True)]

@@ -11,7 +11,6 @@ _LOCK = ".lock"  # and what processes leave beside it that were killed while the
 _RESULTS = (
     "export/*",
     "latents/all/**/*",
-    "attention/**/*",
     "analysis/*",
     "analysis/patch_scores/*",
     "fitted_on*",

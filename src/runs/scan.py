@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Folders of runs and launches that hold no further runs, and may hold many files.
-_NO_RUNS = {".hydra", ".sweeps", "analysis", "attention", "checkpoints", "export", "latents", "plots", "wandb"}
+_NO_RUNS = {".hydra", ".sweeps", "analysis", "checkpoints", "export", "latents", "plots", "wandb"}
 _TAIL = 8192  # bytes
 
 

@@ -146,7 +146,7 @@ def _score_by_neuron(cfg: Any, rundir: RunDir, fold: FoldData, latents: LatentSt
     item_ids = list(fold.split.test)
 
     column = ((codes, rows.columns([neuron_id]).numpy()) for codes, rows in latents.read(item_ids))
-    maxima = pool_items(column, item_ids).maxima[:, 0]
+    maxima = pool_items(column, item_ids).values[:, 0]
     labels = [fold.items[item_id].label for item_id in item_ids]
     table = pd.DataFrame({"item_id": item_ids, "label": labels, f"neuron_{neuron_id}": maxima})
     rundir.add_table("neuron", table, "The best neuron's maximum over each item.", 5)

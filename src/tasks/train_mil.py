@@ -208,7 +208,7 @@ def _predict_by_neuron(
     latents, train = inputs.latents(), fold.split.train
     read = latent_bags(latents, neuron_ids)
     pieces = ((codes, rows.columns(neuron_ids).numpy()) for codes, rows in latents.read(train))
-    maxima = pool_items(pieces, train).maxima
+    maxima = pool_items(pieces, train).values
     scaler, regression = dict(fit_single_neuron(maxima, [fold.label_index(one) for one in train]).steps).values()
     arguments = {"d_in": len(neuron_ids), "n_classes": len(fold.classes)}
     model = MaximaRegression(**arguments)
@@ -244,10 +244,6 @@ def _write_patch_scores(rundir: RunDir, method: str, predictions: list[BagPredic
         one.item_id: PatchScores(fold.classes, array(one.attention), array(one.instance_logits)) for one in predictions
     }
     write_patch_scores(rundir.path / "analysis" / "patch_scores" / f"{method}.h5", scores, fold.classes)
-    for item_id, one in scores.items():  # of models with one attention for all classes
-        if one.attention is not None and one.attention.shape[1] == 1:
-            with write_atomically(rundir.path / "attention" / method / f"{item_id}.npy") as temporary:
-                np.save(temporary, one.attention[:, 0])
 
 
 def _write_page(cfg: Any, rundir: RunDir, fold: FoldData, table: pd.DataFrame, methods: Mapping[str, Method]) -> None:

@@ -1,7 +1,7 @@
 """The scores that neurons, channels and slide classifiers give the patches of a slide, from the runs that made them."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,32 +34,6 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class _Classifier:
-    """What a slide classifier says of patches: by item, or one file of attention an item."""
-
-    scores: Mapping[str, PatchScores]
-    attention_dir: Path
-
-    def has_any(self, item_ids: Iterable[str]) -> bool:
-        """Whether it says something of some of the slides; one of another study says nothing of these."""
-        return any(item_id in self.scores or self._attention_path(item_id).is_file() for item_id in item_ids)
-
-    def attention(self, item_id: str, label: str) -> np.ndarray | None:
-        """Returns the attention [n_patches] of a slide, None where there is none."""
-        if item_id in self.scores:
-            return self.scores[item_id].attention_of(label)
-        path = self._attention_path(item_id)
-        return np.load(path) if path.is_file() else None
-
-    def instances(self, item_id: str, label: str) -> np.ndarray | None:
-        """Returns the log-odds [n_patches] of each patch alone, None where there are none."""
-        return self.scores[item_id].instance_scores_of(label) if item_id in self.scores else None
-
-    def _attention_path(self, item_id: str) -> Path:
-        return self.attention_dir / f"{item_id}.npy"
-
-
-@dataclass(frozen=True)
 class PatchScorer:
     """What gives the patches of a slide their scores.
 
@@ -79,7 +53,7 @@ class PatchScorer:
     chosen: Chosen
     methods: dict[str, Method]
     positive_class: str
-    classifiers: dict[str, _Classifier]
+    classifiers: Mapping[str, Mapping[str, PatchScores]]
     patch_size_level0: int | None
 
     @property
@@ -114,12 +88,13 @@ class PatchScorer:
             classifier = self.classifiers.get(name.removesuffix(_INSTANCES))
             if classifier is None:
                 continue
-            if name in self.classifiers:
-                attention = classifier.attention(item_id, self.positive_class)
-                scores[name] = () if attention is None else relative_attention(attention)
+            if item_id not in classifier:
+                scores[name] = ()
+            elif name in self.classifiers:
+                attention: Any = classifier[item_id].attention_of(self.positive_class)
+                scores[name] = relative_attention(attention)
             else:
-                instances = classifier.instances(item_id, self.positive_class)
-                scores[name] = () if instances is None else instances
+                scores[name] = classifier[item_id].instance_scores_of(self.positive_class)
         scores[RANDOM_NEURON] = columns[:, 1]
         if wrong := {name: len(values) for name, values in scores.items() if len(values) != len(coords)}:
             raise ValueError(
@@ -148,17 +123,19 @@ def open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> PatchScorer:
         # Validation slides choose a classifier's weights, so that only test slides are new to it.
         rundir.refuse_leakage(trained, fold.fitted("test"))
         known |= read_methods(trained.table("methods"))
-        opened = {name: _open_classifier(trained, name) for name in known if name not in SINGLE}
-        opened = {name: one for name, one in opened.items() if one is not None}
-        classifiers = {name: one for name, one in opened.items() if one.has_any(fold.split.test)}
+        folder = trained.path / "analysis" / "patch_scores"
+        paths = {name: folder / f"{name}.h5" for name in known if name not in SINGLE}
+        opened = {name: read_patch_scores(path) for name, path in paths.items() if path.is_file()}
+        # A classifier of another study may have predicted none of these slides.
+        classifiers = {name: one for name, one in opened.items() if not one.keys().isdisjoint(fold.split.test)}
         if opened and not classifiers:
             _LOGGER.warning("Attention is not scored: %s predicted none of these slides.", trained.path)
     attention, instances = {}, {}
     for name, classifier in classifiers.items():
-        of_item = next(iter(classifier.scores.values()), None)
-        if of_item is None or of_item.attention is not None:
+        of_item = next(iter(classifier.values()))
+        if of_item.attention is not None:
             attention[name] = known[name]
-        if of_item is not None and of_item.instance_logits is not None:
+        if of_item.instance_logits is not None:
             label = f"{known[name].label}: patches alone"
             instances[f"{name}{_INSTANCES}"] = replace(known[name], name=f"{name}{_INSTANCES}", label=label, dash=":")
     methods = {name: known[name] for name in (NEURON, CHANNEL)} | attention | instances
@@ -171,13 +148,6 @@ def open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> PatchScorer:
     store = LatentStore(encoded.latents_dir())
     kept = {name: one for name, one in classifiers.items() if {name, f"{name}{_INSTANCES}"} & methods.keys()}
     return PatchScorer(fold, store, chosen, methods, positive, kept, cfg.dataset.patch_size_level0)
-
-
-def _open_classifier(trained: RunDir, name: str) -> _Classifier | None:
-    path, folder = trained.path / "analysis" / "patch_scores" / f"{name}.h5", trained.path / "attention" / name
-    if path.is_file():
-        return _Classifier(read_patch_scores(path), folder)
-    return _Classifier({}, folder) if folder.is_dir() else None
 
 
 def _read_ranking(path: Path, positive_class: str) -> pd.DataFrame:

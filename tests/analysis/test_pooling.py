@@ -35,15 +35,15 @@ def test_sparse_and_dense_pool_alike():
         )
         np.testing.assert_allclose(again.values, pooled.values, rtol=1e-6)
         np.testing.assert_array_equal(again.density, of_sparse.density)
-    np.testing.assert_array_equal(of_sparse.maxima, np.stack([dense["02"].max(0), dense["1"].max(0)]))
-    np.testing.assert_array_equal(of_sparse.maxima, of_dense.maxima)
+    np.testing.assert_array_equal(of_sparse.values, np.stack([dense["02"].max(0), dense["1"].max(0)]))
+    np.testing.assert_array_equal(of_sparse.values, of_dense.values)
     np.testing.assert_array_equal(of_sparse.density, of_dense.density)
     np.testing.assert_allclose(of_sparse.density, (together > 0).mean(0))
 
 
 def test_negative_channels_keep_their_maximum():
     pooled = pool_items([(np.zeros(2, np.int64), np.array([[-3.0], [-1.0]], dtype=np.float32))], ["a"])
-    assert pooled.maxima.tolist() == [[-1.0]]
+    assert pooled.values.tolist() == [[-1.0]]
     assert pooled.density.tolist() == [0.0]
 
 

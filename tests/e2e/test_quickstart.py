@@ -73,7 +73,7 @@ def test_permuted_labels_find_something_in_at_most_5_percent_of_permutations(wor
     (splits,) = data.glob("splits_*")
     train = read_split(splits, 0).train
     store = LatentStore(workplace / "runs/quickstart/default/fold_0/encode/latents/all")
-    maxima = pool_items(store.read(train), train).maxima
+    maxima = pool_items(store.read(train), train).values
     labels = np.array([int(slides[item_id].label == "tumor") for item_id in train])
     cases = [slides[item_id].case_id for item_id in train]
     assert count_chance_findings(maxima, labels, cases, ("normal", "tumor"), range(200)) <= 0.05 * 200

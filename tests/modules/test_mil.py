@@ -112,7 +112,7 @@ class StopAfter(lightning.Callback):
 
 def test_classes_weigh_in_the_loss_and_not_in_the_share_of_a_batch():
     bags, labels = torch.randn(2, 3, 8), torch.tensor([0, 1])
-    batch = BagBatch(["a", "b"], bags, torch.ones(2, 3, dtype=torch.bool), labels)
+    batch = BagBatch(["a", "b"], bags, torch.ones(2, 3, dtype=torch.bool), labels, [3, 3])
     model = MaxMIL(8, 2, dropout=0)
     losses = F.cross_entropy(model(*batch[1:3]).logits, labels, reduction="none")
     module = MILModule(model, class_weights=torch.tensor([0.5, 3.0]))

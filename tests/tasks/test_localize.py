@@ -1,4 +1,5 @@
 import csv
+from collections import defaultdict
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from src.records import FittedItem
 from src.report.page import read_page
 from src.runs import provenance
 from src.runs.rundir import RunDir
-from src.stores.patch_scores import PatchScores, write_patch_scores
+from src.stores.patch_scores import PatchScores, read_patch_scores, write_patch_scores
 from src.tasks import localize
 from tests.latents import write_latents
 
@@ -112,16 +113,19 @@ def rundir(tmp_path):
     """The run directory of localize, with those of the runs before it."""
     rng = np.random.default_rng(1)
     runs = {name: RunDir(tmp_path / "runs" / name, lambda task: tmp_path / "runs" / task) for name in _TASKS}
-    of_items = {}
+    of_items, scores = {}, defaultdict(dict)
     for item_id, label in SLIDES.items():
         latents = rng.random((GRID**2, 8)) * (rng.random((GRID**2, 8)) < 0.1)
         latents[:, NEURON] += 3 * rng.random(GRID**2) * (_inside() & (label == "tumor"))
         of_items[item_id] = torch.from_numpy(latents.astype(np.float32))
         for method in ("attention_activations", "attention_latents"):
             attention = np.exp(rng.normal(size=GRID**2) + 2 * _inside())
-            path = runs["train_mil"].path / "attention" / method / f"{item_id}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, attention / attention.sum())
+            attention = (attention / attention.sum())[:, None].astype(np.float32)
+            scores[method][item_id] = PatchScores(("normal", "tumor"), attention, None)
+    for method, of_method in scores.items():
+        path = runs["train_mil"].path / "analysis" / "patch_scores" / f"{method}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_patch_scores(path, of_method, ("normal", "tumor"))
     methods = parse_methods(["max_latents", "attention_activations", "attention_latents"], ["max", "attention"])
     write_methods(methods, runs["train_mil"].table("methods"))
     write_latents(runs["encode"].latents_dir(), of_items, dict.fromkeys(of_items, _coords()), SIZE)
@@ -243,7 +247,9 @@ def test_unknown_patch_size_says_where_it_was_looked_for(cfg, rundir):
 
 
 def test_attention_of_other_features_is_refused(cfg, rundir):
-    np.save(rundir.path.parent / "train_mil/attention/attention_latents/04.npy", np.ones(3))
+    path = rundir.path.parent / "train_mil/analysis/patch_scores/attention_latents.h5"
+    few = PatchScores(("normal", "tumor"), np.full((3, 1), 1 / 3, np.float32), None)
+    write_patch_scores(path, read_patch_scores(path) | {"04": few}, ("normal", "tumor"))
     with pytest.raises(ValueError, match=r"Expected 64 scores of slide '04', .*'attention_latents': 3"):
         localize.run(cfg, rundir)
 

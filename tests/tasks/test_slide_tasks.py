@@ -118,10 +118,9 @@ def test_classifiers_predict_held_out_slides_and_keep_attention(two_classes):
     assert results["test/neuron_auroc"] > 0.9
     assert results["test/attention_activations_auroc"] > 0.9
     store = LatentStore(two_classes.run("encode")[1].latents_dir())
-    kept = {path.parent.name for path in (rundir.path / "attention").glob("*/*.npy")}
-    assert kept == {method for method in MIL_METHODS if method.startswith("attention")}
+    scores = read_patch_scores(rundir.path / "analysis" / "patch_scores" / "attention_latents.h5")
     for item_id in (*split.val, *split.test):
-        attention = np.load(rundir.path / "attention" / "attention_latents" / f"{item_id}.npy")
+        attention = scores[item_id].attention_of("tumor")
         assert attention.shape == (store.items[item_id].n_rows,)
         assert attention.sum() == pytest.approx(1, abs=1e-5)
 
@@ -134,6 +133,8 @@ def test_every_classifier_is_kept_and_predicts_the_same_bit_for_bit(two_classes)
     assert methods["attention_top_neurons"].label == "Attention MIL on top neurons"
     assert methods["neuron"].eats == "neuron"
     table = pd.read_csv(rundir.table("predictions"), dtype={"item_id": str}).set_index(["method", "item_id"])
+    folder = rundir.path / "analysis" / "patch_scores"
+    scores = {name: read_patch_scores(folder / f"{name}.h5") for name in MIL_METHODS}
     for name, method in methods.items():
         classifier, metadata = load_module(rundir.export_dir / name, BagClassifier)
         assert (classifier.classes, classifier.input_name) == (fold.classes, method.eats)
@@ -146,10 +147,9 @@ def test_every_classifier_is_kept_and_predicts_the_same_bit_for_bit(two_classes)
             with torch.no_grad():
                 probabilities, attention = classifier(read(item_id))
             assert probabilities.tolist() == [row[f"prob_{label}"] for label in fold.classes]
-            path = rundir.path / "attention" / name / f"{item_id}.npy"
-            assert (attention is not None) == path.is_file()
+            assert (attention is not None) == name.startswith("attention")
             if attention is not None:
-                np.testing.assert_array_equal(attention[0], np.load(path))
+                np.testing.assert_array_equal(attention[0], scores[name][item_id].attention_of("tumor"))
     fitted = rundir.export_dir / "neuron" / "fitted_on.csv"
     assert fitted.read_bytes() == rundir.fitted_on_path.read_bytes()
 
@@ -163,9 +163,6 @@ def test_what_each_method_says_of_each_patch_is_kept(two_classes):
         for item_id, one in scores.items():
             assert one.instance_logits.shape == (latents.items[item_id].n_rows, 2)
             assert (one.attention is None) == name.startswith("max")
-            if one.attention is not None:
-                path = rundir.path / "attention" / name / f"{item_id}.npy"
-                np.testing.assert_array_equal(one.attention_of("tumor"), np.load(path))
 
 
 def test_a_stopped_run_goes_on_at_the_method_it_was_in(two_classes, monkeypatch):

@@ -29,13 +29,15 @@ _SPARSE_BELOW = 0.03
 class BagBatch(NamedTuple):
     """Slides padded to the longest: bags [n_bags, n_patches, d], mask [n_bags, n_patches] (true: a patch), labels.
 
-    Sparse bags are not padded: [n_rows, d], one slide's patches after the other's.
+    `lengths` are the numbers of patches. Sparse bags are not padded: [n_rows, d], one slide's patches after the
+    other's.
     """
 
     item_ids: list[str]
     bags: Tensor | SparseLatents
     mask: Tensor
     labels: Tensor
+    lengths: list[int]
 
 
 def activation_bags(store: ActivationStore, standardizer: Standardizer | None = None) -> Callable[[str], Tensor]:
@@ -114,7 +116,7 @@ def collate_bags(item_ids: Sequence[str], bags: Sequence[Tensor | SparseLatents]
         device = max((bag.device for bag in dense), key=str)  # of the GPU and the CPU, the GPU
         dense = [bag.to(device) for bag in dense]
         joined = dense[0][None] if len(dense) == 1 else torch.nn.utils.rnn.pad_sequence(dense, batch_first=True)
-    return BagBatch(list(item_ids), joined, mask, torch.tensor(labels))
+    return BagBatch(list(item_ids), joined, mask, torch.tensor(labels), lengths)
 
 
 def _dense(bag: Tensor | SparseLatents) -> Tensor:

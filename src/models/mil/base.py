@@ -82,19 +82,27 @@ class MILModel(nn.Module, ABC):
             labels: [n_bags] class indices, for models with losses of their own; None when losses are not asked for.
         """
 
-    def forward(self, bags: Bags | SparseLatents, mask: Mask, labels: Labels | None = None) -> MILOutput:
+    def forward(
+        self,
+        bags: Bags | SparseLatents,
+        mask: Mask,
+        labels: Labels | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> MILOutput:
         """Classifies padded bags; what padding holds is never looked at.
 
         Args:
             bags: [n_bags, n_patches, d_in]; sparse latents instead are not padded: [n_rows, d_in], one bag's patches
                 after the other's.
-            mask: [n_bags, n_patches] bool, true on patches and false on padding.
+            mask: [n_bags, n_patches] bool, true on patches and false on padding, which follows them.
             labels: [n_bags] class indices, when losses are asked for.
+            lengths: the number of patches of each bag, counted from the mask when left out; given, a GPU need not be
+                waited for.
 
         Raises:
             ValueError: when a bag has no patch.
         """
-        lengths = mask.sum(1).tolist()
+        lengths = mask.sum(1).tolist() if lengths is None else lengths
         if 0 in lengths:
             raise ValueError(
                 f"Expected bags of at least one patch, got none in bag {lengths.index(0)} of {len(lengths)}: leave the "
@@ -103,14 +111,14 @@ class MILModel(nn.Module, ABC):
         if isinstance(bags, SparseLatents):
             rows: Rows = bags
         else:
-            rows = bags.flatten(0, 1) if min(lengths) == mask.shape[1] else bags[mask]
+            rows = _unpadded(bags, lengths)
         pooled = self.pool(rows, lengths, labels)
         losses = dict(pooled.losses)
         if labels is not None:
             cross_entropy = F.cross_entropy(pooled.logits, labels, reduction="none")
             losses = {"bag": self.bag_weight * cross_entropy, **losses}
-        attention = None if pooled.attention is None else _padded(pooled.attention, mask).transpose(1, 2)
-        instances = None if pooled.instance_logits is None else _padded(pooled.instance_logits, mask)
+        attention = None if pooled.attention is None else _padded(pooled.attention, lengths).transpose(1, 2)
+        instances = None if pooled.instance_logits is None else _padded(pooled.instance_logits, lengths)
         return MILOutput(pooled.logits, attention, instances, losses)
 
 
@@ -153,7 +161,13 @@ def bag_slices(lengths: Sequence[int]) -> Iterator[slice]:
         start += length
 
 
-def _padded(values: Shaped[Tensor, "n_rows d"], mask: Mask) -> Shaped[Tensor, "n_bags n_patches d"]:
-    padded = values.new_zeros(*mask.shape, values.shape[1])
-    padded[mask] = values
-    return padded
+def _unpadded(bags: Shaped[Tensor, "n_bags n_patches d"], lengths: Sequence[int]) -> Shaped[Tensor, "n_rows d"]:
+    if min(lengths) == bags.shape[1]:
+        return bags.flatten(0, 1)
+    return torch.cat([bag[:length] for bag, length in zip(bags, lengths, strict=True)])
+
+
+def _padded(values: Shaped[Tensor, "n_rows d"], lengths: Sequence[int]) -> Shaped[Tensor, "n_bags n_patches d"]:
+    if min(lengths) == max(lengths):
+        return values.unflatten(0, (len(lengths), -1))
+    return nn.utils.rnn.pad_sequence(list(values.split(list(lengths))), batch_first=True)
