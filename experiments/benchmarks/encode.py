@@ -20,6 +20,7 @@ import torch
 
 from src.analysis.pooling import pool_items
 from src.models.saes.batch_topk import BatchTopK
+from src.ops.screening import is_worthwhile
 from src.ops.selection import calibrate_threshold
 from src.runs.outputs import describe_outputs
 from src.stores.latents.encoded import EncodedLatents
@@ -70,6 +71,7 @@ def make_sae(rows: np.ndarray, case: Case) -> BatchTopK:
     sample = torch.from_numpy(np.array(rows[:2048]))
     with torch.no_grad():
         sae.threshold.copy_(calibrate_threshold([sae.pre_latents(sample)], case.k, len(sample)))
+    sae.screening = is_worthwhile(torch.device("cpu"), case.d_in, case.n_latents)
     return sae
 
 

@@ -33,6 +33,7 @@ from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFolder
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
+from src.ops.screening import is_worthwhile
 from src.stores.activations.store import ActivationStore
 
 _SHAPES = ("512,2048,16,4096", "768,12288,32,2048", "1024,4096,32,4096", "768,49152,64,1024")
@@ -61,11 +62,13 @@ def _compare(shape: Shape, arguments: argparse.Namespace) -> str:
     rows = _activations(shape)
     batches = [batch.contiguous() for batch in rows.split(shape.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
-        ours = _Ours(shape, _store(Path(folder), rows), clock)
+        ours = _Ours(shape, _store(Path(folder), rows), clock, arguments.screening)
         systems: dict[str, Steps] = {
             "bare encoder product": timed_loop(_encoder_product(shape), batches, clock),
             "Loupe": ours.steps,
         }
+        if ours.screens:
+            systems["Loupe, train.screening=off"] = _Ours(shape, ours.store, clock, "off").steps
         if not arguments.without_peers:
             systems |= peers(shape, batches, clock)
         seconds: dict[str, list[float]] = {name: [] for name in systems}
@@ -80,15 +83,22 @@ def _compare(shape: Shape, arguments: argparse.Namespace) -> str:
 class _Ours:
     """Our training as a user has it: Trainer, data module, blocks; one `fit` a round on the same module."""
 
-    def __init__(self, shape: Shape, store: ActivationStore, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, shape: Shape, store: ActivationStore, clock: Clock, screening: str) -> None:
+        self._clock, self.store = clock, store
         # Only the neurons that are declared dead are: in a short run a neuron may be silent for some batches.
         self._sae = BatchTopK(shape.d_in, shape.n_latents, k=shape.k, dead_after=_DEAD_AFTER)
+        worthwhile = is_worthwhile(torch.device("cpu"), shape.d_in, shape.n_latents)
+        self._sae.screening = worthwhile if screening == "auto" else screening == "on"
         self._sae.silent_for[: shape.n_dead] = _DEAD_AFTER
         shorten_rows_(self._sae.W_enc, shape.n_dead)
         self._module = SAEModule(self._sae, lr=shape.lr)
         rows, none = StoreRows(store, store.item_ids), StoreRows(store, [])
         self._data = ActivationDataModule(rows, none, shape.batch_size, _BLOCK_SIZE, seed=0)
+
+    @property
+    def screens(self) -> bool:
+        """Whether the SAE screens."""
+        return self._sae.screens
 
     @property
     def n_dead(self) -> int:
@@ -168,6 +178,7 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="processor time instead of wall time, for a busy machine; with one thread",
     )
+    parser.add_argument("--screening", choices=("auto", "on", "off"), default="auto", help="as train.screening")
     parser.add_argument("--without-peers", action="store_true", help="ours and the bare encoder product only")
     return parser.parse_args()
 

@@ -165,6 +165,12 @@ LIMITS: dict[str, Limit] = {
     "train.calibrate_l0": POSITIVE,
     "train.n_validations": ONE_OR_MORE,
     "train.total_rows": ONE_OR_MORE_WHOLE,
+    "train.screening": Limit(
+        "auto, on or off",
+        lambda value: value in ("auto", "on", "off") or isinstance(value, bool),  # YAML reads on and off as switches
+        frozenset({TEXT, SWITCH}),
+        says_all=True,
+    ),
     "train.float32_matmul_precision": one_of("highest", "high", "medium"),
     # Lightning says which it takes on this machine
     "trainer.devices": Limit(

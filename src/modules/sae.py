@@ -95,6 +95,14 @@ class SAEModule(lightning.LightningModule):
         """Optimizer steps made so far."""
         return self.global_step
 
+    def get_extra_state(self) -> Tensor:
+        """Returns whether the SAE screens: a resumed training goes on as it began, on whatever machine."""
+        return torch.tensor(self.sae.screening)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes it up from a checkpoint."""
+        self.sae.screening = bool(state)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns Adam; its fused kernel is several times faster than the others on CPU and CUDA."""
         parameters = [parameter for parameter in self.sae.parameters() if parameter.requires_grad]

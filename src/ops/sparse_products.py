@@ -21,6 +21,8 @@ from src.ops.sparse_latents import SparseLatents
 # compared; elsewhere (2 GiB) a piece only bounds the memory.
 _PIECE_ELEMENTS = (2**21, 2**29)
 _LEAST_PIECE_ROWS = 256
+# From there on sorting the pairs by the rows of the larger matrix pays (768 -> 12288, batches of 2048 rows).
+_MUCH_LARGER = 4
 
 
 def pre_latent_pieces(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None) -> Iterator[Float[Tensor, "_ n_latents"]]:
@@ -131,11 +133,18 @@ def kept_dot_products(
     if triton_products.is_available(rows):
         return triton_products.kept_dot_products(pattern, rows, atoms).to(pattern.values.dtype)
     # It is the derivative of a bag sum with respect to its weights: torch has a kernel for that and for no other
-    # form of this product that is as fast on the CPU.
-    weights = torch.zeros_like(pattern.values, requires_grad=True)
-    with torch.enable_grad():
-        sums = _bag_sums(atoms.detach(), pattern.neuron_ids, pattern.row_offsets, weights)
-    return torch.autograd.grad(sums, weights, rows)[0]
+    # form of this product that is as fast on the CPU. It goes through the larger matrix once, in order.
+    if atoms.numel() <= _MUCH_LARGER * rows.numel():
+        return _dot_products(rows, atoms, pattern.row_ids, pattern.neuron_ids, pattern.row_offsets)
+    offsets, row_ids, entries = pattern.neuron_order
+    products = _dot_products(atoms, rows, pattern.neuron_ids[entries].long(), row_ids, offsets.long())
+    return torch.empty_like(products).index_copy_(0, entries, products)
+
+
+def _dot_products(left: Tensor, right: Tensor, left_ids: Tensor, right_ids: Tensor, offsets: Tensor) -> Tensor:
+    """Returns `left[i] @ right[j]` for pairs sorted by i, which begin at `offsets`."""
+    kernel: Any = torch.ops.aten._embedding_bag_per_sample_weights_backward
+    return kernel(left, right, right_ids, offsets[:-1].to(right_ids.dtype), left_ids.to(right_ids.dtype), 0)
 
 
 def _bag_sums(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

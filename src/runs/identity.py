@@ -17,7 +17,7 @@ _NEUTRAL_KEY = re.compile(
     r"dataset\.(name|dir|root|on_bad_file|\w+_dir|metadata_csv|max_pixels|(tensor\w*|generator|listing)(\..*)?)"
     r"|backbone\.checkpoint"
     r"|trainer\.(accelerator|devices|num_nodes|enable_progress_bar)"
-    r"|train\.(n_workers|block_size|residency)"
+    r"|train\.(n_workers|block_size|residency|screening)"
     r"|summary\.published"
     r"|(embed|evaluation)\.batch_size|(embed|tile)\.n_workers|embed\.part"
 )

@@ -59,7 +59,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     items = [latent_item(cfg, fold, item_id) for item_ids in parts.values() for item_id in item_ids]
     source = EncodedLatents(sae, items, fold.store.gather, fold.store.coords, inference, fold.spec)
     sae_digest = digest_export(rundir.upstream("train_sae").export_dir)
-    shaping = [sae_digest, *(one.digest for one in inputs), *inference.shaping, batch_rows(sae)]
+    shaping = [sae_digest, *(one.digest for one in inputs), *inference.shaping, sae.screening, batch_rows(sae)]
     made_by = digest_text(repr(shaping))
     writer = LatentWriter(rundir.latents_dir(), sae.n_latents, items, made_by, sae_digest, fold.spec)
     if writer.n_kept_rows:

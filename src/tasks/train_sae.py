@@ -36,7 +36,7 @@ from src.runs.rundir import RunDir
 from src.stores.modules import spec_of
 from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
-from src.tasks.upstream_sae import open_inference
+from src.tasks.upstream_sae import chooses_screening, open_inference
 from src.training.checkpoints import Position, StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
@@ -190,6 +190,7 @@ def finish_training(
     results = {key: float(value) for key, value in measured.items() if key.startswith("val/")}
     results |= {"n_train_rows": data.train_rows.n_rows, "n_steps": data.length.n_steps, "d_in": sae.d_in}
     results |= {"n_latents": sae.n_latents, "threshold": float(sae.inference_threshold.mean())}
+    results["screening"] = sae.screening
     if isinstance(fold, FoldData) and fold.standardizer is None and not sae.normalizes_rows:
         results[SD_RATIO_KEY] = _largest_sd_over_median(fold, cfg.seed)
     words = words_of(cfg.dataset)
@@ -224,6 +225,7 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
+    sae.screening = chooses_screening(cfg, sae)
     options = {key: cfg.train[key] for key in _MODULE_KEYS}
     return SAEModule(sae, total_steps=data.length.n_steps, steps_per_epoch=data.length.steps_per_epoch, **options)
 
@@ -259,7 +261,9 @@ def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], da
     if not searches:
         return
     _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    inference = open_inference(cfg, *(one.sae for one, _ in searches))
+    inference = open_inference(cfg)
+    for one, _ in searches:
+        one.sae.to(inference.device)
 
     def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
         own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in unfinished)

@@ -8,6 +8,7 @@ from src.activation_spec import require_same_spec
 from src.data.fold import FoldData
 from src.inference import Inference, choose_device
 from src.models.saes.base import SAE
+from src.ops.screening import is_worthwhile
 from src.runs.rundir import RunDir
 from src.stores.modules import read_spec
 from src.stores.sae import load_sae
@@ -45,7 +46,16 @@ def open_inference(cfg: Any, *saes: SAE) -> Inference:
     inference = Inference(choose_device(cfg.trainer.accelerator, cfg.trainer.devices), cfg.trainer.precision)
     for sae in saes:
         sae.to(inference.device)
+        sae.screening = chooses_screening(cfg, sae)
     return inference
+
+
+def chooses_screening(cfg: Any, sae: SAE) -> bool:
+    """Whether `train.screening` lets an SAE screen on the trainer's device."""
+    if cfg.train.screening != "auto":
+        return cfg.train.screening in ("on", True)
+    device = choose_device(cfg.trainer.accelerator, cfg.trainer.devices)
+    return is_worthwhile(device, sae.d_in, sae.n_latents)
 
 
 def require_same_sae(rundir: RunDir, fitted: RunDir) -> None:

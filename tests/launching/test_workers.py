@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -68,12 +69,14 @@ def test_what_needs_a_failed_stage_is_left_out_and_what_only_follows_it_runs(pla
 
 
 def test_an_interruption_ends_the_workers_and_starts_no_more(place, monkeypatch):
-    def interrupt(*_):
-        while not (place / "pid").is_file():
-            time.sleep(0.01)
-        raise Interrupted(15)
+    class InterruptedPool(ThreadPoolExecutor):
+        def map(self, *arguments):
+            super().map(*arguments)
+            while not (place / "pid").is_file():
+                time.sleep(0.01)
+            raise Interrupted(15)
 
-    monkeypatch.setattr(workers, "_results", interrupt)
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", InterruptedPool)
     before = threading.active_count()
     started = time.monotonic()
     with pytest.raises(Interrupted):

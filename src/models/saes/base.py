@@ -10,10 +10,11 @@ from torch import Tensor
 
 from src.models.saes.core import SAECore
 from src.models.saes.options import DeadUnit, DecoderConstraint, ErrorScale, at_least, one_of
-from src.models.saes.shapes import Batch, Pieces, Rows
+from src.models.saes.shapes import Batch, Rows
 from src.models.saes.step import Code, Losses, SAEStep, TrainingProgress
 from src.ops.decoder import normalize_rows_, project_gradient_
 from src.ops.dense_latents import Latents, decode, encode_columns
+from src.ops.encoder_product import EncoderProduct
 from src.ops.losses import (
     auxk_reconstruction,
     mean_of_elements,
@@ -25,7 +26,7 @@ from src.ops.losses import (
 from src.ops.processes import all_counts, all_min, mean_over_rows
 from src.ops.shapes import Columns, NeuronIds, Scalar
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import copying_columns, encode_kept, pre_latent_pieces
+from src.ops.sparse_products import encode_kept
 
 
 class SAE(SAECore, ABC):
@@ -108,26 +109,21 @@ class SAE(SAECore, ABC):
         """
 
     def encode_selected(
-        self, centred: Rows, columns: NeuronIds | None, select: Callable[[Callable[[], Pieces]], SparseLatents]
+        self, centred: Rows, columns: NeuronIds | None, select: Callable[[EncoderProduct], SparseLatents]
     ) -> tuple[SparseLatents, Columns | None]:
         """Encodes a batch with the gradient of the pre-latents that are selected.
 
         Args:
             centred: as `code` receives them.
             columns: neurons whose pre-latents are asked for, whatever they are.
-            select: chooses among pre-latents; its argument gives them in pieces of rows.
+            select: chooses among pre-latents.
 
         Returns:
             The selected pre-latents, and those of `columns`.
         """
-        asked = None if columns is None else centred.new_empty(centred.shape[0], columns.numel())
-
-        def pieces() -> Pieces:
-            made = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
-            return made if columns is None or asked is None else copying_columns(made, columns, asked)
-
+        product = self.product(centred, columns)
         with torch.no_grad():
-            kept = select(pieces)
+            kept, asked = select(product), product.columns()
         weights = (self.W_enc, self.encoder_bias, self.bias_through_input)
         if columns is not None and asked is not None:
             asked = encode_columns(asked, columns, centred, *weights)

@@ -1,16 +1,13 @@
 """BatchTopK: keeps the largest k pre-latents per row on average, chosen over the whole batch."""
 
-from collections.abc import Callable
-
 import torch
 
 from src.models.saes.k_sparse import KSparse
-from src.models.saes.shapes import Pieces
+from src.ops.encoder_product import EncoderProduct
 from src.ops.processes import all_counts
 from src.ops.selection import keep_largest_of_all, smallest_of_all
 from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import entries_above
 
 # The next batch's candidates are the pre-latents above this share of the last smallest kept one. Higher finds fewer
 # candidates but misses more often (0.9: never in 400 batches of 64 rows, 0.98: every fourth); a miss costs a second
@@ -33,14 +30,14 @@ class BatchTopK(KSparse):
     # Not a buffer: it decides how fast the selection is found, never what it is.
     _candidate_threshold: Scalar | None = None
 
-    def select(self, pieces: Callable[[], Pieces], k: int, shape: tuple[int, int]) -> SparseLatents:
+    def select(self, product: EncoderProduct, k: int) -> SparseLatents:
         """Keeps the `k * n_rows` largest of the batch of all processes; see `KSparse.select`."""
         guess, zero = self._candidate_threshold, torch.zeros_like(self.threshold)
-        candidates = entries_above(pieces(), zero if guess is None else guess, shape)
-        n_rows, n_candidates = all_counts(shape[0], candidates.n_entries, like=self.threshold)
+        candidates = product.above(zero if guess is None else guess)
+        n_rows, n_candidates = all_counts(product.shape[0], candidates.n_entries, like=self.threshold)
         n_kept = k * n_rows
         if n_candidates < n_kept and guess is not None:
-            candidates = entries_above(pieces(), zero, shape)
+            candidates = product.above(zero)
             (n_candidates,) = all_counts(candidates.n_entries, like=self.threshold)
         self._candidate_threshold = None
         kept = keep_largest_of_all(candidates, n_kept)

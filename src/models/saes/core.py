@@ -13,11 +13,11 @@ from src.models.saes.options import BDecInit, EncoderInit, InputNorm, at_least, 
 from src.models.saes.shapes import Atoms, Batch, PerNeuron, PreLatents, Rows
 from src.ops.decoder import normalize_rows_
 from src.ops.dense_latents import Latents, decode
+from src.ops.encoder_product import EncoderProduct
 from src.ops.geometric_median import geometric_median
 from src.ops.row_norm import RowStatistics, layer_norm_rows, z_score_rows
-from src.ops.shapes import PerInput, Scalar
+from src.ops.shapes import NeuronIds, PerInput, Scalar
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import pre_latents_above
 
 # Rows that inference holds at once, so that a whole slide needs no copy of its activations.
 _ENCODE_ROWS = 8192
@@ -49,6 +49,9 @@ class SAECore(nn.Module):
     Raises:
         ValueError: when a size is not positive or an option is unknown or out of its range.
     """
+
+    screening: bool = False
+    """Whether pre-latents are looked for in bfloat16 and computed in float32: exact, see `src.ops.screening`."""
 
     threshold: Float[Tensor, "*_"]
     input_mean: PerInput
@@ -115,6 +118,11 @@ class SAECore(nn.Module):
     def atoms(self) -> Atoms:
         """The decoder's rows [n_latents, d_in]."""
         return self.W_dec
+
+    @property
+    def screens(self) -> bool:
+        """Whether the next batch is screened."""
+        return self.screening
 
     @property
     def inference_threshold(self) -> Scalar | PerNeuron:
@@ -222,7 +230,16 @@ class SAECore(nn.Module):
 
     def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
-        return pre_latents_above(centred, self.W_enc, self.encoder_bias, self.inference_threshold)
+        return self.product(centred).above(self.inference_threshold)
+
+    def product(self, centred: Rows, column_ids: NeuronIds | None = None) -> EncoderProduct:
+        """Returns the pre-latents of inputs [n_rows, d_in] as the encoder takes them, to be asked for.
+
+        Args:
+            centred: the inputs.
+            column_ids: neurons whose pre-latents are needed whatever they are.
+        """
+        return EncoderProduct(centred, self.W_enc, self.encoder_bias, screens=self.screens, column_ids=column_ids)
 
     def decode(
         self, latents: Latents, row_statistics: RowStatistics | None = None

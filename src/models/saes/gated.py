@@ -14,7 +14,6 @@ from src.ops.dense_latents import Latents, decode
 from src.ops.losses import mean_l1
 from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import pre_latents_above
 
 
 class Gated(Penalized):
@@ -78,7 +77,7 @@ class Gated(Penalized):
 
     def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
-        products = pre_latents_above(centred, self.W_enc, None, -self.b_enc)
+        products = self.product(centred).above(-self.b_enc)
         magnitudes = self._magnitudes(products)
         return products.with_values(magnitudes).where(magnitudes > 0)
 

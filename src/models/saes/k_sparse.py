@@ -1,22 +1,22 @@
 """What the families that keep a stated number of latents share: k and its annealing, the threshold, AuxK by default."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from src.models.saes.base import SAE
 from src.models.saes.options import at_least, one_of
-from src.models.saes.shapes import Pieces, Rows
+from src.models.saes.shapes import Rows
 from src.models.saes.step import Code, Losses, TrainingProgress
 from src.ops.dense_latents import Latents
+from src.ops.encoder_product import EncoderProduct
 from src.ops.losses import mean_l1
 from src.ops.processes import all_counts, mean_over_rows
+from src.ops.screening import SCREEN_BELOW
 from src.ops.selection import smallest_of_all
 from src.ops.shapes import NeuronIds
 from src.ops.sparse_latents import SparseLatents
-from src.ops.sparse_products import entries_above, pre_latent_pieces
 
 ThresholdStatistic = Literal["batch_min", "mean_of_row_min"]
 
@@ -79,14 +79,18 @@ class KSparse(SAE):
         self.threshold_start_step = at_least("threshold_start_step", threshold_start_step, 0)
         self.threshold_statistic = one_of("threshold_statistic", threshold_statistic, ThresholdStatistic)
 
+    @property
+    def screens(self) -> bool:
+        """Screening pays where few latents are kept."""
+        return self.screening and self.k < SCREEN_BELOW * self.n_latents
+
     @abstractmethod
-    def select(self, pieces: Callable[[], Pieces], k: int, shape: tuple[int, int]) -> SparseLatents:
+    def select(self, product: EncoderProduct, k: int) -> SparseLatents:
         """Chooses what training keeps.
 
         Args:
-            pieces: gives the pre-latents in pieces of rows, to be read in order and to the end.
+            product: the pre-latents.
             k: latents to keep per row.
-            shape: (n_rows, n_latents).
 
         Returns:
             The kept entries, positive.
@@ -94,25 +98,21 @@ class KSparse(SAE):
 
     def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Keeps k latents per row in training, and those of inference in evaluation mode; see `SAE.code`."""
-        shape = (centred.shape[0], self.n_latents)
 
-        def select(pieces: Callable[[], Pieces]) -> SparseLatents:
-            if not self.training:
-                return self.select_inference(pieces(), shape)
-            return self.select(pieces, self.k_at(progress), shape)
+        def select(product: EncoderProduct) -> SparseLatents:
+            return self.select(product, self.k_at(progress)) if self.training else self.select_inference(product)
 
         latents, asked = self.encode_selected(centred, columns, select)
         return Code(latents, latents, asked)
 
-    def select_inference(self, pieces: Pieces, shape: tuple[int, int]) -> SparseLatents:
+    def select_inference(self, product: EncoderProduct) -> SparseLatents:
         """Chooses what inference keeps: what exceeds the threshold."""
-        return entries_above(pieces, self.inference_threshold, shape)
+        return product.above(self.inference_threshold)
 
     @torch.no_grad()
     def encode_inputs(self, centred: Rows) -> SparseLatents:
         """Returns the latents of inference for inputs [n_rows, d_in] as the encoder takes them, without a graph."""
-        pieces = pre_latent_pieces(centred, self.W_enc, self.encoder_bias)
-        return self.select_inference(pieces, (centred.shape[0], self.n_latents))
+        return self.select_inference(self.product(centred))
 
     def penalties(self, code: Code, inputs: Rows, reconstruction: Rows, progress: TrainingProgress) -> Losses:
         """Returns the L1 term where it has a weight; see `SAE.penalties`."""

@@ -8,8 +8,8 @@ from src.models.saes.base import SAE
 from src.models.saes.shapes import PerNeuron, Rows
 from src.ops.dense_latents import DenseLatents, Latents, encode_dense
 from src.ops.processes import all_counts
+from src.ops.screening import SCREEN_BELOW
 from src.ops.shapes import Columns, NeuronIds, Scalar
-from src.ops.sparse_products import entries_above
 
 SPARSE_BELOW = 0.15
 """Share of listed entries below which sparse products are faster: see `experiments.benchmarks.density`."""
@@ -56,10 +56,14 @@ class Penalized(SAE):
             self._follow(int(listed.sum()), listed.shape)
             asked = None if columns is None else dense.index_select(1, columns)
             return DenseLatents(dense * listed if mask_dense else dense), asked
-        shape = (centred.shape[0], self.n_latents)
-        latents, asked = self.encode_selected(centred, columns, lambda pieces: entries_above(pieces(), floor, shape))
-        self._follow(latents.n_entries, shape)
+        latents, asked = self.encode_selected(centred, columns, lambda product: product.above(floor))
+        self._follow(latents.n_entries, latents.shape)
         return latents, asked
+
+    @property
+    def screens(self) -> bool:
+        """Screening pays where few pre-latents are listed."""
+        return self.screening and float(self.density) < SCREEN_BELOW
 
     def _follow(self, n_listed: int, shape: tuple[int, ...]) -> None:
         if self.training:

@@ -1,14 +1,12 @@
 """TopK: keeps the k largest pre-latents of each row."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor
 
 from src.models.saes.k_sparse import KSparse
 from src.models.saes.options import one_of
-from src.models.saes.shapes import Pieces
-from src.ops.selection import keep_largest_per_row
+from src.ops.encoder_product import EncoderProduct
 from src.ops.sparse_latents import SparseLatents
 
 Inference = Literal["topk", "threshold"]
@@ -56,12 +54,12 @@ class TopK(KSparse):
         """Returns the weights, without a threshold for "topk"; see `SAECore.saelens_parameters`."""
         return weights if self.inference == "topk" else super().saelens_parameters(weights)
 
-    def select(self, pieces: Callable[[], Pieces], k: int, shape: tuple[int, int]) -> SparseLatents:
+    def select(self, product: EncoderProduct, k: int) -> SparseLatents:
         """Keeps the k largest of each row; see `KSparse.select`."""
-        return keep_largest_per_row(pieces(), k)
+        return product.largest_per_row(k)
 
-    def select_inference(self, pieces: Pieces, shape: tuple[int, int]) -> SparseLatents:
+    def select_inference(self, product: EncoderProduct) -> SparseLatents:
         """Chooses what inference keeps, by `inference`."""
         if self.inference == "topk":
-            return keep_largest_per_row(pieces, self.k)
-        return super().select_inference(pieces, shape)
+            return product.largest_per_row(self.k)
+        return super().select_inference(product)

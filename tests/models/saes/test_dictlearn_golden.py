@@ -169,5 +169,5 @@ def _assert_evaluation(golden, sae):
         return
     by_threshold = SAECore.encode_inputs(sae, sae.centre(x))
     golden.assert_close("eval/encode_use_threshold_true", by_threshold.to_dense())
-    kept = sae.select(lambda: [sae.pre_latents(x).detach()], sae.k, (len(x), sae.n_latents))
+    kept = sae.select(sae.product(sae.centre(sae.normalize(x)[0])), sae.k)
     golden.assert_close("eval/encode_use_threshold_false", kept.to_dense())
