@@ -226,6 +226,8 @@ def _few_flat_ids(mask: Tensor) -> Tensor | None:
 
 def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yields pieces of rows, their screening product, and the errors of their rows; None where no bound holds."""
+    if inputs.is_cuda:  # else parts of a sum may be added up in bfloat16
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     n_latents = len(weights.extended)
     n_rows = max(_LEAST_ROWS, _PIECE_ELEMENTS[inputs.is_cuda] // n_latents)
     buffer = weights.extended.new_empty(min(n_rows, len(inputs)), n_latents)

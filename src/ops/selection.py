@@ -134,8 +134,16 @@ class ThresholdSearch:
         """Adds a batch [<= n_rows, n_latents]; ReLU is applied here."""
         self.add(self.candidates(pre_latents), len(pre_latents))
 
-    def candidates(self, pre_latents: PreLatents) -> Shaped[Tensor, " _"]:
-        """Returns what a batch [n, n_latents] adds: counts of its values, or those that matter; changes nothing."""
+    @property
+    def floor(self) -> float:
+        """What values must exceed to matter; not negative."""
+        return self._low
+
+    def candidates(self, pre_latents: Float[Tensor, "*_"]) -> Shaped[Tensor, " _"]:
+        """Returns what a batch [n, n_latents] adds: counts of its values, or those that matter; changes nothing.
+
+        The values above `floor` alone will do as well.
+        """
         values = pre_latents[(pre_latents > self._low) & (pre_latents <= self._high)]
         if self._counts is None:
             return values

@@ -267,7 +267,7 @@ def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], da
 
     def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
         own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in unfinished)
-        return len(rows), [search.candidates(sae.pre_latents(columns).float()) for sae, columns, search in own]
+        return len(rows), [search.candidates(_values_above(sae, columns, search.floor)) for sae, columns, search in own]
 
     unfinished = list(searches)
     while unfinished:
@@ -280,6 +280,14 @@ def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], da
         sae.threshold.copy_(search.compute())
         sae.cpu()
         _LOGGER.info("Inference threshold: %.4g, calibrated on all train rows.", float(sae.threshold))
+
+
+def _values_above(sae: SAE, activations: torch.Tensor, floor: float) -> torch.Tensor:
+    """Returns all pre-latents, or where that is faster those above a floor."""
+    if not (sae.screens and floor > 0):
+        return sae.pre_latents(activations).float()
+    inputs, _ = sae.normalize(activations)
+    return sae.product(sae.centre(inputs)).above(sae.threshold.new_tensor(floor)).values
 
 
 def _largest_sd_over_median(fold: FoldData, seed: int) -> float:

@@ -51,9 +51,14 @@ def open_inference(cfg: Any, *saes: SAE) -> Inference:
 
 
 def chooses_screening(cfg: Any, sae: SAE) -> bool:
-    """Whether `train.screening` lets an SAE screen on the trainer's device."""
+    """Whether `train.screening` lets an SAE screen on the trainer's device.
+
+    With `auto`, what torch.compile compiles does not: it has no kernels for what screening does.
+    """
     if cfg.train.screening != "auto":
         return cfg.train.screening in ("on", True)
+    if cfg.train.compile_backend is not None:
+        return False
     device = choose_device(cfg.trainer.accelerator, cfg.trainer.devices)
     return is_worthwhile(device, sae.d_in, sae.n_latents)
 

@@ -1,0 +1,115 @@
+"""Training and inference with screening choose what they choose without."""
+
+import copy
+
+import pytest
+import torch
+
+from src.models.saes.batch_topk import BatchTopK
+from src.models.saes.gated import Gated
+from src.models.saes.jumprelu import JumpReLU
+from src.models.saes.matryoshka_batch_topk import MatryoshkaBatchTopK
+from src.models.saes.relu_l1 import ReLUL1
+from src.models.saes.step import TrainingProgress
+from src.models.saes.topk import TopK
+from src.modules.sae import SAEModule
+from src.ops import encoder_product
+
+D_IN, N_LATENTS, N_ROWS = 64, 1024, 400
+FAMILIES = {
+    "batch_topk": lambda: BatchTopK(D_IN, N_LATENTS, k=8, dead_after=3),
+    "matryoshka": lambda: MatryoshkaBatchTopK(D_IN, N_LATENTS, k=8),
+    "topk": lambda: TopK(D_IN, N_LATENTS, k=8),
+    "jumprelu": lambda: JumpReLU(D_IN, N_LATENTS, threshold_init=0.6, bandwidth=0.05),
+    "gated": lambda: Gated(D_IN, N_LATENTS),
+    "relu": lambda: ReLUL1(D_IN, N_LATENTS, l1_coefficient=0.05),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def sae(request):
+    torch.manual_seed(0)
+    sae = FAMILIES[request.param]()
+    with torch.no_grad():
+        if hasattr(sae, "density"):  # as late in a training, when few latents are left
+            sae.density.fill_(0.01)
+            sae.b_enc.fill_(-0.5)
+    return sae
+
+
+def batches(n):
+    """Sums of a few of the directions, so that there is something to choose."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(torch.randn(N_LATENTS, D_IN, generator=generator), dim=1)
+    for _ in range(n):
+        chosen = torch.randint(N_LATENTS, (N_ROWS, 4), generator=generator)
+        yield directions[chosen].sum(1) + 0.05 * torch.randn(N_ROWS, D_IN, generator=generator)
+
+
+def assert_same(one, other):
+    assert torch.equal(one.row_offsets, other.row_offsets)
+    assert torch.equal(one.neuron_ids, other.neuron_ids)
+    torch.testing.assert_close(one.values, other.values, rtol=1e-5, atol=1e-6)
+
+
+def n_different(one, other):
+    """Returns how many entries are in one of the two alone."""
+    return int(((one.to_dense() != 0) != (other.to_dense() != 0)).sum())
+
+
+def test_each_training_step_chooses_the_same_latents(sae, monkeypatch):
+    """Up to two in the 16 million pairs of 40 steps may lie so close to the edge that rounding decides."""
+    calls, n_at_edge = [], 0
+    for name in ("screened_above", "screened_largest_per_row"):
+        screened = getattr(encoder_product, name)
+        monkeypatch.setattr(encoder_product, name, lambda *a, _f=screened: calls.append(1) or _f(*a))
+    optimizer = torch.optim.Adam([p for p in sae.parameters() if p.requires_grad], lr=1e-3)
+    for number, batch in enumerate(batches(40)):
+        plain = copy.deepcopy(sae)
+        sae.screening = True
+        one, other = sae.step(batch, TrainingProgress(number)), plain.step(batch, TrainingProgress(number))
+        one.loss.backward()
+        other.loss.backward()
+        if n := n_different(one.latents, other.latents):
+            n_at_edge += n
+        else:
+            assert_same(one.latents, other.latents)
+            for mine, its in zip(sae.parameters(), plain.parameters(), strict=True):
+                if its.grad is not None:
+                    torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=1e-7)
+        optimizer.step()
+        optimizer.zero_grad()
+        sae.constrain_after_step_()
+        sae.screening = False
+    assert len(calls) >= 40
+    assert n_at_edge <= 2
+
+
+def test_inference_chooses_the_same_latents(sae):
+    sae.eval()
+    if isinstance(sae, BatchTopK):
+        sae.threshold.fill_(0.5)
+    (rows,) = batches(1)
+    plain = sae.encode(rows)
+    sae.screening = True
+    assert plain.n_entries
+    assert_same(sae.encode(rows), plain)
+
+
+def test_a_checkpoint_keeps_whether_training_screens():
+    screening, other = (SAEModule(FAMILIES["topk"]()) for _ in range(2))
+    screening.sae.screening = True
+    other.load_state_dict(screening.state_dict())
+    assert other.sae.screening
+    screening.sae.screening = False
+    other.load_state_dict(screening.state_dict())
+    assert not other.sae.screening
+
+
+def test_half_precision_is_left_to_autocast():
+    sae = FAMILIES["topk"]().eval()
+    (rows,) = batches(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = sae.encode(rows)
+        sae.screening = True
+        assert torch.equal(sae.encode(rows).values, plain.values)
