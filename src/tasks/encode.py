@@ -76,7 +76,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 def batch_rows(sae: SAE) -> int:
     """Returns how many rows are encoded at once: as many as memory is to hold."""
-    return min(max(_BATCH_BYTES // (4 * max(sae.n_latents, 8 * sae.d_in)), _FEWEST_ROWS), _MOST_ROWS)
+    width = 8 * sae.d_in if sae.screens else max(sae.n_latents, 8 * sae.d_in)  # screening holds no pre-latents
+    return min(max(_BATCH_BYTES // (4 * width), _FEWEST_ROWS), _MOST_ROWS)
 
 
 def latent_item(cfg: Any, fold: FoldData, item_id: str) -> LatentItem:

@@ -23,6 +23,7 @@ from src.data.feeding.epoch_order import block_batches
 from src.data.feeding.rows import RowSource, rows_an_item
 from src.data.fold import FoldData, open_fold
 from src.data.streamed_fold import StreamedFold
+from src.inference import choose_device
 from src.interrupts import keeping
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
@@ -225,7 +226,8 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
         sae.set_points(torch.from_numpy(kmeans_centres(fold.store.gather, rows, sae.n_points, cfg.seed)))
-    sae.screening = chooses_screening(cfg, sae)
+    device = choose_device(cfg.trainer.accelerator, cfg.trainer.devices)
+    sae.screening = chooses_screening(cfg, sae, device)
     options = {key: cfg.train[key] for key in _MODULE_KEYS}
     return SAEModule(sae, total_steps=data.length.n_steps, steps_per_epoch=data.length.steps_per_epoch, **options)
 

@@ -46,21 +46,20 @@ def open_inference(cfg: Any, *saes: SAE) -> Inference:
     inference = Inference(choose_device(cfg.trainer.accelerator, cfg.trainer.devices), cfg.trainer.precision)
     for sae in saes:
         sae.to(inference.device)
-        sae.screening = chooses_screening(cfg, sae)
+        sae.screening = chooses_screening(cfg, sae, inference.device)
     return inference
 
 
-def chooses_screening(cfg: Any, sae: SAE) -> bool:
-    """Whether `train.screening` lets an SAE screen on the trainer's device.
+def chooses_screening(cfg: Any, sae: SAE, device: torch.device) -> bool:
+    """Whether `train.screening` lets an SAE screen on a device.
 
-    With `auto`, what torch.compile compiles does not: it has no kernels for what screening does.
+    It never does at half precision. With `auto`, what torch.compile compiles does not: it has no kernels for it.
     """
+    if not str(cfg.trainer.precision).startswith("32"):
+        return False
     if cfg.train.screening != "auto":
         return cfg.train.screening in ("on", True)
-    if cfg.train.compile_backend is not None:
-        return False
-    device = choose_device(cfg.trainer.accelerator, cfg.trainer.devices)
-    return is_worthwhile(device, sae.d_in, sae.n_latents)
+    return cfg.train.compile_backend is None and is_worthwhile(device, sae.d_in, sae.n_latents)
 
 
 def require_same_sae(rundir: RunDir, fitted: RunDir) -> None:
