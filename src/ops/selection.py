@@ -11,6 +11,8 @@ from src.ops.shapes import Pieces, PreLatents, Scalar
 from src.ops.sparse_latents import SparseLatents
 
 MOST_HELD = 1 << 24
+# Many small tensors, each made between two large ones, would keep the memory of the large ones from being used again.
+_MOST_PARTS = 64
 # Positive floats sort as their bits do; bins are of their upper 19, which are 0.02 % of a value wide.
 _BIN_BITS, _N_BINS = 12, 1 << 19
 _INFINITY_BITS = 0x7F800000
@@ -155,8 +157,12 @@ class ThresholdSearch:
         if self._counts is not None:
             self._counts += candidates.cpu()
             return
+        if not candidates.numel():
+            return
         self._held.append(candidates)
         self._n_held += candidates.numel()
+        if len(self._held) == _MOST_PARTS:
+            self._held = [torch.cat(self._held)]
         if self._n_held > 2 * self._n_wanted and self._high == float("inf"):
             self._held = [_largest(torch.cat(self._held), self._n_wanted)]
             self._low, self._n_held = float(self._held[0].min()), self._n_wanted
