@@ -66,16 +66,29 @@ def test_the_window_is_what_the_preprocessing_shows(height, width, resize):
         np.testing.assert_allclose(found[inner], expected[inner], atol=0.04 * 255 / 4)
 
 
-def test_a_planted_token_lies_where_the_crop_took_it_from():
-    """A bright spot of the stored image, found again by undoing resize and crop."""
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_a_planted_token_lies_where_it_was_taken_from(resize):
+    """A bright spot of the stored image, found again by undoing resize and crop or padding."""
     image = torch.zeros(3, 60, 100, dtype=torch.uint8)
     image[:, 20:28, 60:68] = 255
-    transform = Preprocessing(32, resize="crop", crop_pct=0.8)
+    transform = Preprocessing(32, resize=resize, crop_pct=0.8)
     tokens = transform.resize(image)[0].float().reshape(8, 4, 8, 4).mean((1, 3)).numpy()
-    pixels = to_pixels(tokens, 60, 100, seen_window(60, 100, (32, 32), "crop", 0.8))
+    window = seen_window(60, 100, (32, 32), resize, 0.8)
+    pixels = to_pixels(tokens, 60, 100, window)
     y, x = np.unravel_index(pixels.argmax(), pixels.shape)
     assert 18 <= y < 30
     assert 58 <= x < 70
+    x, y = token_centres(Grid(8, 8), 60, 100, window)[tokens.argmax()]
+    assert 18 <= y < 30
+    assert 56 <= x < 72
+
+
+def test_the_window_of_a_padded_image_is_the_square_around_it():
+    assert seen_window(60, 100, (32, 32), "pad") == pytest.approx((-20 / 60, 0, 80 / 60, 1))
+    assert seen_window(10, 7, (32, 32), "pad") == pytest.approx((-11 / 10, -12 / 7, 21 / 10, 20 / 7))
+    mask = np.ones((60, 100), bool)
+    covered = cover_tokens(mask, Grid(10, 2), seen_window(60, 100, (32, 32), "pad")).reshape(10, 2)
+    np.testing.assert_allclose(covered, np.repeat([0, 0, 1, 1, 1, 1, 1, 1, 0, 0], 2).reshape(10, 2), atol=1e-12)
 
 
 def test_prefix_tokens_are_left_out():

@@ -24,6 +24,7 @@ PRESETS = {
     "imagenet_clip_vitb16": ("imagenet", ()),
     "vindr_mammoclip": ("vindr_mammo_png", ()),
     "ham10000_mammoclip": ("ham10000", ()),
+    "ham10000_dermlip": ("ham10000", ()),
     "chexpert_medclip": ("chexpert", POOLED),
     "mimic_medclip": ("mimic_cxr", POOLED),
     "cc3m_clip_rn50": ("cc3m_img2dataset", POOLED),

@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from src.activation_spec import ActivationSpec
 from src.models.backbones.hooks import Call, calls_after, n_calls_to, outputs_of, watch
-from src.models.backbones.preprocessing import Interpolation, Preprocessing, Resize
-from src.models.backbones.spec import CROP_PCT, IMAGE_SIZE, INTERPOLATION, MEAN, OUTPUT, POOLED, RESIZE, STD
+from src.models.backbones.preprocessing import Intensity, Interpolation, Preprocessing, Resize
+from src.models.backbones.spec import CROP_PCT, IMAGE_SIZE, INTENSITY, INTERPOLATION, MEAN, OUTPUT, POOLED, RESIZE, STD
 from src.models.backbones.tokens import TOKENS, find_grid, from_tokens, n_picked, pick, to_tokens
 
 Tokens = Literal["cls", "patch", "all", "mean", "cls_mean", "pooled", "projected"]
@@ -51,7 +51,7 @@ class Backbone(nn.Module, ABC):
         tokens: see above.
         n_prefix: see above.
         channels_last: whether maps are [batch, rows, columns, d].
-        image_size, mean, std, interpolation, resize, crop_pct, normalize_each: of `Preprocessing`.
+        image_size, mean, std, interpolation, resize, crop_pct, normalize_each, intensity: of `Preprocessing`.
 
     Raises:
         ValueError: when there is no such layer, or it has no such tokens.
@@ -76,12 +76,12 @@ class Backbone(nn.Module, ABC):
         resize: Resize = RESIZE,
         crop_pct: float = CROP_PCT,
         normalize_each: bool = False,
+        intensity: Intensity = INTENSITY,
     ) -> None:
         super().__init__()
         self.name, self.model, self.layers = name, model, tuple(layers)
-        self._preprocessing = Preprocessing(image_size, mean, std, interpolation, resize, crop_pct, normalize_each)
-        self.input_size = self._preprocessing.size
-        self.projects = self._has_projection()
+        self._prepare = Preprocessing(image_size, mean, std, interpolation, resize, crop_pct, normalize_each, intensity)
+        self.input_size, self.projects = self._prepare.size, self._has_projection()
         self.n_prefix, self._channels_last = n_prefix, channels_last
         self._model_name, self._weights = model_name, weights
         several = layer if isinstance(layer, Sequence) and not isinstance(layer, str) else [layer]
@@ -193,16 +193,16 @@ class Backbone(nn.Module, ABC):
 
     def resize(self, images: UInt8[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 h w"]:
         """Returns images [..., 3, H, W] at the input size, uint8; meant for the CPU, in the threads that read."""
-        return self._preprocessing.resize(images)
+        return self._prepare.resize(images)
 
     def normalize(self, images: UInt8[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
         """Returns resized images as the model takes them, on its device."""
-        return self._preprocessing.normalize(images.to(self.device))
+        return self._prepare.normalize(images.to(self.device))
 
     @property
     def transform(self) -> str:
         """The preprocessing in words."""
-        return str(self._preprocessing)
+        return str(self._prepare)
 
     @property
     def device(self) -> torch.device:

@@ -104,8 +104,8 @@ def timm_keys(weights: Mapping[str, Tensor], model: Any) -> Weights:
     """Returns timm's keys for those of a file of timm's, or of one of these families, known by its keys.
 
     DINOv2's training, and so DinoBloom: `backbone.`, beside the heads of the training. PanDerm: `encoder.` of a CAE
-    (Chen et al. 2022), whose other parts are left out. BiomedCLIP: `visual.trunk.` with a linear projection.
-    Mammo-CLIP: `image_encoder.` in the keys of efficientnet_pytorch.
+    (Chen et al. 2022), whose other parts are left out. DermLIP's PanDerm: `visual.`. BiomedCLIP: `visual.trunk.` with a
+    linear projection. Mammo-CLIP: `image_encoder.` in the keys of efficientnet_pytorch.
 
     Args:
         weights: of the file.
@@ -116,6 +116,8 @@ def timm_keys(weights: Mapping[str, Tensor], model: Any) -> Weights:
         own = _below(own, "backbone.", others=("dino_head.", "ibot_head."))
     elif "encoder.cls_token" in own:
         own = _only_below(own, "encoder.")
+    elif "visual.cls_token" in own:
+        own = _below(own, "visual.", others=("text.", "logit_scale"))
     elif "visual.trunk.cls_token" in own:
         own = _below(own, "visual.", others=("text.", "logit_scale"))
         own = {key.removeprefix("trunk."): value for key, value in own.items()}

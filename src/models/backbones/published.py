@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 from src.models.backbones.weights import fetch_weights, load_weights, read_weights
 
-_FILES_ON_HUB = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_FILES_ON_HUB = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 
 
 def require_checkpoint(part: str, checkpoint: str | None, pretrained: bool | str | None) -> None:

@@ -23,6 +23,8 @@ _SIGNATURES: dict[tuple[str, ...], dict[str, Shape]] = {
     ("dinov2_vitb14",): {"pos_embed": (1, 1370, 768), "blocks.11.ls1.gamma": (768,)},
     ("dinobloom_b",): {"backbone.pos_embed": (1, 257, 768), "backbone.blocks.11.ls1.gamma": (768,)},
     ("panderm",): {"encoder.pos_embed": (1, 197, 1024), "encoder.blocks.23.gamma_1": (1024,)},
+    ("panderm_base",): {"pos_embed": (1, 197, 768), "blocks.11.gamma_1": (768,)},
+    ("dermlip_panderm",): {"visual.pos_embed": (1, 197, 768), "visual.head.weight": (512, 768)},
     ("clip_rn50",): {"visual.layer4.2.conv3.weight": (2048, 512, 1, 1), "visual.attnpool.c_proj.weight": (1024, 2048)},
     ("clip_vitb16", "dermlip_vitb16"): {"visual.conv1.weight": (768, 3, 16, 16), "visual.proj": (768, 512)},
     ("clip_vitl14",): {"visual.conv1.weight": (1024, 3, 14, 14), "visual.proj": (1024, 768)},

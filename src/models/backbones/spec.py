@@ -14,7 +14,7 @@ OUTPUT = "output"
 """The canonical name of the layer None: after the model's last norm or convolution, before its pooling."""
 # ImageNet's, as timm and torchvision have them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT = 224, "bicubic", "stretch", 0.875
+IMAGE_SIZE, INTERPOLATION, RESIZE, CROP_PCT, INTENSITY = 224, "bicubic", "stretch", 0.875, "full"
 POOLED = ("cls", "mean", "cls_mean", "pooled", "projected")
 """The values of `tokens` that give one row an image."""
 _DIGEST_LENGTH = 12
@@ -55,6 +55,7 @@ def configured_spec(
             backbone.get("normalize_each", False),
             backbone.get("resize", RESIZE),
             backbone.get("crop_pct", CROP_PCT),
+            backbone.get("intensity", INTENSITY),
         ),
         input_size=f"{height}x{width}",
         patch_size="none" if tile is None else str(tile["patch_size"]),
@@ -91,12 +92,14 @@ def describe_transform(
     normalize_each: bool,
     resize: str = RESIZE,
     crop_pct: float = CROP_PCT,
+    intensity: str = INTENSITY,
 ) -> str:
     """Returns the preprocessing in words: the same encoder at another size or scaling gives other activations."""
     edge = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-    way = f"{edge} {interpolation}" if resize == "stretch" else f"{edge} {interpolation}, centre crop of {crop_pct:g}"
+    way = {"crop": f", centre crop of {crop_pct:g}", "pad": " of the image in a black square"}.get(resize, "")
+    extent = "" if intensity == "full" else "each image from its least to its largest value, "
     scaling = "each image's own mean and std" if normalize_each else f"mean {list(mean)}, std {list(std)}"
-    return f"resize {way}, {scaling}"
+    return f"resize {edge} {interpolation}{way}, {extent}{scaling}"
 
 
 def describe_scale(tile: Mapping[str, Any]) -> str:

@@ -41,6 +41,19 @@ def meta_weights(shapes):
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
+def save(weights, tmp_path, name="w.bin"):
+    torch.save(weights, tmp_path / name)
+    return str(tmp_path / name)
+
+
+def below(weights, prefix):
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def assert_close(given, expected):
+    torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
 def _expand(key, depth):
     found = _RANGE.search(key)
     if found is None:

@@ -36,6 +36,24 @@ def test_a_crop_keeps_the_aspect_and_the_centre(height, width):
     assert (given[:, :, 20:] == 255).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(100, 61), (60, 101), (20, 33), (10, 70), (64, 64)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_padding_is_medclip_s(height, width, interpolation):
+    """As its feature extractor has it, in Pillow: a black square of at least the size, the image in its middle."""
+    (image,) = images(1, height, width)
+    image = image[:1].expand(3, -1, -1)  # it makes images grey
+    edge = max(48, height, width)
+    square = Image.new("L", (edge, edge), 0)
+    square.paste(Image.fromarray(image[0].numpy()), (int((edge - width) / 2), int((edge - height) / 2)))
+    expected = square.resize((48, 48), getattr(Image.Resampling, interpolation.upper()))
+    given = Preprocessing(48, interpolation=interpolation, resize="pad").resize(image).numpy()
+    assert np.abs(given.astype(int) - np.asarray(expected, int)).max() <= 1
+
+
+def test_padding_keeps_leading_dimensions():
+    assert Preprocessing(24, resize="pad").resize(images(3, 40, 20)).shape == (3, 3, 24, 24)
+
+
 def test_a_rectangular_crop_covers_its_size():
     for height, width in ((100, 60), (60, 100), (10, 300)):
         assert Preprocessing([64, 32], resize="crop").resize(images(1, height, width)).shape == (1, 3, 64, 32)
@@ -49,6 +67,25 @@ def test_normalising_and_its_words():
     assert str(Preprocessing([24, 32], interpolation="bilinear", resize="crop", normalize_each=True)) == (
         "resize 24x32 bilinear, centre crop of 0.875, each image's own mean and std"
     )
+    assert str(Preprocessing(32, [0.5] * 3, [0.25] * 3, resize="pad", intensity="min_max")) == (
+        "resize 32 bicubic of the image in a black square, each image from its least to its largest value, "
+        "mean [0.5, 0.5, 0.5], std [0.25, 0.25, 0.25]"
+    )
+
+
+def test_scaling_from_the_least_to_the_largest_value_is_mammo_clip_s():
+    """As its reader has it, in numpy: of each image, over all its channels, before mean and standard deviation."""
+    mean, std = 0.3089279, 0.25053555408335154
+    preprocessing = Preprocessing(32, [mean] * 3, [std] * 3, intensity="min_max")
+    resized = (preprocessing.resize(images()) // 3 + 40).to(torch.uint8)
+    given = preprocessing.normalize(resized)
+    for image, found in zip(resized, given, strict=True):
+        values = image.permute(1, 2, 0).numpy().astype("float32")
+        values -= values.min()
+        values /= values.max()
+        np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), (values - mean) / std, rtol=0, atol=1e-6)
+    blank = preprocessing.normalize(torch.full((1, 3, 32, 32), 200, dtype=torch.uint8))
+    torch.testing.assert_close(blank, torch.full((1, 3, 32, 32), -mean / std))  # theirs divides 0 by 0
 
 
 def test_each_image_by_its_own_statistics_does_not_see_stain():

@@ -14,23 +14,17 @@ from src.models.backbones.signatures import guess_encoders
 from src.models.backbones.timm_backbone import TimmBackbone
 from src.models.backbones.torchvision_backbone import TorchvisionBackbone
 from tests.models.backbones.images import prepared
-from tests.models.backbones.published_keys import NAMES, meta_weights, published_shapes, random_weights
+from tests.models.backbones.published_keys import (
+    NAMES,
+    assert_close,
+    below,
+    meta_weights,
+    published_shapes,
+    random_weights,
+    save,
+)
 from tests.models.backbones.written_efficientnet import efficientnet_map
 from tests.models.backbones.written_vit import vit_tokens
-
-
-def save(weights, tmp_path, name="w.bin"):
-    torch.save(weights, tmp_path / name)
-    return str(tmp_path / name)
-
-
-def below(weights, prefix):
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def assert_close(given, expected):
-    torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-
 
 # transformers renames keys while it reads files: those are loaded with numbers, below.
 OF_TRANSFORMERS = {"medclip_vit", "phikon", "phikon_v2"}
@@ -104,20 +98,6 @@ def test_dinobloom_is_dinov2_below_the_teacher(tmp_path):
     backbone = TimmBackbone("b", "vit_base_patch14_dinov2", path, image_size=224, tokens="all", model_args={"depth": 2})
     x = prepared(backbone, n=1)
     assert_close(backbone.activations(x)["output"], vit_tokens(x, below(w, "backbone."), 2, 12))
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_panderm_has_biases_of_queries_and_values_and_scaled_branches(tmp_path):
-    w = random_weights(published_shapes("panderm", 2))
-    cfg = config.compose(
-        ["backbone=panderm", "+backbone.model_args.depth=2", f"backbone.checkpoint={save({'model': w}, tmp_path)}"]
-    )
-    backbone = config.instantiate(cfg.backbone)
-    x = prepared(backbone, n=1)
-    tokens = vit_tokens(x, below(w, "encoder."), 2, 16, scales=("gamma_1", "gamma_2"))
-    assert_close(backbone.activations(x, tokens="all")["output"], tokens)
-    assert_close(backbone.activations(x)["output"], tokens[:, :1])
 
 
 @torch.no_grad()

@@ -42,6 +42,11 @@ def test_input_and_transform():
     assert configured_spec({**BACKBONE, "image_size": [224, 224]}) == configured_spec(BACKBONE)
 
 
+@pytest.mark.parametrize("option", [{"resize": "pad"}, {"resize": "crop"}, {"intensity": "min_max"}])
+def test_images_that_are_prepared_otherwise_give_other_activations(option):
+    assert configured_spec(BACKBONE).differences(configured_spec({**BACKBONE, **option})) == ["transform"]
+
+
 def test_features_from_elsewhere_are_unknown():
     assert configured_spec({"name": "conch"}) == ActivationSpec()
 
