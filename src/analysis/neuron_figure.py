@@ -30,10 +30,11 @@ def plot_neurons(neurons: pd.DataFrame) -> Figure:
         figure.colorbar(points, ax=axes, label="Label entropy of its top items")
     else:
         axes.scatter(shown["item_frequency"], shown["mean_active"], color=BLUE, **look)
-    if len(shown):
-        axes.set(xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):  # 0.7 and not 7 x 10^-1
-            axis.set_major_formatter("{x:g}")
+    scales = ((axes.xaxis, axes.set_xscale, "item_frequency"), (axes.yaxis, axes.set_yscale, "mean_active"))
+    for axis, set_scale, name in scales:
+        if shown[name].max() > 3 * shown[name].min():  # of less a logarithmic axis would have hardly a label
+            set_scale("log")
+            axis.set_major_formatter("{x:g}")  # 0.7 and not 7 x 10^-1
             axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.set(xlabel="Share of items in which a neuron fires", ylabel="Mean where it is above 0")
     axes.set_title(f"{len(shown):,} of {len(neurons):,} neurons fire")
