@@ -231,10 +231,12 @@ def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[tuple[Tensor,
     n_latents = len(weights.extended)
     n_rows = max(_LEAST_ROWS, _PIECE_ELEMENTS[inputs.is_cuda] // n_latents)
     buffer = weights.extended.new_empty(min(n_rows, len(inputs)), n_latents)
-    for rows in inputs.split(n_rows):
-        extended, errors, is_safe = screening_rows(rows, weights.extended.shape[1])
+    sides = screening_rows(inputs, weights.extended.shape[1])
+    all_safe = bool(sides.is_safe.all())
+    for rows, *of_rows in zip(inputs.split(n_rows), *(side.split(n_rows) for side in sides), strict=True):
+        extended, errors, is_safe = of_rows
         product = torch.mm(extended, weights.extended.T, out=buffer[: len(rows)])
-        yield rows, product, errors if is_safe.all() else None
+        yield rows, product, errors if all_safe or is_safe.all() else None
 
 
 def _values(candidates: SparseLatents, rows: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:
