@@ -18,6 +18,7 @@ from src.analysis.pooling import pool_items
 from src.analysis.selection import rank_neurons
 from src.analysis.selection_rule import SelectionRule
 from src.models.saes.batch_topk import BatchTopK
+from src.ops.selection import calibrate_threshold
 from src.ops.sparse_latents import SparseLatents
 from src.stores.latents.index import LatentItem
 from src.stores.latents.store import LatentStore
@@ -87,8 +88,9 @@ def main() -> None:
         rule = SelectionRule(correction="max_t", n_permutations=N_PERMUTATIONS // share)
         torch.manual_seed(0)
         sae = BatchTopK(D_IN, N_NEURONS, k=L0).eval()
-        sae.threshold.fill_(0.5)
         activations = torch.randn(N_MAP_PATCHES, D_IN)
+        with torch.no_grad():
+            sae.threshold.copy_(calibrate_threshold([sae.pre_latents(activations)], L0, N_MAP_PATCHES))
         measured = {
             "selection": measure(select),
             "permutation test": measure(lambda: rank_neurons(values, labels, case_ids, classes, rule=rule)),

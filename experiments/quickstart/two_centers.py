@@ -2,12 +2,15 @@
 
 Run: python -m experiments.quickstart.two_centers [--seeds 20] [--output experiments/quickstart/two_centers.csv]
 
-A bank of synthetic slides is drawn once with the stain of either centre, and its patches embedded. Each seed draws
-its cases and their centres from the bank, trains an SAE on their patches, and ranks its neurons by slide labels, once
-as they are and once within centres, pooled over slides by maximum and by mean. Patches are not
-normalised, so that the backbone sees the stain. A chosen neuron counts as one of the stain when it tells the centres of
-tumour-free patches (AUROC above 0.75), and better than it tells tumour from other patches of one stain, both on slides
-of the bank that were not drawn.
+A bank of small synthetic slides is drawn once with the stain of either centre, and its patches embedded. Each seed
+draws its cases and their centres from the bank, trains an SAE on their patches, and ranks its neurons by slide labels,
+once as they are and once within centres, pooled over slides by maximum and by mean. The SAE reads what a random
+backbone makes of a contrast-normalised patch, which shows tumour, and beside it the mean colour of the patch, which
+shows the stain; both weigh the same.
+
+A chosen neuron counts as one of the stain when it tells the centres of tumour-free patches (AUROC above 0.75), and
+better than it tells tumour from other patches of one stain; as one of tumour when it is the other way round. Both are
+measured on slides of the bank that were not drawn.
 """
 
 import argparse
@@ -29,13 +32,13 @@ from src.models.saes.step import TrainingProgress
 from src.ops.selection import calibrate_threshold
 from src.progress import track
 
-_SIZE, _PATCH = 576, 96
-_PER_CLASS = 20  # slides of each class in the bank
-_DRAWN = 16  # of them in each seed's study
-_SKEW = 0.8  # of the tumour cases this share is of the second centre, of the others of the first
+_SIZE, _PATCH = 672, 96
+_PER_CLASS = 80  # slides of each class in the bank
+_DRAWN = 70  # of them in each seed's study
+_SKEW = 0.93  # of the tumour cases this share is of the second centre, of the others of the first
 _N_LATENTS, _K, _BATCH, _STEPS = 256, 16, 256, 200
 _WHITE = 225
-_TELLS = 0.75  # the AUROC for centres from which a neuron can be one of the stain
+_TELLS = 0.75  # the AUROC from which a neuron can be one of the stain, or of tumour
 
 
 class Slide(NamedTuple):
@@ -54,22 +57,23 @@ def main() -> None:
     bank = draw_bank()
     rows = [row for seed in track(range(arguments.seeds), "Studies") for row in study(bank, seed)]
     table = pd.DataFrame(rows)
-    table.to_csv(arguments.output, index=False)
+    table.to_csv(arguments.output, index=False, float_format="%.4g")
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(summarize(table).to_string(index=False, float_format="{:.3f}".format))
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns, by pool and way of ranking, in how many seeds a neuron of the stain was selected, and what it tells.
+    """Returns, by pool and way of ranking, in how many seeds a neuron of stain, or of tumour, was selected.
 
     Selected is what is first and has q below 0.05; `n_first_is_stain` counts it whatever its q.
     """
-    selected = table["is_stain"] & table["is_found"]
-    summary = table.assign(selects_stain=selected).groupby(["pool", "ranking"], sort=False)
+    selected = {f"selects_{what}": table[f"is_{what}"] & table["is_found"] for what in ("stain", "tumor")}
+    summary = table.assign(**selected).groupby(["pool", "ranking"], sort=False)
     summary = summary.agg(
         n_seeds=("seed", "size"),
         n_found=("is_found", "sum"),
         n_selects_stain=("selects_stain", "sum"),
+        n_selects_tumor=("selects_tumor", "sum"),
         n_first_is_stain=("is_stain", "sum"),
         tumor_auroc=("tumor_auroc", "median"),
         least_tumor_auroc=("tumor_auroc", "min"),
@@ -80,14 +84,15 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw_bank() -> dict[int, list[Slide]]:
     """Returns the slides of each class: 0 without tumour, 1 with."""
-    options: Any = {"layer": 2, "tokens": "mean", "image_size": _PATCH, "normalize_each": False}
-    backbone = TimmBackbone("random_resnet10t", "resnet10t", pretrained=False, **options).eval()
+    options: Any = {"pretrained": False, "layer": 2, "tokens": "mean", "image_size": _PATCH}
+    backbone = TimmBackbone("random_resnet10t", "resnet10t", normalize_each=True, **options).eval()
     numbers = np.random.SeedSequence(0).generate_state(2 * _PER_CLASS).tolist()
-    return {label: [_draw(backbone, number, bool(label)) for number in numbers[label::2]] for label in (0, 1)}
+    drawn = [_draw(backbone, number, place % 2 == 1) for place, number in enumerate(track(numbers, "Slides"))]
+    return {label: drawn[label::2] for label in (0, 1)}
 
 
 @torch.no_grad()
-def _draw(backbone: Any, seed: int, positive: bool) -> Slide:
+def _draw(backbone: TimmBackbone, seed: int, positive: bool) -> Slide:
     activations, labels = [], np.empty(0)
     kept = None
     for stain in STAINS:
@@ -101,8 +106,10 @@ def _draw(backbone: Any, seed: int, positive: bool) -> Slide:
             centres = (np.stack([x, y], axis=1) + 0.5) * _PATCH
             labels = PolygonRegions([Polygon(outline) for outline in outlines]).contains(centres)
         pixels = torch.from_numpy(patches[kept]).permute(0, 3, 1, 2)
-        (found,) = backbone.activations(backbone.normalize(pixels)).values()
-        activations.append(found[:, 0].numpy())
+        (seen,) = backbone.activations(backbone.normalize(pixels)).values()
+        color = patches[kept].mean(axis=(1, 2))
+        n_repeats = seen.shape[2] // color.shape[1]  # every column is standardised, so its copies are its weight
+        activations.append(np.concatenate([seen[:, 0].numpy(), np.tile(color, n_repeats)], axis=1, dtype=np.float32))
     return Slide(np.stack(activations), labels)
 
 
@@ -140,11 +147,11 @@ def study(bank: dict[int, list[Slide]], seed: int) -> list[dict[str, Any]]:
             free = neuron[:, ~is_tumor]
             center = float(roc_auc_score(np.repeat([0, 1], free.shape[1]), free.ravel()))
             center = max(center, 1 - center)
+            told = {"tumor_auroc": tumor, "center_auroc": center}
+            told |= {"is_stain": center > max(tumor, _TELLS), "is_tumor": tumor > max(center, _TELLS)}
             known = {"seed": seed, "pool": pool, "ranking": ranking, "neuron_id": int(best["neuron_id"])}
             known |= {"q_value": float(best["q_value"]), "is_found": bool(best["q_value"] < 0.05)}
-            found.append(
-                known | {"tumor_auroc": tumor, "center_auroc": center, "is_stain": center > max(tumor, _TELLS)}
-            )
+            found.append(known | told)
     return found
 
 

@@ -84,7 +84,7 @@ def choose(
     neurons: Searched,
     channels: Searched,
     labels: Sequence[str],
-    by_image_label: Mapping[str, tuple[int, int]],
+    by_image_label: Mapping[str, Mapping[str, int]],
     shown: Sequence[int],
     rule: MaskRule,
     n_random: int,
@@ -96,7 +96,8 @@ def choose(
         neurons: as searched on train images.
         channels: likewise.
         labels: of the boxes.
-        by_image_label: best neuron and channel by the image label, of the labels of boxes that it is about.
+        by_image_label: the best unit of each kind by the image label, of the labels of boxes that it is about; a kind
+            that is missing there was not ranked, and is left out.
         shown: further neurons to score.
         rule: that of the search.
         n_random: neurons to draw among those that are active on train images and not among the best.
@@ -104,11 +105,13 @@ def choose(
     """
     rows: list[tuple[str, str, str, int, float]] = []
     for label, name in enumerate(labels):
-        for place, searched in enumerate((neurons, channels)):
-            if name in by_image_label:
-                rows.append((name, BY_IMAGE_LABEL, searched.units.kind, by_image_label[name][place], np.nan))
+        ranked = by_image_label.get(name, {})
+        for searched in (neurons, channels):
+            kind = searched.units.kind
+            if kind in ranked:
+                rows.append((name, BY_IMAGE_LABEL, kind, ranked[kind], np.nan))
             number, unit = searched.best(label)
-            rows.append((name, BY_BOXES, searched.units.kind, unit, rule.thresholds[number]))
+            rows.append((name, BY_BOXES, kind, unit, rule.thresholds[number]))
     best = [unit for _, _, kind, unit, _ in rows if kind == NEURON]
     active = np.setdiff1d(np.flatnonzero(neurons.maxima > 0), best)
     drawn = np.sort(np.random.default_rng(seed).choice(active, min(n_random, len(active)), replace=False)).tolist()

@@ -156,7 +156,8 @@ def _draw_map(axes: Axes, bar: Axes, coords: np.ndarray, patch_size: int, patch_
 def _draw_squares(axes: Axes, coords: np.ndarray, patch_size: int, **look: Any) -> PolyCollection:
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * patch_size
     look = {"facecolor": _TISSUE} | look if "array" not in look else look
-    squares = PolyCollection(list(coords[:, None, :] + corners), linewidth=0, antialiased=False, **look)
+    vertices: Any = coords[:, None, :] + corners  # of one array matplotlib makes all paths at once, of a list not
+    squares = PolyCollection(vertices, linewidth=0, antialiased=False, **look)
     axes.add_collection(squares, autolim=False)
     return squares
 

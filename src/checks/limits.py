@@ -253,6 +253,7 @@ LIMITS: dict[str, Limit] = {
     "mil.pools.*.n_sampled": ONE_OR_MORE,
     "mil.pools.*.n_query": ONE_OR_MORE,
     "mil.pools.*.bag_weight": SHARE,
+    "mil.pools.*.instance_loss": one_of("cross_entropy", "svm"),
     "mil.methods": Limit("that is not empty", lambda value: len(value) > 0),
     "mil.n_top_neurons": ONE_OR_MORE,
     "mil.batch_size": ONE_OR_MORE,

@@ -98,7 +98,7 @@ def compare_boxes(
     results = {}
     for label in labels:
         results |= _headline(table, label, BY_IMAGE_LABEL if label in by_label else BY_BOXES)
-    return results, [_about(label, held[label], len(train), label in by_label) for label in labels]
+    return results, [_about(label, held[label], len(train), by_label.get(label)) for label in labels]
 
 
 def _neurons(latents: LatentSource) -> Units:
@@ -118,16 +118,19 @@ def _channels(fold: FoldData) -> Units:
     return Units(CHANNEL, pieces, lambda item_id, unit_ids: np.asarray(fold.store.rows(item_id)[:, list(unit_ids)]))
 
 
-def _best_by_image_label(cfg: Any, rundir: RunDir, fold: FoldData) -> tuple[int, int]:
-    """Returns the best neuron and channel of the ranking by the labels of train images."""
+def _best_by_image_label(cfg: Any, rundir: RunDir, fold: FoldData) -> dict[str, int]:
+    """Returns the best neuron by the labels of train images, and the best channel where the ranking holds channels."""
     ranking = rundir.trusted_upstream("select_neurons", fold.fitted("val+test"))
-    found = []
-    for name in ("neurons", "channels"):
-        table: Any = pd.read_csv(ranking.table(name), dtype={"class": str})
+    found = {}
+    for kind, name in ((NEURON, "neurons"), (CHANNEL, "channels")):
+        path = ranking.table(name)
+        if kind == CHANNEL and not path.is_file():  # selection.channels=false
+            continue
+        table: Any = pd.read_csv(path, dtype={"class": str})
         if "class" in table and cfg.dataset.positive_class is not None:
             table = table[table["class"] == cfg.dataset.positive_class]
-        found.append(best_neuron_ids(table, 1)[0])
-    return found[0], found[1]
+        found[kind] = best_neuron_ids(table, 1)[0]
+    return found
 
 
 def _found(neurons: Searched, channels: Searched, labels: Sequence[str], rule: MaskRule) -> pd.DataFrame:
@@ -154,11 +157,16 @@ def _headline(table: pd.DataFrame, label: str, chosen_by: str) -> dict[str, floa
     return results
 
 
-def _about(label: str, n_held: int, n_images: int, is_by_label: bool) -> str:
+def _about(label: str, n_held: int, n_images: int, by_image_label: dict[str, int] | None) -> str:
     start = f"{label}: {n_held} of {n_images} train images hold one. "
-    if is_by_label:
+    if by_image_label is not None and CHANNEL in by_image_label:
         return start + (
             "The neuron and the channel head the rankings by the image label alone; no box was used to choose them."
+        )
+    if by_image_label is not None:
+        return start + (
+            "The neuron heads the ranking by the image label alone; no box was used to choose it. No channel is held "
+            "against it, because the ranking holds none (selection.channels=false)."
         )
     if n_held >= _NEARLY_ALL * n_images:
         start += "So whether an image holds one says next to nothing about it. "

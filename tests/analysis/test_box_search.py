@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from src.analysis.box_comparison import AT_RANDOM, BY_BOXES, BY_IMAGE_LABEL, Units, choose, cover, score, search
+from src.analysis.box_comparison import (
+    AT_RANDOM,
+    BY_BOXES,
+    BY_IMAGE_LABEL,
+    CHANNEL,
+    NEURON,
+    Units,
+    choose,
+    cover,
+    score,
+    search,
+)
 from src.analysis.box_scores import MaskRule
 from src.analysis.box_search import TokenCoverage, maxima_of, token_ious
 from src.analysis.boxed_images import BoxedImage
@@ -86,7 +97,7 @@ def test_the_planted_neuron_is_chosen_on_train_and_found_on_test_images():
     coverage = cover({item_id: images[item_id] for item_id in train}, ["cell"], GRID)
     searched = [search(units(kind, values), train, coverage, RULE) for kind in ("neuron", "channel")]
     assert searched[0].best(0)[1] == searched[1].best(0)[1] == 3
-    contenders = choose(*searched, ["cell"], {"cell": (5, 3)}, [1], RULE, n_random=3, seed=0)
+    contenders = choose(*searched, ["cell"], {"cell": {NEURON: 5, CHANNEL: 3}}, [1], RULE, n_random=3, seed=0)
     table = score(contenders, searched, {item_id: images[item_id] for item_id in test}, GRID, ["cell"], RULE)
     rows = table.set_index(["chosen_by", "kind"])
     by_boxes = rows.loc[(BY_BOXES, "neuron")]

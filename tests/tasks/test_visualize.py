@@ -105,6 +105,20 @@ def test_the_neuron_of_the_image_label_finds_the_boxes_and_random_ones_do_not(st
     assert (table.loc[table["label"] == "image", "chance_pointing"] == 1).all()
 
 
+def test_a_ranking_without_channels_holds_only_its_neuron_against_the_boxes(study):
+    with_channels, _ = run(study, "visualize", "visualize.n_images=4", "visualize.thresholds=[0.3,0.5]")
+    without = ["selection.channels=false", "visualize.n_images=4", "visualize.thresholds=[0.3,0.5]"]
+    run(study, "select_neurons", without[0])
+    results, rundir = run(study, "visualize", *without)
+    table = pd.read_csv(rundir.path / "analysis/boxes.csv")
+    assert set(table.loc[table["chosen_by"] == "image label", "kind"]) == {"neuron"}
+    left_out = {f"test/square/channel_{metric}" for metric in ("pointing_accuracy", "mask_iou", "box_iou")}
+    assert with_channels.keys() - results.keys() == left_out
+    assert all(results[key] == with_channels[key] for key in results if key.startswith("test/square/"))
+    about = [text for text in read_page(rundir.page_path).paragraphs if text.startswith("square:")]
+    assert about[0].endswith("because the ranking holds none (selection.channels=false).")
+
+
 def test_named_neurons_need_no_ranking_and_a_class_filter_keeps_its_images(study):
     overrides = ["visualize.neurons=[3,1]", "visualize.class_filter=[square]", "visualize.n_images=2"]
     overrides.append("visualize.source=computed")
