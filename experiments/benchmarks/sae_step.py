@@ -106,9 +106,12 @@ class _Ours:
         return int((self._sae.silent_for >= _DEAD_AFTER).sum())
 
     def steps(self, n_steps: int) -> list[float]:
-        """Returns the seconds per step of each block but the first, of at least `n_steps` steps."""
+        """Returns the seconds per step of each block, of at least `n_steps` steps, but the first: it makes Adam's state.
+
+        The peers' optimizers live on from round to round.
+        """
         stamps = _Stamps(self._clock)
-        n_blocks = -(-n_steps // _BLOCK_SIZE) + 1
+        n_blocks = -(-n_steps // _BLOCK_SIZE) + 2  # the last one has no start after it
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=-(-n_blocks * _BLOCK_SIZE // _N_BATCHES),
@@ -119,7 +122,7 @@ class _Ours:
             enable_model_summary=False,
         )
         trainer.fit(self._module, datamodule=self._data)
-        return [(stop - start) / _BLOCK_SIZE for start, stop in itertools.pairwise(stamps.starts)]
+        return [(stop - start) / _BLOCK_SIZE for start, stop in itertools.pairwise(stamps.starts[1:])]
 
 
 class _Stamps(lightning.Callback):

@@ -32,7 +32,8 @@ def plot_neurons(neurons: pd.DataFrame) -> Figure:
         axes.scatter(shown["item_frequency"], shown["mean_active"], color=BLUE, **look)
     scales = ((axes.xaxis, axes.set_xscale, "item_frequency"), (axes.yaxis, axes.set_yscale, "mean_active"))
     for axis, set_scale, name in scales:
-        if shown[name].max() > 3 * shown[name].min():  # of less a logarithmic axis would have hardly a label
+        values: Any = shown[name]
+        if values.max() > 3 * values.min():  # of less a logarithmic axis would have hardly a label
             set_scale("log")
             axis.set_major_formatter("{x:g}")  # 0.7 and not 7 x 10^-1
             axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))

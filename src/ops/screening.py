@@ -41,9 +41,10 @@ SCREEN_BELOW = 0.03
 # Of a piece's pairs; where more could be above the threshold, the float32 product is the faster way.
 _MOST_CANDIDATES = 1 / 16
 _GROUPS_PER_KEPT = 4
-# Below, the product takes no longer than what screening adds to it. See `experiments.benchmarks.screening`.
+# Below, the product takes hardly longer than what screening adds to it.
 _FEWEST_WEIGHTS = 1 << 17
 _BELOW_ZERO = -(2.0**-126)
+_FOUR_SIGNS = -0x7FFF7FFF7FFF8000  # 0x8000 four times
 # Of a piece, on the CPU (4 MiB, in cache) and elsewhere, where it only bounds the memory.
 _PIECE_ELEMENTS = (2**21, 2**27)
 _LEAST_ROWS = 256
@@ -156,7 +157,7 @@ def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshol
     shape = (inputs.shape[0], W_enc.shape[0])
     candidates, exact, start = [], [], 0
     for rows, product, errors in _pieces(inputs, weights):
-        flat_ids = None if errors is None else _few_flat_ids(product > _BELOW_ZERO)
+        flat_ids = None if errors is None else _few_not_negative(product)
         if flat_ids is not None:
             candidates.append(flat_ids + start)
         else:
@@ -166,8 +167,9 @@ def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshol
     flat_ids = torch.cat(candidates) if candidates else torch.empty(0, dtype=torch.int64, device=inputs.device)
     pattern = SparseLatents.from_flat_ids(flat_ids, weights.slack.expand(len(flat_ids)), shape)
     values = _values(pattern, inputs, W_enc, b_enc)
-    kept = (values > (threshold if threshold.ndim == 0 else threshold[pattern.neuron_ids])).nonzero().squeeze(1)
-    flat_ids, values = flat_ids[kept], values[kept]
+    bounds = threshold if threshold.ndim == 0 else pattern.per_neuron(threshold)
+    kept = (values > bounds).nonzero().squeeze(1)
+    flat_ids, values = flat_ids.index_select(0, kept), values.index_select(0, kept)
     if exact:
         flat_ids, order = torch.cat([flat_ids, *(ids for ids, _ in exact)]).sort()
         values = torch.cat([values, *(part for _, part in exact)])[order]
@@ -190,7 +192,7 @@ def screened_largest_per_row(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None
         flat_ids = None
         if errors is not None:
             bounds = _row_bounds(product, k, n_groups, errors * weights.largest_norm + weights.slack)
-            flat_ids = _few_flat_ids(product >= bounds)
+            flat_ids = _few_flat_ids(product >= bounds, _MOST_CANDIDATES * product.numel())
         if flat_ids is None:
             parts.append(keep_largest_per_row(pre_latent_pieces(rows, W_enc, b_enc), k))
             continue
@@ -210,18 +212,34 @@ def _row_bounds(product: Tensor, k: int, n_groups: int, errors: Tensor) -> Tenso
     return bounds.clamp_min(_BELOW_ZERO).bfloat16().unsqueeze(1)
 
 
-def _few_flat_ids(mask: Tensor) -> Tensor | None:
-    """Returns where a contiguous mask is true, ascending; None where it is so at too many places."""
+def _few_not_negative(product: Tensor) -> Tensor | None:
+    """Returns where a contiguous product is not negative, ascending; None where it is so at too many places.
+
+    The product is overwritten by its signs: four bfloat16 numbers in a word of 64 bits are looked at together.
+    """
+    most = _MOST_CANDIDATES * product.numel()
+    if product.numel() % 4:
+        return _few_flat_ids(product >= 0, most)
+    words = product.view(-1).view(torch.int64).bitwise_and_(_FOUR_SIGNS)
+    found = _few_flat_ids(words != _FOUR_SIGNS, most)
+    if found is None:
+        return None
+    places = (product.view(-1).view(torch.int16).view(-1, 4).index_select(0, found) >= 0).nonzero()
+    return found.index_select(0, places[:, 0]) * 4 + places[:, 1]
+
+
+def _few_flat_ids(mask: Tensor, most: float) -> Tensor | None:
+    """Returns where a contiguous mask is true, ascending; None where it is so at more than `most` places."""
     mask = mask.view(-1)
     if mask.numel() % 8:
         flat_ids = mask.nonzero().squeeze(1)
     else:  # in words of eight, most of which hold none
         words = mask.view(torch.int64).nonzero().squeeze(1)
-        if len(words) > _MOST_CANDIDATES * mask.numel():
+        if len(words) > most:
             return None
-        places = mask.view(-1, 8)[words].nonzero()
-        flat_ids = words[places[:, 0]] * 8 + places[:, 1]
-    return flat_ids if len(flat_ids) <= _MOST_CANDIDATES * mask.numel() else None
+        places = mask.view(-1, 8).index_select(0, words).nonzero()
+        flat_ids = words.index_select(0, places[:, 0]) * 8 + places[:, 1]
+    return flat_ids if len(flat_ids) <= most else None
 
 
 def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -241,7 +259,7 @@ def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[tuple[Tensor,
 
 def _values(candidates: SparseLatents, rows: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:
     values = kept_dot_products(candidates, rows, W_enc)
-    return values if b_enc is None else values + b_enc[candidates.neuron_ids]
+    return values if b_enc is None else values + candidates.per_neuron(b_enc)
 
 
 def _largest_per_row(candidates: SparseLatents, k: int) -> SparseLatents:

@@ -134,8 +134,10 @@ class SparseLatents:
     def where(self, kept: Bool[Tensor, " {self.n_entries}"]) -> "SparseLatents":
         """Returns the entries of a mask."""
         entries = kept.nonzero().squeeze(1)
-        flat_ids = self.row_ids[entries] * self.n_latents + self.neuron_ids[entries]
-        return SparseLatents.from_flat_ids(flat_ids, self.values[entries], self.shape)
+        row_ids, neuron_ids, values = (
+            one.index_select(0, entries) for one in (self.row_ids, self.neuron_ids, self.values)
+        )
+        return SparseLatents.from_flat_ids(row_ids * self.n_latents + neuron_ids, values, self.shape)
 
     def detach(self) -> "SparseLatents":
         """Returns the same latents without a gradient."""

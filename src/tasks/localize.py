@@ -106,11 +106,8 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     }
     _write_page(cfg, rundir, pooled, left_out, scorer, mpp)
     chosen = scorer.chosen
-    return results | {
-        "neuron_id": chosen.neurons[0],
-        "random_neuron_id": chosen.random_neuron,
-        "channel_id": chosen.channel,
-    }
+    results |= {"neuron_id": chosen.neurons[0], "random_neuron_id": chosen.random_neuron}
+    return results if chosen.channel is None else results | {"channel_id": chosen.channel}
 
 
 def _slides_dir(cfg: Any) -> Path | None:
@@ -259,7 +256,9 @@ def _write_page(
     paragraphs = [
         f"Patches of {first['n_slides']} test slides ({first['n_outlined_slides']} with outlines) count as positive by "
         f"the rule '{local.label_rule}': {first['n_positive']:,} of {first['n_patches']:,}. Neuron "
-        f"{chosen.neurons[0]} and raw channel {chosen.channel} head rankings made with the labels of train slides; "
+        f"{chosen.neurons[0]} heads the ranking made with the labels of train slides"
+        + ("" if chosen.channel is None else f", raw channel {chosen.channel} that of channels")
+        + "; "
         f"neuron {chosen.random_neuron} was drawn at random among the active ones. Nothing was chosen by an outline "
         "of a test slide.",
         "All patches are pooled, so scores must mean the same on every slide. Attention weights sum to one on each "

@@ -20,17 +20,19 @@ from src.stores.latents.store import LatentStore
 from src.stores.patch_scores import PatchScores, read_patch_scores
 
 _LOGGER = logging.getLogger(__name__)
-_RANKINGS = ("neurons", "channels")
 _INSTANCES = "_instances"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen without looking at an outline: the best neurons, best first, a random one, the best channel."""
+    """What was chosen without looking at an outline: the best neurons, best first, a random one, the best channel.
+
+    The channel is None where channels were not ranked.
+    """
 
     neurons: list[int]
     random_neuron: int
-    channel: int
+    channel: int | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class PatchScorer:
         chosen = self.chosen
         columns = self.latents.rows(item_id).columns([chosen.neurons[0], chosen.random_neuron]).numpy()
         scores: dict[str, Any] = {NEURON: columns[:, 0]}
-        scores[CHANNEL] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
+        if chosen.channel is not None:
+            scores[CHANNEL] = np.asarray(self.fold.store.rows(item_id)[:, chosen.channel])
         for name in self.methods:
             classifier = self.classifiers.get(name.removesuffix(_INSTANCES))
             if classifier is None:
@@ -138,13 +141,16 @@ def open_scorer(cfg: Any, rundir: RunDir, fold: FoldData) -> PatchScorer:
         if of_item.instance_logits is not None:
             label = f"{known[name].label}: patches alone"
             instances[f"{name}{_INSTANCES}"] = replace(known[name], name=f"{name}{_INSTANCES}", label=label, dash=":")
-    methods = {name: known[name] for name in (NEURON, CHANNEL)} | attention | instances
-    methods[RANDOM_NEURON] = known[RANDOM_NEURON]
     positive = cfg.dataset.positive_class
-    neurons, channels = (_read_ranking(ranking.table(name), positive) for name in _RANKINGS)
+    neurons = _read_ranking(ranking.table("neurons"), positive)
+    has_channels = ranking.table("channels").is_file()
+    channel = best_neuron_ids(_read_ranking(ranking.table("channels"), positive), 1)[0] if has_channels else None
+    first = (NEURON, CHANNEL) if has_channels else (NEURON,)
+    methods = {name: known[name] for name in first} | attention | instances
+    methods[RANDOM_NEURON] = known[RANDOM_NEURON]
     best = best_neuron_ids(neurons, min(cfg.localization.n_exemplar_neurons, len(neurons)))
     density: Any = neurons.set_index("neuron_id")["density"]
-    chosen = Chosen(best, choose_random_neuron(density, best[0], cfg.seed), best_neuron_ids(channels, 1)[0])
+    chosen = Chosen(best, choose_random_neuron(density, best[0], cfg.seed), channel)
     store = LatentStore(encoded.latents_dir())
     kept = {name: one for name, one in classifiers.items() if {name, f"{name}{_INSTANCES}"} & methods.keys()}
     return PatchScorer(fold, store, chosen, methods, positive, kept, cfg.dataset.patch_size_level0)

@@ -220,6 +220,15 @@ def test_tumour_slide_without_an_outline_is_left_out_and_named(cfg, rundir, capl
 
 
 @pytest.mark.slow
+def test_without_a_ranking_of_channels_none_is_scored(cfg, rundir):
+    (rundir.path.parent / "select_neurons/analysis/channels.csv").unlink()
+    results = localize.run(cfg, rundir)
+    assert "test/neuron_patch_auroc" in results
+    assert not any("channel" in name for name in results)
+    assert not any("raw channel" in paragraph for paragraph in read_page(rundir.page_path).paragraphs)
+
+
+@pytest.mark.slow
 def test_without_classifiers_attention_is_not_scored_and_that_is_said(cfg, rundir):
     (rundir.path.parent / "train_mil/manifest.json").unlink()
     results = localize.run(cfg, rundir)
