@@ -106,9 +106,9 @@ class _Ours:
         return int((self._sae.silent_for >= _DEAD_AFTER).sum())
 
     def steps(self, n_steps: int) -> list[float]:
-        """Returns the seconds per step of each block, of at least `n_steps` steps, but the first: it makes Adam's state.
+        """Returns the seconds per step of each block, of at least `n_steps` steps.
 
-        The peers' optimizers live on from round to round.
+        The first block is left out, it makes Adam's state: the peers' optimizers live on from round to round.
         """
         stamps = _Stamps(self._clock)
         n_blocks = -(-n_steps // _BLOCK_SIZE) + 2  # the last one has no start after it
