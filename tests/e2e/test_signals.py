@@ -89,7 +89,7 @@ def test_an_interrupted_sweep_of_runs_ends_as_one(tmp_path):
     process.send_signal(signal.SIGTERM)
     code, said = process.wait(60)
     assert code == 128 + signal.SIGTERM, said
-    assert said.rstrip().splitlines()[-1].endswith("sae.k=4,8 cluster.one_pass=false --multirun")
+    assert said.rstrip().splitlines()[-1].endswith("sae.k=4,8 cluster.one_pass=false --multirun"), said
     assert said.count("Interrupted by SIGTERM; kept: the checkpoint") == 1
     assert "Traceback" not in said
     assert len(list(workplace.rglob("checkpoints"))) == 1
