@@ -62,7 +62,7 @@ def is_worthwhile(device: torch.device, d_in: int, n_latents: int) -> bool:
         return False
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # No public name before torch 2.9.
+    # The public torch.cpu.get_capabilities is younger than the oldest torch that is supported.
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
