@@ -49,12 +49,17 @@ def operands(kind, n_rows, d_in, n_latents, seed):
     return x, W, b
 
 
+def float32_rounding(x, W, b, exact):
+    """Returns by how much a float32 sum of each pre-latent may be off."""
+    lengths = torch.linalg.vector_norm(x.double(), dim=1)[:, None] * torch.linalg.vector_norm(W.double(), dim=1)
+    return 2.0**-23 * (x.shape[1] * lengths + exact.abs() + b.double().abs()) + x.shape[1] * 2.0**-126
+
+
 def assert_selects_what_is_above(x, W, b, threshold):
     """Compares with float64; only what two float32 sums could disagree about may differ."""
     found = screened_above(x, W, b, threshold)
     exact = x.double() @ W.double().T + b.double()
-    lengths = torch.linalg.vector_norm(x.double(), dim=1)[:, None] * torch.linalg.vector_norm(W.double(), dim=1)
-    rounding = 2.0**-23 * (x.shape[1] * lengths + exact.abs() + b.double().abs()) + x.shape[1] * 2.0**-126
+    rounding = float32_rounding(x, W, b, exact)
     is_kept = torch.zeros(found.shape, dtype=torch.bool)
     is_kept[found.row_ids, found.neuron_ids] = True
     differs = is_kept != (exact > threshold.double())
@@ -130,8 +135,7 @@ def test_the_largest_of_each_row_are_found(kind, n_rows, d_in, n_latents, k, see
     x, W, b = operands(kind, n_rows, d_in, n_latents, seed)
     found = screened_largest_per_row(x, W, b, k).to_dense().double()
     exact = (x.double() @ W.double().T + b.double()).clamp_min(0)
-    lengths = torch.linalg.vector_norm(x.double(), dim=1)[:, None] * torch.linalg.vector_norm(W.double(), dim=1)
-    rounding = 2.0**-23 * (d_in * lengths + exact + b.double().abs()) + d_in * 2.0**-126
+    rounding = float32_rounding(x, W, b, exact)
     kept = found > 0
     assert (kept.sum(1) <= k).all()
     assert ((found - exact).abs()[kept] <= rounding[kept]).all()
