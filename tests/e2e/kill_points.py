@@ -6,6 +6,7 @@ no threads itself: a child of a process with OpenMP threads would wait for threa
 
 import argparse
 import ctypes
+import functools
 import hashlib
 import importlib
 import json
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch.utils._pytree import tree_flatten_with_path
 
 from src import config
 from src.inputs import digest_inputs, read_inputs
 from src.runs.execution import execute
+from src.runs.identity import run_path
 
 # Not os.mkdir: threads that make one folder at a time try it a varying number of times.
 _EVENTS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate"}
@@ -59,7 +62,7 @@ class Workplace:
         Raises:
             RuntimeError: when the child failed, or ended before it could be killed.
         """
-        composed = config.compose(overrides)
+        composed = _compose(tuple(overrides))
         count = multiprocessing.Value(ctypes.c_long, 0)
         child = os.fork()
         if child == 0:
@@ -136,6 +139,14 @@ class Workplace:
                     content = repr((structure, parts)).encode()
                 found[str(path.relative_to(self.path))] = hashlib.blake2b(content).hexdigest()
         return found
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    """Composes a configuration, and what its run directory is named by, which the children then find composed."""
+    composed = config.compose(overrides)
+    run_path(config.resolve(composed), composed.task.name)
+    return composed
 
 
 def kill_everywhere(workplace: Workplace, overrides: Sequence[str], n_kills: int) -> dict[str, object]:

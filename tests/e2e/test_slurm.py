@@ -47,7 +47,7 @@ def workplace(tmp_path_factory):
 
 def start(workplace: Path, runs: str, *overrides: str, multirun: bool = True) -> str:
     """Runs the command, and returns what it said."""
-    few = ("train.epochs=60", "train.n_validations=30", "train.decay_fraction=0.5", "splits.n_folds=2")
+    few = ("train.epochs=300", "train.n_validations=30", "train.decay_fraction=0.5", "splits.n_folds=2")
     few += ("train.batch_size=64", "sae.k=6", "trainer=cpu")
     places = (
         f"dataset.dir={workplace}/features",
@@ -68,7 +68,7 @@ def wait_for(what, seconds=600):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, subprocess.run(["squeue"], capture_output=True, text=True).stdout
-        time.sleep(0.2)
+        time.sleep(0.1)
     return found
 
 
@@ -119,13 +119,13 @@ def test_folds_through_slurm_end_as_serial_folds(workplace, node):
     finally:
         scontrol("update", f"nodename={node}", "state=resume")
 
-    saved = [runs / name / "checkpoints" / "last.ckpt" for name in train]
-    wait_for(lambda: saved[0].is_file())
-    # What SLURM sends before a job's time ends: submitit puts the job back into the queue.
-    subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)
+    # Each in the middle of its training. USR2 is what SLURM sends before a job's time ends: submitit requeues the job.
+    signals = {ids[0]: ["--signal=USR2"], ids[1]: []}
+    saved = {job_id: runs / name / "checkpoints" / "last.ckpt" for job_id, name in zip(ids, train, strict=True)}
+    while signals:
+        job_id = wait_for(lambda: next((one for one in signals if saved[one].is_file()), None))
+        subprocess.run(["scancel", *signals.pop(job_id), job_id], check=True)
     wait_for(lambda: (read_queue() or queue)[ids[0]].state == "PENDING")
-    wait_for(lambda: saved[1].is_file())
-    subprocess.run(["scancel", ids[1]], check=True)
     wait_for(lambda: not in_queue(ids[1]))
     lines = status(workplace)
     assert " queued " in lines[train[0]]

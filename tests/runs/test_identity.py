@@ -1,11 +1,13 @@
 """The directory of a run follows from the values of its configuration."""
 
+import contextlib
+import itertools
 import json
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
-from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from src import config
@@ -166,16 +168,17 @@ _PIECES = """
 _LINES = st.lists(st.sampled_from(_PIECES.split()), max_size=5, unique_by=lambda piece: piece.partition("=")[0])
 
 
-# Composing takes a second a line, so what fails is not made smaller.
-_SETTINGS = settings(deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+# Composing takes long, so lines are drawn together and every two of them compared; what fails is not made smaller.
+_SETTINGS = settings(
+    max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
-def composed(pieces):
-    """Resolves a command line; those that Hydra refuses (sae=relu_l1 has no k) are left out of the property."""
-    try:
-        return resolved(*pieces)
-    except ConfigCompositionException:
-        reject()
+def composed(lines):
+    """Resolves command lines; those that Hydra refuses (sae=relu_l1 has no k) are left out of the property."""
+    for pieces in lines:
+        with contextlib.suppress(ConfigCompositionException):
+            yield resolved(*pieces)
 
 
 def shaping(cfg, task):
@@ -185,21 +188,21 @@ def shaping(cfg, task):
 
 
 @pytest.mark.slow
-@settings(_SETTINGS, max_examples=40)
-@given(_LINES, _LINES)
-def test_equal_values_share_a_directory_and_different_ones_do_not(first, second):
-    one, other = composed(first), composed(second)
+@settings(_SETTINGS)
+@given(st.lists(_LINES, min_size=12, max_size=12))
+def test_equal_values_share_a_directory_and_different_ones_do_not(lines):
+    cfgs = list(composed(lines))
     for task in ("train_sae", "select_neurons", "train_mil", "report"):
-        is_same = shaping(one, task) == shaping(other, task)
-        assert (run_path(one, task) == run_path(other, task)) == is_same
+        shaped = [(shaping(cfg, task), run_path(cfg, task)) for cfg in cfgs]
+        for (values, path), (other_values, other_path) in itertools.combinations(shaped, 2):
+            assert (path == other_path) == (values == other_values)
 
 
 @pytest.mark.slow
-@settings(_SETTINGS, max_examples=8)
-@given(_LINES)
-def test_every_directory_can_be_typed_as_an_override(typed):
-    cfg = composed(typed)
-    for task in TASKS:
+@settings(_SETTINGS)
+@given(st.lists(_LINES, min_size=3, max_size=3))
+def test_every_directory_can_be_typed_as_an_override(lines):
+    for cfg, task in itertools.product(composed(lines), TASKS):
         path = run_path(cfg, task)
         (override,) = OverridesParser.create().parse_overrides([f"sae_run={path}"])
         assert override.value() == str(path)

@@ -135,7 +135,7 @@ def test_levels_halve(tmp_path):
 @pytest.mark.slow
 def test_mean_color_does_not_tell_tumor_but_there_is_tumor_to_tell():
     """Mean RGB and HED of a patch, the latter of each pixel or of the mean colour, fitted on half of the slides."""
-    planned = plan_slides(48, 24, 0)
+    planned = plan_slides(32, 16, 0)
     colors, labels, slides = [], [], []
     for index, slide in enumerate(planned):
         image, outlines = draw_slide(slide.seed, slide.positive, 1536)
@@ -143,7 +143,8 @@ def test_mean_color_does_not_tell_tumor_but_there_is_tumor_to_tell():
         covered = cut(fill(outlines, image.shape[:2], 1)[..., None]).mean(axis=(1, 2, 3))
         kept = stained(patches).mean(axis=(1, 2)) > 0.5
         rgb = patches[kept].mean(axis=(1, 2))
-        hed = np.array([rgb2hed(patch).mean(axis=(0, 1)) for patch in patches[kept]])
+        # Every ninth pixel: a thousand of a patch.
+        hed = np.array([rgb2hed(patch).mean(axis=(0, 1)) for patch in patches[kept][:, ::3, ::3]])
         colors.append(np.hstack([rgb, hed, rgb2hed(rgb[:, None] / 255)[:, 0]]))
         labels.append(covered[kept] > 0.5)
         slides.append(np.full(kept.sum(), index))
