@@ -21,6 +21,7 @@ _FORKS.set_forkserver_preload(
         *("lightning.pytorch", "lightning.pytorch.loggers", "matplotlib.pyplot", "openslide", "skimage", "tifffile"),
         *("sklearn.linear_model", "sklearn.model_selection", "timm", "torchmetrics", "hydra.main"),
         *(f"src.tasks.{path.stem}" for path in sorted(Path("src/tasks").glob("[!_]*.py"))),
+        "tests.composed",
     ]
 )
 

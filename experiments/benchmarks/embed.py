@@ -182,6 +182,7 @@ def pipeline(folder: Path, n_items: int) -> None:
     command += [f"dataset.metadata_csv={folder / 'items.csv'}", "dataset.target=null", "name=small", "trainer=cpu"]
     command += [
         f"paths.runs={folder / 'runs'}",
+        "splits.n_folds=2",
         "sae.expansion=8",
         "sae.k=8",
         "train.epochs=1",

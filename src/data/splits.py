@@ -132,18 +132,20 @@ def write_folds(
     slides: Sequence[Item],
     splits_dir: str | Path,
     counted: Sequence[str] = PARTS,
+    for_clam: bool = True,
 ) -> None:
-    """Writes the three files that CLAM keeps for each fold.
+    """Writes `splits_<k>.csv` for each fold, and the two files that CLAM keeps beside it.
 
     `splits_<k>.csv` has the columns train, val and test, ragged and without index; `splits_<k>_bool.csv` a row a slide,
     sorted, with a boolean a part; `splits_<k>_descriptor.csv` a row a class with the number of slides a part. CLAM and
-    sae-1n read all three.
+    sae-1n read all three, Loupe the first.
 
     Args:
         folds: what is written.
         slides: all slides of the data set.
         splits_dir: the folder.
         counted: the parts in the descriptor; sae-1n counts train and val.
+        for_clam: whether the last two are written: of slides alone is there anything in CLAM that reads them.
     """
     rows = pd.Index(sorted(slide.item_id for slide in slides), name="slide_id")
     for split in folds:
@@ -152,7 +154,8 @@ def write_folds(
         flags = pd.DataFrame({part: rows.isin(item_ids) for part, item_ids in parts.items()}, index=rows)
         # The list last, because readers take it first: a fold that has it is whole.
         counts = count_classes(split, slides)[[*counted]]
-        for kind, table in {"_descriptor": counts, "_bool": flags, "": listed}.items():
+        beside = {"_descriptor": counts, "_bool": flags} if for_clam else {}
+        for kind, table in {**beside, "": listed}.items():
             with write_atomically(Path(splits_dir) / f"splits_{split.fold}{kind}.csv") as temporary:
                 table.to_csv(temporary, index=bool(kind))
 

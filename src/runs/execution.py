@@ -250,12 +250,10 @@ def _seed_everything(seed: int) -> None:
 
 
 def _write_configuration(cfg: Any, rundir: RunDir, overrides: Sequence[str]) -> None:
-    """Writes config.yaml and Hydra's own record, which Hydra itself would write before the lock is held."""
-    record = rundir.path / ".hydra"
+    """Writes config.yaml and, where Hydra has it, what was typed; Hydra itself would before the lock is held."""
     for path, text in (
         (rundir.config_path, config.to_yaml(cfg)),
-        (record / "config.yaml", config.to_yaml(cfg)),
-        (record / "overrides.yaml", "".join(f"- {override}\n" for override in overrides)),
+        (rundir.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides)),
     ):
         with write_atomically(path) as temporary:
             temporary.write_text(text)

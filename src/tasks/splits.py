@@ -18,7 +18,7 @@ from src.records import PARTS, Item
 from src.report.page import Page
 from src.runs.rundir import RunDir
 from src.split_files import MADE_BY_LOUPE, FoldSplit
-from src.wording import words_of
+from src.wording import SLIDES, words_of
 
 _LOGGER = logging.getLogger(__name__)
 _COLUMN, _TEST = "split", "test"
@@ -39,7 +39,7 @@ _BALANCE = {
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
-    """Writes `splits_<k>.csv`, `_bool` and `_descriptor` for the folds of `cfg.splits` into `cfg.dataset.splits_dir`.
+    """Writes the folds of `cfg.splits` into `cfg.dataset.splits_dir`: `splits_<k>.csv`, for slides also CLAM's others.
 
     Returns:
         The numbers of folds, slides and cases.
@@ -72,9 +72,9 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
     splits_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(splits_dir)
     rundir.write_json(splits_dir / MADE_BY_LOUPE, origin)
-    # sae-1n's descriptors leave the test slides out.
-    write_folds(folds, slides, splits_dir, PARTS[:2] if options.shuffle == "legacy" else PARTS)
     words = words_of(cfg.dataset)
+    # sae-1n's descriptors leave the test slides out.
+    write_folds(folds, slides, splits_dir, PARTS[:2] if options.shuffle == "legacy" else PARTS, words is SLIDES)
     rundir.add_table(
         "splits", _count(folds, slides), f"{words.items.capitalize()} and cases by fold and part.", 3 * len(folds)
     )

@@ -85,6 +85,13 @@ def test_files_are_read_back_in_both_forms(tmp_path):
         pd.testing.assert_frame_equal(descriptor, count_classes(split, slides), check_names=False)
 
 
+def test_without_clams_files_a_fold_is_one(tmp_path):
+    folds = make_folds(make_slides(), 2, seed=0)
+    write_folds(folds, make_slides(), tmp_path, for_clam=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["splits_0.csv", "splits_1.csv"]
+    assert [read_split(tmp_path, split.fold) for split in folds] == folds
+
+
 @pytest.mark.realdata
 def test_real_folders(data_dir):
     for path in sorted((data_dir / "mil").glob("*/dataset.csv")):

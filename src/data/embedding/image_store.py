@@ -14,8 +14,6 @@ from src.data.slides.feature_writer import other_spec
 from src.stores.activations.index import Identity, add_skipped, read_index, read_skipped, read_specs
 from src.stores.activations.writer import ItemRows, StoreWriter
 
-SHARD_BYTES = 256 << 20
-"""What a kill loses at most; a run that is stopped loses nothing."""
 _NO_COORDS = "image tokens have no coords: their number is their place"
 
 
@@ -83,8 +81,7 @@ def embed_images(
     )
     with ExitStack() as stack:
         writers = {
-            layer: stack.enter_context(StoreWriter(folder, SHARD_BYTES, keeps=True))
-            for layer, (folder, _, _) in folders.items()
+            layer: stack.enter_context(StoreWriter(folder, keeps=True)) for layer, (folder, _, _) in folders.items()
         }
         for images, found in embedder.embed(batches):
             for layer, values in found.items():
