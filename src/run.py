@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from src import config
-from src.interrupts import Interrupted, describe, interruptible
+from src.interrupts import Interrupted, describe, interrupted_as, interruptible
 from src.launching import launcher
 from src.mistakes import describe_mistake
 from src.runs.execution import execute, optimized
@@ -50,10 +50,10 @@ def main(cfg: Any) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise CompactHydraException(str(error)) from error
         _fail(error)
-    except SystemExit as stop:  # Lightning answers SIGTERM with a code that says all is well
-        if isinstance(stop, Interrupted):
+    except SystemExit as stop:
+        if stop.code is not None:
             raise
-        sys.exit(stop.code or 128 + signal.SIGTERM)
+        raise interrupted_as(stop, signal.SIGTERM) from stop  # what Lightning makes of it where it comes first
 
 
 def start() -> None:

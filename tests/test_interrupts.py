@@ -1,9 +1,11 @@
 import os
 import signal
+import sys
+import time
 
 import pytest
 
-from src.interrupts import Interrupted, describe, interruptible, keeping, status_of
+from src.interrupts import Interrupted, describe, interrupted_as, interruptible, keeping, status_of
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,31 @@ def test_a_signal_ends_the_block_with_the_code_of_shells_and_handlers_are_set_ba
     assert (told.value.code, told.value.signal_name) == (code, number.name)
     assert status_of(told.value) == "interrupted"
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost():
+    class Killed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # the handler raises here
+
+    def delete_one():
+        Killed()
+        time.sleep(10)
+
+    hook, started = sys.unraisablehook, time.monotonic()
+    with pytest.raises(Interrupted), interruptible():
+        delete_one()
+    assert time.monotonic() - started < 10
+    assert sys.unraisablehook is hook
+
+
+def test_what_another_handler_made_of_a_signal_keeps_its_notes():
+    stop = SystemExit()
+    stop.add_note("3 of 18 slides")
+    interruption = interrupted_as(stop, signal.SIGTERM)
+    assert interruption.code == 143
+    assert "kept: 3 of 18 slides" in describe(interruption, [])
 
 
 def test_a_handler_of_others_stays():
