@@ -1,11 +1,9 @@
 """Trains the SAE of a fold on the activations of its train slides, and exports it."""
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
@@ -19,52 +17,31 @@ from src.analysis.figures import plot_training_curves
 from src.callbacks.slide_mixing import SlideMixing
 from src.data.current_inputs import CurrentInputs
 from src.data.feeding.activations import ActivationDataModule
-from src.data.feeding.epoch_order import block_batches
-from src.data.feeding.rows import RowSource, rows_an_item
+from src.data.feeding.rows import rows_an_item
 from src.data.fold import FoldData, open_fold
 from src.data.streamed_fold import StreamedFold
 from src.inference import choose_device
 from src.interrupts import keeping
 from src.models.saes.archetypal import Archetypal
 from src.models.saes.base import SAE
-from src.modules.divergence import require_finite_state
 from src.modules.sae import SAEModule
-from src.ops.selection import ThresholdSearch
 from src.prefetch import prefetch
 from src.report.doubts import SD_RATIO_KEY, warn_of_doubts
 from src.report.page import Page
 from src.runs.rundir import RunDir
-from src.stores.modules import spec_of
-from src.stores.sae import load_sae, save_sae
 from src.tasks.streaming import EMBED_FIRST, open_stream
-from src.tasks.upstream_sae import chooses_screening, open_inference
+from src.tasks.trained_saes import BATCH_ROWS, Trained, TrainFold, columns_of, export, reads_in_order
+from src.tasks.upstream_sae import chooses_screening
 from src.training.checkpoints import Position, StepCheckpoints, describe_checkpoint, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.trainer import make_trainer
 from src.wording import words_of
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH_ROWS = 4096
 # Keys of `train` that are arguments of ActivationDataModule, and of SAEModule.
 DATA_KEYS = ("batch_size", "block_size", "residency", "n_workers", "batch_unit", "n_tokens", "epochs", "total_rows")
 _RATE_KEYS = ("lr", "betas", "warmup_steps", "warmup_from_zero", "warmup_every", "decay_fraction")
 _MODULE_KEYS = (*_RATE_KEYS, "max_grad_norm", "compile_backend")
-
-TrainFold = FoldData | StreamedFold
-
-
-class Trained(NamedTuple):
-    """An SAE, the run that it is trained in, and what it is trained on."""
-
-    cfg: Any
-    rundir: RunDir
-    fold: TrainFold
-    sae: SAE
-
-
-def columns_of(fold: TrainFold) -> slice:
-    """Returns where the activations that are meant lie in a row: several layers of one stream lie side by side."""
-    return fold.columns if isinstance(fold, StreamedFold) else slice(None)
 
 
 def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
@@ -146,44 +123,6 @@ def fit(
     return dict(measured)
 
 
-def export(data: ActivationDataModule, trained: Sequence[Trained]) -> None:
-    """Exports trained SAEs of the given configurations to the directories of their runs, thresholds calibrated."""
-    searches: list[tuple[Trained, ThresholdSearch]] = []
-    n_rows = data.train_rows.n_rows
-    for one in trained:
-        cfg, sae = one.cfg, one.sae
-        sae.eval().cpu()
-        if cfg.train.calibrate_threshold and sae.threshold_l0 is not None:
-            searches.append((one, ThresholdSearch(cfg.train.calibrate_l0 or getattr(sae, sae.threshold_l0), n_rows)))
-    _calibrate(trained[0].cfg, searches, data)
-    for cfg, rundir, fold, sae in trained:
-        require_finite_state({"state_dict": sae.state_dict()}, "weights to export")
-        metadata = {"name": cfg.name, "fold": cfg.fold, "seed": cfg.seed, "dataset": cfg.dataset.name}
-        metadata |= {"backbone": cfg.backbone.name, "sae": config.to_container(cfg.sae)}
-        save_sae(sae, rundir.export_dir, metadata, fold.fitted("train"), fold.spec)
-        for path in sorted(rundir.checkpoints_dir.glob("step_*.ckpt")):
-            export_checkpoint(rundir, path.stem)
-
-
-def export_checkpoint(rundir: RunDir, name: str) -> Path:
-    """Exports a checkpoint of a run whose last SAE is exported, its threshold as training left it.
-
-    Args:
-        rundir: the run's directory.
-        name: of the checkpoint: `best`, `last`, `step_<n>`.
-
-    Returns:
-        The folder: `export/<name>`.
-    """
-    sae = load_sae(rundir.export_dir)
-    state = torch.load(rundir.checkpoints_dir / f"{name}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-    sae.load_state_dict({key.removeprefix("sae."): value for key, value in state.items() if key.startswith("sae.")})
-    metadata = json.loads((rundir.export_dir / "cfg.json").read_text())["metadata"]
-    stated = (metadata | {"checkpoint": name}, rundir.read_fitted_on(), spec_of(metadata))
-    save_sae(sae, rundir.export_dir / name, *stated)
-    return rundir.export_dir / name
-
-
 def finish_training(
     cfg: Any, rundir: RunDir, fold: TrainFold, data: ActivationDataModule, sae: SAE, measured: Mapping[str, float]
 ) -> dict[str, float]:
@@ -221,7 +160,7 @@ def build_module(cfg: Any, fold: TrainFold, data: ActivationDataModule, is_resum
     # A checkpoint holds what these are fitted to.
     if sae.input_norm in ("centre", "global_scale") and not is_resumed:
         _LOGGER.info("Reading all train rows once for sae.input_norm=%s.", sae.input_norm)
-        reads = _reads_in_order(data.train_rows, columns_of(fold))
+        reads = reads_in_order(data.train_rows, columns_of(fold))
         sae.fit_input_norm_(prefetch(reads, data.n_workers, data.n_workers))
     if isinstance(sae, Archetypal) and isinstance(fold, FoldData) and not is_resumed:
         rows = fold.store.row_ids(fold.split.train)
@@ -258,54 +197,9 @@ def best_and_last(
     return [*best, keep(filename="last")]
 
 
-def _calibrate(cfg: Any, searches: Sequence[tuple[Trained, ThresholdSearch]], data: ActivationDataModule) -> None:
-    """Sets the thresholds at which inference keeps k latents per train row: the moving average saw moving weights."""
-    if not searches:
-        return
-    _LOGGER.info("Reading all train rows once to calibrate the inference threshold.")
-    inference = open_inference(cfg)
-    for one, _ in searches:
-        one.sae.to(inference.device)
-
-    def candidates(rows: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
-        own = ((one.sae, rows[:, columns_of(one.fold)].contiguous(), search) for one, search in unfinished)
-        return len(rows), [search.candidates(_values_above(sae, columns, search.floor)) for sae, columns, search in own]
-
-    unfinished = list(searches)
-    while unfinished:
-        for n_rows, found in inference.run(candidates, _reads_in_order(data.train_rows)):
-            for (_, search), values in zip(unfinished, found, strict=True):
-                search.add(values, n_rows)
-        unfinished = [(one, search) for one, search in unfinished if search.needs_another_pass()]
-    for one, search in searches:
-        sae = one.sae
-        sae.threshold.copy_(search.compute())
-        sae.cpu()
-        _LOGGER.info("Inference threshold: %.4g, calibrated on all train rows.", float(sae.threshold))
-
-
-def _values_above(sae: SAE, activations: torch.Tensor, floor: float) -> torch.Tensor:
-    """Returns all pre-latents, or where that is faster those above a floor."""
-    if not (sae.screens and floor > 0):
-        return sae.pre_latents(activations).float()
-    inputs, _ = sae.normalize(activations)
-    return sae.product(sae.centre(inputs)).above(sae.threshold.new_tensor(floor)).values
-
-
 def _largest_sd_over_median(fold: FoldData, seed: int) -> float:
     """Returns the largest deviation of a feature over the median one of those that vary, on a sample of train rows."""
     rows = fold.store.row_ids(fold.split.train)
-    sample = np.random.default_rng(seed).choice(rows, min(len(rows), _BATCH_ROWS), replace=False)
+    sample = np.random.default_rng(seed).choice(rows, min(len(rows), BATCH_ROWS), replace=False)
     deviation = fold.store.gather(np.sort(sample)).astype(np.float64).std(axis=0)
     return float(deviation.max() / np.median(deviation[deviation > 0])) if deviation.any() else 1.0
-
-
-def _reads_in_order(rows: RowSource, columns: slice = slice(None)) -> Iterator[Callable[[], torch.Tensor]]:
-    """Yields what reads all rows in batches of at least _BATCH_ROWS, where there are as many, of almost one size."""
-
-    def read(start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(rows.read(start, stop)[:, columns], dtype=np.float32))
-
-    n_batches = max(1, rows.n_rows // _BATCH_ROWS)
-    pieces = (block_batches(0, rows.n_rows, rows.n_rows, i, n_batches) for i in range(n_batches))
-    return (partial(read, start, stop) for ((start, stop),) in pieces)

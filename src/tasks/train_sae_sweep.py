@@ -20,7 +20,7 @@ from src.runs.execution import execute
 from src.runs.rundir import RunDir
 from src.tasks import train_sae
 from src.tasks.streaming import open_stream
-from src.tasks.train_sae import Trained, TrainFold
+from src.tasks.trained_saes import Trained, TrainFold, columns_of
 from src.training.checkpoints import Position, StepCheckpoints, newest_checkpoint
 from src.training.loop_state import LoopState
 from src.training.members import MemberCheckpoint, MemberCheckpointIO, MemberLogger
@@ -137,7 +137,7 @@ def _train_group(
     trainer = make_trainer(first, rundir, callbacks, loggers, plugins=[plugin], **arguments)
     _LOGGER.info("Training %d SAEs on one stream.", len(runs))
     trained = [Trained(*run[:3], module.sae) for run, module in zip(runs, modules, strict=True)]
-    group = SAEGroup(modules, [train_sae.columns_of(one.fold) for one in trained])
+    group = SAEGroup(modules, [columns_of(one.fold) for one in trained])
     measured = train_sae.fit(trainer, group, data, trained, runs[0][3])
     return [
         train_sae.finish_training(cfg, member_dir, fold, data, sae, of_member(measured, number))
