@@ -65,6 +65,9 @@ class Launcher(HydraLauncher):
         if cluster["kind"] == "workers" and not cluster["wait"]:
             return self._detach()
         jobs = [self._job(overrides, elsewhere=True) for overrides in job_overrides]
+        if cluster["kind"] == "slurm":
+            for job in jobs:
+                slurm.require_gpus_for_devices(cluster, job.cfg.trainer)
         folder = Path(str(self._config.hydra.sweep.dir)).absolute()
         runs = Path(jobs[0].cfg.paths.runs)
         with ExitStack() as working:

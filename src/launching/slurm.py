@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.checks.devices import n_devices
 from src.launching.plan import Plan, Stage
 from src.runs.jobs import FILE, JobRow, write_jobs
 from src.runs.slurm_queue import ended_states, read_queue
@@ -68,6 +69,28 @@ def submit(plan: Plan, cluster: Mapping[str, Any], folder: Path, runs: Path) -> 
         how_to_stop(rows).capitalize(),
     )
     return rows
+
+
+def require_gpus_for_devices(cluster: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """Refuses a job whose training would leave GPUs idle, or has fewer than it asks for.
+
+    A job is one SLURM task; its training starts a process for each device, on the job's node.
+
+    Args:
+        cluster: the group `cluster`.
+        trainer: the group `trainer`; `devices: auto` takes what a job has.
+
+    Raises:
+        ValueError: naming both keys.
+    """
+    gpus, accelerator, devices = cluster["gpus"], trainer["accelerator"], trainer["devices"]
+    if not gpus or accelerator == "cpu" or devices in ("auto", "-1", -1):
+        return
+    if (wanted := n_devices(accelerator, devices)) != gpus:
+        raise ValueError(
+            f"Expected as many trainer.devices as a job has GPUs, got trainer.devices={devices} and "
+            f"cluster.gpus={gpus}. Give trainer=ddp, which trains on all GPUs of a job, or cluster.gpus={wanted}."
+        )
 
 
 def how_to_stop(rows: Sequence[JobRow]) -> str:

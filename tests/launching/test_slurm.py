@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_keys_of_the_group_reach_sbatch(tmp_path, site):
     assert script.count("\nmodule load cuda\n") == 3
     assert script.count("\nexport OMP_NUM_THREADS=4\n") == 3
     assert script.count(" apptainer exec --nv /img/loupe.sif python -u -m submitit.core._submit ") == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_right"),
+    [
+        ((), True),
+        (("cluster.gpus=4", "trainer=ddp"), True),
+        (("cluster.gpus=2", "trainer.devices=2"), True),
+        (("cluster.gpus=0", "trainer=cpu", "trainer.devices=2"), True),
+        (("cluster.gpus=4",), False),
+        (("trainer.devices=2",), False),
+        (("trainer.devices=[0,1]",), False),
+    ],
+)
+def test_a_job_has_a_gpu_for_each_device_of_its_training(typed, is_right):
+    cfg = config.compose(["exp=quickstart", "cluster=slurm", *typed])
+    with nullcontext() if is_right else pytest.raises(ValueError, match=r"trainer=ddp.*or cluster\.gpus="):
+        slurm.require_gpus_for_devices(cfg.cluster, cfg.trainer)
 
 
 def test_without_slurm_nothing_is_written(tmp_path, monkeypatch):
