@@ -30,39 +30,17 @@ PRESETS = {
     "cc3m_clip_rn50": ("cc3m_img2dataset", POOLED),
 }
 
-
-# Those whose whole pipeline is run, since all would take minutes: patients, boxes, no labels. Of the others what is
-# their own: the data, the tokens and the training of the SAE.
-WHOLE = ("hehr_dinobloom", "vindr_mammoclip", "cc3m_clip_rn50")
 OF_LABELS = {"select_neurons", "train_probe", "steer"}
 
 
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    def start(exp, task):
-        typed = [f"exp={exp}", *SMALL, *PRESETS[exp][1], f"dataset.dir={tmp_path / 'images'}", f"task={task}"]
-        typed += [f"paths.{name}={tmp_path / name}" for name in ("data", "runs", "cache")]
-        config.register_resolvers()
-        monkeypatch.setattr(config, "hydra_overrides", lambda: typed)  # the pipeline asks what was typed
-        execute(config.compose(typed), typed)
-        return {path.parent.name for path in tmp_path.glob(f"runs/{exp}/**/manifest.json")}
-
-    return start
-
-
-@pytest.mark.parametrize("exp", WHOLE)
-def test_a_preset_runs_its_pipeline_on_a_miniature_of_its_data(exp, tmp_path, start):
+@pytest.mark.parametrize("exp", PRESETS)
+def test_a_preset_runs_its_pipeline_on_a_miniature_of_its_data(exp, tmp_path, monkeypatch):
     getattr(miniatures, PRESETS[exp][0])(tmp_path / "images")
-    done = start(exp, "pipeline")
+    typed = [f"exp={exp}", *SMALL, *PRESETS[exp][1], f"dataset.dir={tmp_path / 'images'}", "task=pipeline"]
+    typed += [f"paths.{name}={tmp_path / name}" for name in ("data", "runs", "cache")]
+    config.register_resolvers()
+    monkeypatch.setattr(config, "hydra_overrides", lambda: typed)  # the pipeline asks what was typed
+    execute(config.compose(typed), typed)
+    done = {path.parent.name for path in tmp_path.glob(f"runs/{exp}/**/manifest.json")}
     assert {"train_sae", "evaluate_sae", "encode", "summarize_latents"} <= done
     assert OF_LABELS & done == (set() if exp == "cc3m_clip_rn50" else OF_LABELS)
-
-
-@pytest.mark.parametrize("exp", sorted(PRESETS.keys() - set(WHOLE)))
-def test_a_preset_trains_its_sae_on_a_miniature_of_its_data(exp, tmp_path, start):
-    getattr(miniatures, PRESETS[exp][0])(tmp_path / "images")
-    start(exp, "metadata")
-    if not any(tmp_path.glob("data/*/splits/splits_0.csv")):
-        start(exp, "splits")
-    start(exp, "embed")
-    assert "train_sae" in start(exp, "train_sae")
