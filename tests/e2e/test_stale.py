@@ -1,5 +1,6 @@
 """What was made from something that has changed is never taken for up to date, and what was not is left alone."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -66,18 +67,19 @@ def folder(finished, tmp_path):
 
 
 def start(folder, task, *overrides):
-    config.register_resolvers()
-    typed = [
-        *SETTINGS,
-        f"backbone.checkpoint={folder / 'weights.pth'}",
-        f"paths.data={folder / 'data'}",
-        f"paths.runs={folder / 'runs'}",
-        f"task={task}",
-        *overrides,
-    ]
+    places = [f"paths.data={folder / 'data'}", f"paths.runs={folder / 'runs'}"]
+    typed = [*SETTINGS, f"backbone.checkpoint={folder / 'weights.pth'}", *places, *overrides]
+    cfg = config.with_task(composed(tuple(typed)), task)
+    typed.append(f"task={task}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "hydra_overrides", lambda: typed)  # the pipeline asks what was typed
-        return execute(config.compose(typed), typed)
+        return execute(cfg, typed)
+
+
+@functools.cache
+def composed(typed):
+    config.register_resolvers()
+    return config.resolve(config.compose(typed))
 
 
 def manifests(folder):
