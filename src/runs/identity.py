@@ -122,7 +122,8 @@ def run_path(cfg: Any, task: str, fold: int | str | None = None) -> Path:
         place = "_".join(_draws(values))
     graph_given = graph.given(values)
     given = {one: path for one, path in graph_given.items() if one != task and one in graph.before(task, graph_given)}
-    text = _variant_of(json.dumps(values), tuple(sorted(graph.groups(task, given))), config.config_dirs())
+    shaping = json.dumps({key: node for key, node in values.items() if key != "task"})  # the same for all steps
+    text = _variant_of(shaping, tuple(sorted(graph.groups(task, given))), config.config_dirs())
     parts = [text] if text != _DEFAULT or not given else []
     text = "+".join([*parts, *(f"{graph[one].run_key}-{_digest_of(Path(path))}" for one, path in given.items())])
     if len(text) > _LONGEST_VARIANT:
@@ -169,9 +170,13 @@ def _draws(values: Mapping[str, Any]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _variant_of(values_json: str, groups: tuple[str, ...], _: tuple[Path, ...]) -> str:
-    values = json.loads(values_json)
-    return variant(values, *config.base_values(values, is_neutral), groups)
+def _variant_of(values_json: str, groups: tuple[str, ...], folders: tuple[Path, ...]) -> str:
+    return variant(json.loads(values_json), *_bases(values_json, folders), groups)
+
+
+@functools.lru_cache(maxsize=256)
+def _bases(values_json: str, _: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return config.base_values(json.loads(values_json), is_neutral)
 
 
 def _digest_of(run: Path) -> str:

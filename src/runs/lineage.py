@@ -1,5 +1,6 @@
 """Whether runs are up to date: made with these settings, from the data and the runs that are there now."""
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ class Lineage:
     def __init__(self, cfg: Any, overrides: Sequence[str]) -> None:
         self._cfg, self._tasks, self._overrides = cfg, config.tasks(), list(overrides)
         self._given = self._tasks.given(cfg)
+        self._run_path = functools.cache(functools.partial(run_path, cfg))
         typed = [override for override in overrides if not override.startswith("task=")]
         self.command = " ".join(["python -m src.run", *typed])
         self._current: dict[int | str | None, CurrentInputs] = {}
@@ -66,11 +68,11 @@ class Lineage:
         """Returns the directory that the run of a task has or would have."""
         if task in self._given:
             return Path(self._given[task])
-        return run_path(self._cfg, task, fold)
+        return self._run_path(task, fold)
 
     def rundir(self, task: str) -> RunDir:
         """Returns the directory of a task's run under this configuration, where it is to be made."""
-        return RunDir(run_path(self._cfg, task), self.locate, self.command, is_begun=False)
+        return RunDir(self._run_path(task), self.locate, self.command, is_begun=False)
 
     def stale_ancestors(self, task: str) -> list[Stale]:
         """Returns the runs that are out of date among those that a task builds on, ancestors first."""
