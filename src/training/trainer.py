@@ -18,7 +18,7 @@ from src.runs.tracked_metrics import WHOLE
 from src.runs.tracking import note_part
 from src.training.checkpoints import AtomicCheckpointIO
 from src.training.ddp import SharedBatches
-from src.training.metrics_csv import MetricsCsv
+from src.training.metrics_csv import MetricsAtCheckpoints, MetricsCsv
 from src.training.trackers import PartLogger
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def make_trainer(
         cfg.trainer,
         default_root_dir=str(rundir.path),
         logger=make_loggers(cfg, rundir, part) if loggers is None else loggers,
-        callbacks=[*callbacks, progress],
+        callbacks=[*callbacks, MetricsAtCheckpoints(), progress],
         enable_progress_bar=isinstance(progress, RichProgressBar),
         **{"plugins": [AtomicCheckpointIO()], **arguments, **_process_arguments(cfg)},
     )

@@ -1,6 +1,9 @@
 import csv
 import pickle
+from contextlib import contextmanager
 
+from src.files import write_atomically
+from src.training import metrics_csv
 from src.training.metrics_csv import MetricsCsv
 
 
@@ -37,6 +40,39 @@ def test_resumed_run_keeps_what_came_before_and_repeats_no_step(tmp_path):
         ("3", "30.0"),
         ("4", "40.0"),
     ]
+
+
+def test_many_rows_are_written_seldom_but_before_a_checkpoint_and_after_it(tmp_path, monkeypatch):
+    clock, written = [0.0], []
+
+    @contextmanager
+    def write(path):
+        with write_atomically(path) as temporary:
+            yield temporary
+        clock[0] += 1.0  # a second a file
+        written.append(clock[0])
+
+    monkeypatch.setattr(metrics_csv, "write_atomically", write)
+    monkeypatch.setattr(metrics_csv.time, "monotonic", lambda: clock[0])
+    logger = MetricsCsv(tmp_path / "metrics.csv")
+
+    def log(step):
+        logger.log_metrics({"train/loss": float(step)}, step)
+        logger.save()
+        clock[0] += 0.1
+
+    for step in range(1000):
+        log(step)
+    assert 4 <= len(written) <= 6
+    n_written = len(written)
+    logger.write_before_checkpoint()
+    assert len(read(tmp_path / "metrics.csv")) == 1000
+    log(1000)
+    assert len(read(tmp_path / "metrics.csv")) == 1001
+    log(1001)
+    assert len(written) == n_written + 2
+    logger.finalize("success")
+    assert len(read(tmp_path / "metrics.csv")) == 1002
 
 
 def test_nothing_logged_writes_nothing(tmp_path):
