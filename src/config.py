@@ -120,9 +120,8 @@ def base_values(values: dict[str, Any], keep: Callable[[str], bool]) -> tuple[di
         The base, and the base with the choices of groups that the configuration names (`sae.name`); plain values.
     """
     preset = values["name"] if has_choice("exp", str(values["name"])) else values["preset"]
-    typed = [f"{key}={values[key]}" for key in ("fold", "repeat", "seed")]
-    typed += [] if preset is None else [f"exp={preset}"]
-    base, composed = _plain_base(tuple(typed), values, keep), _compose_once(tuple(typed), config_dirs())
+    typed = () if preset is None else (f"exp={preset}",)
+    base, composed = _plain_base(typed, values, keep), _compose_once(typed, config_dirs())
     choices = [
         f"{group}={node['name']}"
         for group, node in values.items()
@@ -138,6 +137,8 @@ def base_values(values: dict[str, Any], keep: Callable[[str], bool]) -> tuple[di
 def _plain_base(typed: tuple[str, ...], values: dict[str, Any], keep: Callable[[str], bool]) -> dict[str, Any]:
     base = _compose_once(typed, config_dirs()).copy()
     with open_dict(base):
+        for key in ("fold", "repeat", "seed"):
+            base[key] = values[key]
         for key, value in flat_values(values):
             if not isinstance(value, dict) and "[]" not in key and keep(key):  # a list comes before its elements
                 OmegaConf.update(base, key, value, force_add=True)
