@@ -251,7 +251,10 @@ CARDS = {
         | {"mlp_ratio": 5.33334},
         1,
     ),
-    "h_optimus_0": ("vit_giant_patch14_reg4_dinov2", {"img_size": 224, "init_values": 1e-5, "global_pool": "token"}, 5),
+    **dict.fromkeys(
+        ("h_optimus_0", "h_optimus_1"),
+        ("vit_giant_patch14_reg4_dinov2", {"img_size": 224, "init_values": 1e-5, "global_pool": "token"}, 5),
+    ),
 }
 
 
