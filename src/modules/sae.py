@@ -96,12 +96,14 @@ class SAEModule(lightning.LightningModule):
         return self.global_step
 
     def get_extra_state(self) -> Tensor:
-        """Returns whether the SAE screens: a resumed training goes on as it began, on whatever machine."""
-        return torch.tensor(self.sae.screening)
+        """Returns [2]: whether the SAE screens, on whatever machine training goes on, and its candidate threshold."""
+        threshold = self.sae.candidate_threshold
+        return torch.tensor([self.sae.screening, float("nan") if threshold is None else float(threshold)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes it up from a checkpoint."""
-        self.sae.screening = bool(state)
+        """Takes both up from a checkpoint."""
+        self.sae.screening = bool(state[0])
+        self.sae.candidate_threshold = None if state[1].isnan() else state[1].to(self.sae.threshold)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns Adam; its fused kernel is several times faster than the others on CPU and CUDA."""

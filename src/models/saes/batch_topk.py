@@ -6,7 +6,6 @@ from src.models.saes.k_sparse import KSparse
 from src.ops.encoder_product import EncoderProduct
 from src.ops.processes import all_counts
 from src.ops.selection import keep_largest_of_all, smallest_of_all
-from src.ops.shapes import Scalar
 from src.ops.sparse_latents import SparseLatents
 
 # The next batch's candidates are the pre-latents above this share of the last smallest kept one. Higher finds fewer
@@ -27,20 +26,17 @@ class BatchTopK(KSparse):
     validation moves nothing. `conf/sae/batch_topk_sae1n.yaml` switches all of that back.
     """
 
-    # Not a buffer: it decides how fast the selection is found, never what it is.
-    _candidate_threshold: Scalar | None = None
-
     def select(self, product: EncoderProduct, k: int) -> SparseLatents:
         """Keeps the `k * n_rows` largest of the batch of all processes; see `KSparse.select`."""
-        guess, zero = self._candidate_threshold, torch.zeros_like(self.threshold)
+        guess, zero = self.candidate_threshold, torch.zeros_like(self.threshold)
         candidates = product.above(zero if guess is None else guess)
         n_rows, n_candidates = all_counts(product.shape[0], candidates.n_entries, like=self.threshold)
         n_kept = k * n_rows
         if n_candidates < n_kept and guess is not None:
             candidates = product.above(zero)
             (n_candidates,) = all_counts(candidates.n_entries, like=self.threshold)
-        self._candidate_threshold = None
+        self.candidate_threshold = None
         kept = keep_largest_of_all(candidates, n_kept)
         if n_candidates >= n_kept:
-            self._candidate_threshold = _CANDIDATE_SHARE * smallest_of_all(kept.values)
+            self.candidate_threshold = _CANDIDATE_SHARE * smallest_of_all(kept.values)
         return kept

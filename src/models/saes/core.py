@@ -52,6 +52,9 @@ class SAECore(nn.Module):
 
     screening: bool = False
     """Whether pre-latents are looked for in bfloat16 and computed in float32: exact, see `src.ops.screening`."""
+    candidate_threshold: Scalar | None = None
+    """What the next training batch's candidates exceed, in families that follow it (BatchTopK). It decides how fast the
+    selection is found and, with screening, how its values are rounded; never what it is."""
 
     threshold: Float[Tensor, "*_"]
     input_mean: PerInput

@@ -52,7 +52,7 @@ def test_selection_does_not_depend_on_the_candidate_threshold():
     smallest = expected[expected > 0].min().item()
     for guess in (0.0, 0.5 * smallest, 0.99 * smallest, smallest, 5 * smallest):
         other = _sae()
-        other._candidate_threshold = torch.tensor(guess)
+        other.candidate_threshold = torch.tensor(guess)
         assert torch.equal(other.step(_batch()).latents.to_dense(), expected), guess
 
 
@@ -61,9 +61,9 @@ def test_running_candidate_threshold_follows_the_batches():
     for seed, scale in enumerate((1.0, 1.0, 0.01, 100.0)):
         batch = scale * _batch(seed=seed)
         fresh = copy.deepcopy(sae)
-        fresh._candidate_threshold = None
+        fresh.candidate_threshold = None
         assert torch.equal(sae.step(batch).latents.to_dense(), fresh.step(batch).latents.to_dense())
-        assert sae._candidate_threshold is not None
+        assert sae.candidate_threshold is not None
 
 
 def test_threshold_starts_at_the_first_smallest_and_averages():

@@ -106,6 +106,31 @@ def test_a_checkpoint_keeps_whether_training_screens():
     assert not other.sae.screening
 
 
+@pytest.mark.parametrize("n_before", [1, 3])
+def test_training_that_goes_on_from_a_checkpoint_rounds_as_it_would_have(n_before, sae):
+    def train(module, some, first):
+        optimizer = module.configure_optimizers()
+        for number, batch in enumerate(some):
+            module.sae.step(batch, TrainingProgress(first + number)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            module.sae.constrain_after_step_()
+            # An optimizer of its own a step: Adam's state is Lightning's to keep.
+            optimizer = module.configure_optimizers()
+
+    all_batches = list(batches(6))
+    sae.screening = True
+    module = SAEModule(sae)
+    train(module, all_batches[:n_before], 0)
+    resumed = SAEModule(copy.deepcopy(sae))
+    resumed.sae.candidate_threshold = None
+    resumed.load_state_dict(module.state_dict())
+    for one in (module, resumed):
+        train(one, all_batches[n_before:], n_before)
+    for name, value in module.sae.state_dict().items():
+        assert torch.equal(value, resumed.sae.state_dict()[name]), name
+
+
 def test_half_precision_is_left_to_autocast():
     sae = FAMILIES["topk"]().eval()
     (rows,) = batches(1)
