@@ -96,14 +96,14 @@ class SAEModule(lightning.LightningModule):
         return self.global_step
 
     def get_extra_state(self) -> Tensor:
-        """Returns [2]: whether the SAE screens, on whatever machine training goes on, and its candidate threshold."""
+        """Returns [2]: whether the SAE screens, on whatever machine, and its candidate threshold, -1 for none."""
         threshold = self.sae.candidate_threshold
-        return torch.tensor([self.sae.screening, float("nan") if threshold is None else float(threshold)])
+        return torch.tensor([self.sae.screening, -1.0 if threshold is None else float(threshold)])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes both up from a checkpoint."""
         self.sae.screening = bool(state[0])
-        self.sae.candidate_threshold = None if state[1].isnan() else state[1].to(self.sae.threshold)
+        self.sae.candidate_threshold = None if state[1] < 0 else state[1].to(self.sae.threshold)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns Adam; its fused kernel is several times faster than the others on CPU and CUDA."""
