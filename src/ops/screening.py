@@ -2,39 +2,23 @@
 
 A product in bfloat16 finds the pairs of row and neuron that could be above the threshold, and only those few are
 computed in float32. What comes out is what the float32 product would give, but for the rounding of its sums.
-
-No pair is missed, because the product bounds its own error. With x a row, w an encoder row, K terms in a sum:
-
-- rounding to bfloat16, which has 8 significant bits, moves each factor by at most 2^-8 of itself, and so the product
-  by at most (2^-7 + 2^-16) |x| |w| (Cauchy-Schwarz);
-- sums of K float32 terms, in whatever order, are wrong by at most K 2^-24 times the sum of the terms' absolute values
-  (Higham 2002, "Accuracy and stability of numerical algorithms", section 3.1); that counts twice, because the float32
-  product that the result stands for rounds as well;
-- numbers below 2^-126 may be flushed to zero: adding 2^-50 to both norms makes up for more than that.
-
-The bound is itself a product of a number of the row and one of the neuron, and so are bias and threshold. Three more
-columns on each side put them into the product, `[x, 1, 1, c |x|] @ [w, s_high, s_low, |w|].T` with s the bias less the
-threshold in two bfloat16 parts: a pair whose pre-latent exceeds its threshold comes out not negative. That needs no
-pass over the product but the one that looks at signs, and rounding the output does not change a sign.
+No pair is missed, because the product bounds its own error (see `screening_bound`). On CUDA, where Triton is
+installed, it is never written.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import BFloat16, Bool, Float
 from torch import Tensor
 
+from src.ops import triton_products, triton_screening
+from src.ops.screening_bound import ScreeningWeights, screening_rows, screening_weights
 from src.ops.selection import keep_largest_per_row
 from src.ops.shapes import Atoms, PerNeuron, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import kept_dot_products, pre_latent_pieces, pre_latents_above
 
-_TERMS = 1.02 * 2.0**-23  # both sums of float32; the factors in one of them have been rounded up to 2^-8
-_SMALL = 2.0**-50
-# Longer vectors could overflow in the product; they go to the float32 path.
-_LARGE = 2.0**60
-_MOST_TERMS = 1 << 15
 SCREEN_BELOW = 0.03
 """Share of pre-latents above the threshold below which screening is worth a try."""
 
@@ -48,12 +32,6 @@ _FOUR_SIGNS = -0x7FFF7FFF7FFF8000  # 0x8000 four times
 # Of a piece, on the CPU (4 MiB, in cache) and elsewhere, where it only bounds the memory.
 _PIECE_ELEMENTS = (2**21, 2**27)
 _LEAST_ROWS = 256
-_COLUMNS = 32  # widths that the CPU's bfloat16 product is fast for are multiples of it
-
-
-def error_factor(n_terms: int) -> float:
-    """Returns c: the two products of x and w differ by at most c |x| |w|."""
-    return 2.0**-7 + 2.0**-16 + n_terms * _TERMS
 
 
 def is_worthwhile(device: torch.device, d_in: int, n_latents: int) -> bool:
@@ -71,71 +49,6 @@ def can_screen(inputs: Rows, W_enc: Atoms) -> bool:
     kind = inputs.device.type
     is_cast = torch.is_autocast_enabled(kind)
     return inputs.dtype == W_enc.dtype == torch.float32 and kind in ("cpu", "cuda") and not is_cast
-
-
-class ScreeningWeights(NamedTuple):
-    """The encoder's side of the screening product.
-
-    Attributes:
-        extended: [n_latents, width] bfloat16: W_enc and three columns, filled up with zeros.
-        largest_norm: the largest norm of an encoder row as the bound takes it, 0-d.
-        slack: the largest amount that was added to a bias for its own rounding, 0-d.
-        is_safe: whether all is finite and small enough for the bound to hold.
-    """
-
-    extended: BFloat16[Tensor, "n_latents width"]
-    largest_norm: Scalar
-    slack: Scalar
-    is_safe: bool
-
-
-def screening_weights(W_enc: Atoms, b_enc: PerNeuron | None, threshold: Scalar | PerNeuron) -> ScreeningWeights:
-    """Returns the encoder's side of the product for a threshold, 0-d or [n_latents]."""
-    n_latents, d_in = W_enc.shape
-    width = -(-(d_in + 3) // _COLUMNS) * _COLUMNS
-    bias = threshold.new_zeros(()) if b_enc is None else b_enc
-    norms = torch.linalg.vector_norm(W_enc, dim=1) + _SMALL
-    # For the rounding of this sum and of the two parts, and for their share in the rounding of the product.
-    slack = (bias.abs() + threshold.abs()) * (2.0**-15 + 2 * width * _TERMS)
-    shift = (bias - threshold + slack).expand(n_latents)
-    high = shift.bfloat16()
-    extended = W_enc.new_empty(n_latents, width, dtype=torch.bfloat16)
-    extended[:, :d_in] = W_enc
-    extended[:, d_in] = high
-    extended[:, d_in + 1] = shift - high
-    extended[:, d_in + 2] = norms
-    extended[:, d_in + 3 :] = 0
-    largest_norm = norms.max()
-    is_safe = width <= _MOST_TERMS and bool((largest_norm < _LARGE) & (shift.abs().max() < _LARGE))
-    return ScreeningWeights(extended, largest_norm, slack.max(), is_safe)
-
-
-class ScreeningRows(NamedTuple):
-    """The activations' side of the screening product.
-
-    Attributes:
-        extended: [n_rows, width] bfloat16.
-        errors: [n_rows], the bound for an encoder row of norm 1.
-        is_safe: [n_rows], whether the bound holds; not for rows with values that are not finite, or are huge.
-    """
-
-    extended: BFloat16[Tensor, "n_rows width"]
-    errors: Float[Tensor, " n_rows"]
-    is_safe: Bool[Tensor, " n_rows"]
-
-
-def screening_rows(inputs: Rows, width: int) -> ScreeningRows:
-    """Returns the activations' side of the product."""
-    n_rows, d_in = inputs.shape
-    norms = torch.linalg.vector_norm(inputs, dim=1)
-    # 2^-6 for rounding both factors of the bound to bfloat16, and for the rounding of the norms.
-    errors = error_factor(width) * (1 + 2.0**-6) * (norms + _SMALL)
-    extended = inputs.new_empty(n_rows, width, dtype=torch.bfloat16)
-    extended[:, :d_in] = inputs
-    extended[:, d_in : d_in + 2] = 1
-    extended[:, d_in + 2] = errors
-    extended[:, d_in + 3 :] = 0
-    return ScreeningRows(extended, errors, norms < _LARGE)
 
 
 @torch.no_grad()
@@ -156,14 +69,14 @@ def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshol
         return pre_latents_above(inputs, W_enc, b_enc, threshold)
     shape = (inputs.shape[0], W_enc.shape[0])
     candidates, exact, start = [], [], 0
-    for rows, product, errors in _pieces(inputs, weights):
-        flat_ids = None if errors is None else _few_not_negative(product)
+    for piece in _pieces(inputs, weights):
+        flat_ids = None if piece.errors is None else _not_negative(piece, weights)
         if flat_ids is not None:
             candidates.append(flat_ids + start)
         else:
-            part = pre_latents_above(rows, W_enc, b_enc, threshold)
+            part = pre_latents_above(piece.rows, W_enc, b_enc, threshold)
             exact.append((part.row_ids * shape[1] + part.neuron_ids + start, part.values))
-        start += product.numel()
+        start += len(piece.rows) * shape[1]
     flat_ids = torch.cat(candidates) if candidates else torch.empty(0, dtype=torch.int64, device=inputs.device)
     pattern = SparseLatents.from_flat_ids(flat_ids, weights.slack.expand(len(flat_ids)), shape)
     values = _values(pattern, inputs, W_enc, b_enc)
@@ -188,36 +101,88 @@ def screened_largest_per_row(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None
     if not weights.is_safe or 2 * n_groups > len(W_enc) or not len(inputs):
         return keep_largest_per_row(pre_latent_pieces(inputs, W_enc, b_enc), k)
     parts = []
-    for rows, product, errors in _pieces(inputs, weights):
-        flat_ids = None
-        if errors is not None:
-            bounds = _row_bounds(product, k, n_groups, errors * weights.largest_norm + weights.slack)
-            flat_ids = _few_flat_ids(product >= bounds, _MOST_CANDIDATES * product.numel())
+    for piece in _pieces(inputs, weights):
+        flat_ids = None if piece.errors is None else _reaching_the_kth(piece, weights, k, n_groups)
         if flat_ids is None:
-            parts.append(keep_largest_per_row(pre_latent_pieces(rows, W_enc, b_enc), k))
+            parts.append(keep_largest_per_row(pre_latent_pieces(piece.rows, W_enc, b_enc), k))
             continue
-        shape = (product.shape[0], product.shape[1])
+        shape = (len(piece.rows), len(W_enc))
         candidates = SparseLatents.from_flat_ids(flat_ids, weights.slack.expand(len(flat_ids)), shape)
-        parts.append(_largest_per_row(candidates.with_values(_values(candidates, rows, W_enc, b_enc)), k))
+        parts.append(_largest_per_row(candidates.with_values(_values(candidates, piece.rows, W_enc, b_enc)), k))
     return SparseLatents.cat(parts)
 
 
-def _row_bounds(product: Tensor, k: int, n_groups: int, errors: Tensor) -> Tensor:
-    """Returns what the product of each row's k largest positive pre-latents must reach [n_rows, 1]."""
+class _Piece(NamedTuple):
+    """Rows in a row, their side of the product, their errors (None where no bound holds), and room for the product.
+
+    There is no room where Triton's kernels make the product and keep what is looked for.
+    """
+
+    rows: Tensor
+    extended: Tensor
+    errors: Tensor | None
+    room: Tensor | None
+
+
+def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[_Piece]:
+    n_latents = len(weights.extended)
+    n_rows = max(_LEAST_ROWS, _PIECE_ELEMENTS[inputs.is_cuda] // n_latents)
+    buffer = None
+    if not triton_products.is_available(inputs):
+        # Else parts of a sum may be added up in bfloat16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        buffer = weights.extended.new_empty(min(n_rows, len(inputs)), n_latents)
+    sides = screening_rows(inputs, weights.extended.shape[1])
+    all_safe = bool(sides.is_safe.all())
+    for rows, *of_rows in zip(inputs.split(n_rows), *(side.split(n_rows) for side in sides), strict=True):
+        extended, errors, is_safe = of_rows
+        room = None if buffer is None else buffer[: len(rows)]
+        yield _Piece(rows, extended, errors if all_safe or is_safe.all() else None, room)
+
+
+def _most_candidates(piece: _Piece, weights: ScreeningWeights) -> int:
+    return int(_MOST_CANDIDATES * len(piece.rows) * len(weights.extended))
+
+
+def _not_negative(piece: _Piece, weights: ScreeningWeights) -> Tensor | None:
+    """Returns where the product is not negative, ascending; None where it is so at too many places."""
+    most = _most_candidates(piece, weights)
+    if piece.room is None:
+        return triton_screening.reaching(piece.extended, weights.extended, None, most)
+    return _few_not_negative(torch.mm(piece.extended, weights.extended.T, out=piece.room), most)
+
+
+def _reaching_the_kth(piece: _Piece, weights: ScreeningWeights, k: int, n_groups: int) -> Tensor | None:
+    """Returns where the product says that a row's `k` largest positive pre-latents may be; None for too many places."""
+    assert piece.errors is not None
+    most, errors = _most_candidates(piece, weights), piece.errors * weights.largest_norm + weights.slack
+    if piece.room is None:
+        maxima = triton_screening.group_maxima(piece.extended, weights.extended, n_groups)
+        return triton_screening.reaching(piece.extended, weights.extended, _row_bounds(maxima, k, errors), most)
+    product = torch.mm(piece.extended, weights.extended.T, out=piece.room)
     group_size = product.shape[1] // n_groups
     maxima = product[:, : group_size * n_groups].view(-1, group_size, n_groups).amax(1)
-    # The output's rounding to bfloat16 may have moved both what is compared and what it is compared with.
+    return _few_flat_ids(product >= _row_bounds(maxima, k, errors).bfloat16().unsqueeze(1), most)
+
+
+def _row_bounds(maxima: Tensor, k: int, errors: Tensor) -> Tensor:
+    """Returns what the product of each row's k largest positive pre-latents must reach [n_rows].
+
+    Args:
+        maxima: [n_rows, n_groups] of the product over disjoint groups of neurons.
+        k: the number of neurons.
+        errors: [n_rows] of the product.
+    """
+    # Rounding to bfloat16 may have moved both what is compared and what it is compared with.
     largest = maxima.topk(k, sorted=False).values.amin(1).float() * (1 - 2.0**-7)
-    bounds = (largest - 2.1 * errors) * (1 - 2.0**-6)
-    return bounds.clamp_min(_BELOW_ZERO).bfloat16().unsqueeze(1)
+    return ((largest - 2.1 * errors) * (1 - 2.0**-6)).clamp_min(_BELOW_ZERO)
 
 
-def _few_not_negative(product: Tensor) -> Tensor | None:
+def _few_not_negative(product: Tensor, most: int) -> Tensor | None:
     """Returns where a contiguous product is not negative, ascending; None where it is so at too many places.
 
     The product is overwritten by its signs: four bfloat16 numbers in a word of 64 bits are looked at together.
     """
-    most = _MOST_CANDIDATES * product.numel()
     if product.numel() % 4:
         return _few_flat_ids(product >= 0, most)
     words = product.view(-1).view(torch.int64).bitwise_and_(_FOUR_SIGNS)
@@ -228,7 +193,7 @@ def _few_not_negative(product: Tensor) -> Tensor | None:
     return found.index_select(0, places[:, 0]) * 4 + places[:, 1]
 
 
-def _few_flat_ids(mask: Tensor, most: float) -> Tensor | None:
+def _few_flat_ids(mask: Tensor, most: int) -> Tensor | None:
     """Returns where a contiguous mask is true, ascending; None where it is so at more than `most` places."""
     mask = mask.view(-1)
     if mask.numel() % 8:
@@ -240,21 +205,6 @@ def _few_flat_ids(mask: Tensor, most: float) -> Tensor | None:
         places = mask.view(-1, 8).index_select(0, words).nonzero()
         flat_ids = words.index_select(0, places[:, 0]) * 8 + places[:, 1]
     return flat_ids if len(flat_ids) <= most else None
-
-
-def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yields pieces of rows, their screening product, and the errors of their rows; None where no bound holds."""
-    if inputs.is_cuda:  # else parts of a sum may be added up in bfloat16
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    n_latents = len(weights.extended)
-    n_rows = max(_LEAST_ROWS, _PIECE_ELEMENTS[inputs.is_cuda] // n_latents)
-    buffer = weights.extended.new_empty(min(n_rows, len(inputs)), n_latents)
-    sides = screening_rows(inputs, weights.extended.shape[1])
-    all_safe = bool(sides.is_safe.all())
-    for rows, *of_rows in zip(inputs.split(n_rows), *(side.split(n_rows) for side in sides), strict=True):
-        extended, errors, is_safe = of_rows
-        product = torch.mm(extended, weights.extended.T, out=buffer[: len(rows)])
-        yield rows, product, errors if all_safe or is_safe.all() else None
 
 
 def _values(candidates: SparseLatents, rows: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.ops import screening
-from src.ops.screening import screened_above, screened_largest_per_row, screening_rows, screening_weights
+from src.ops import screening, screening_bound
+from src.ops.screening import screened_above, screened_largest_per_row
+from src.ops.screening_bound import screening_rows, screening_weights
 from src.ops.selection import keep_largest_per_row
 from src.ops.sparse_products import pre_latents_above
 
@@ -110,8 +111,8 @@ def test_the_product_is_never_below_what_it_bounds(kind, n_rows, d_in, n_latents
 
 @pytest.mark.parametrize("factor", [0.0, 0.1])
 def test_a_bound_that_is_too_small_is_noticed(monkeypatch, factor):
-    true = screening.error_factor
-    monkeypatch.setattr(screening, "error_factor", lambda n_terms: factor * true(n_terms))
+    true = screening_bound.error_factor
+    monkeypatch.setattr(screening_bound, "error_factor", lambda n_terms: factor * true(n_terms))
     # Just below the middle of two bfloat16 numbers: all are rounded down.
     x, W, b = (
         torch.full((20, 64), 1 + 2.0**-8 - 2.0**-20),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.ops import triton_encode, triton_products
+from src.ops import triton_encode, triton_products, triton_screening
 from src.ops.sparse_latents import SparseLatents
 
 pytest.importorskip("triton")
@@ -60,4 +60,14 @@ def test_selection_compiles(compiled, dtype, k):
     triton_encode.row_top_k(pre_latents, k)
     assert set(compiled) == {"row_bound_kernel", "count_kernel", "write_kernel", "keep_largest_kernel"}
     triton_encode.entries_above(pre_latents.T, torch.zeros(4))
+    assert all(compiled.values())
+
+
+def test_screening_compiles(compiled):
+    rows, weights = torch.zeros(300, 192, dtype=torch.bfloat16), torch.zeros(500, 192, dtype=torch.bfloat16)
+    for bounds in (None, torch.zeros(300)):
+        triton_screening.reaching(rows, weights, bounds, 100)
+    for n_groups in (3, 100, 500):
+        triton_screening.group_maxima(rows, weights, n_groups)
+    assert set(compiled) == {"reaching_kernel", "group_maxima_kernel"}
     assert all(compiled.values())

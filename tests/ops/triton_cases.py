@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.ops import triton_encode, triton_products
+from src.ops import screening, triton_encode, triton_products, triton_screening
 from src.ops.sparse_latents import SparseLatents
 
 _WIDTHS = st.sampled_from([1, 2, 5, 31, 64, 257, 600])
@@ -216,6 +216,71 @@ def case_selection_in_bfloat16(device):
         _assert_same(triton_encode.row_top_k(pre_latents, k), _largest_per_row(pre_latents, k))
     threshold = torch.tensor(0.75, device=device)
     _assert_same(triton_encode.entries_above(pre_latents, threshold), torch.where(pre_latents > 0.75, pre_latents, 0.0))
+
+
+def _whole_numbers(n_rows, width, seed, device):
+    """Small enough for every sum to be exact."""
+    return _random(n_rows, width, seed=seed, device=device).mul(2).round().to(torch.bfloat16)
+
+
+def _dots_in_float32(kernel, grid, *arguments, **constants):
+    """Launches with bfloat16 operands widened: the interpreter multiplies their bits as whole numbers."""
+    wide = [one.float() if getattr(one, "dtype", None) == torch.bfloat16 else one for one in arguments]
+    triton_products.launch(kernel, grid, *wide, **constants)
+
+
+def _dots(device):
+    return mock.patch.object(
+        triton_screening, "launch", triton_products.launch if device == "cuda" else _dots_in_float32
+    )
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    n_rows=st.sampled_from([1, 7, 130]),
+    n_latents=st.sampled_from([1, 40, 300]),
+    width=st.sampled_from([64, 192]),
+    has_bounds=st.booleans(),
+    seed=_SEEDS,
+)
+def case_screening_reaches_bounds(device, n_rows, n_latents, width, has_bounds, seed):
+    rows, weights = (_whole_numbers(n, width, seed + n, device) for n in (n_rows, n_latents))
+    bounds = 10 * _random(n_rows, seed=seed, device=device).round() if has_bounds else None
+    product = rows.float() @ weights.float().T
+    expected = (product >= (0.0 if bounds is None else bounds[:, None])).flatten().nonzero().squeeze(1)
+    with _dots(device):
+        found = triton_screening.reaching(rows, weights, bounds, len(expected))
+        assert found is not None
+        assert torch.equal(found, expected)
+        if len(expected):
+            assert triton_screening.reaching(rows, weights, bounds, len(expected) - 1) is None
+
+
+def case_screening_group_maxima(device):
+    rows, weights = (_whole_numbers(n, 64, n, device) for n in (130, 300))
+    product = rows.float() @ weights.float().T
+    for n_groups, group_size in ((300, 1), (150, 2), (20, 8), (2, 128)):
+        expected = torch.stack([group.amax(1) for group in product.split(group_size, 1)], 1)
+        with _dots(device):
+            assert torch.equal(triton_screening.group_maxima(rows, weights, n_groups), expected)
+
+
+def case_screening_selects_what_float32_does(device):
+    x, W = (_random(n, 125, seed=n, device=device) for n in (300, 400))  # with three columns more 128
+    b = _random(400, seed=0, device=device)
+    pre_latents = x.double() @ W.double().T + b
+    with mock.patch.object(triton_products, "is_available", return_value=True), _dots(device):
+        above = screening.screened_above(x, W, b, torch.tensor(28.0, device=device))
+        largest = screening.screened_largest_per_row(x, W, b, 5)
+    with mock.patch.object(screening, "_MOST_CANDIDATES", 0.0):  # the float32 product
+        plain_above = screening.screened_above(x, W, b, torch.tensor(28.0, device=device))
+        plain_largest = screening.screened_largest_per_row(x, W, b, 5)
+    for found, plain in ((above, plain_above), (largest, plain_largest)):
+        assert found.n_entries > 100
+        assert torch.equal(found.row_offsets, plain.row_offsets)
+        assert torch.equal(found.neuron_ids, plain.neuron_ids)
+        expected = pre_latents[found.row_ids, found.neuron_ids]
+        assert torch.all((found.values - expected).abs() <= 1e-4)
 
 
 CASES = {name.removeprefix("case_"): case for name, case in list(globals().items()) if name.startswith("case_")}

@@ -142,15 +142,23 @@ def bag_softmax(
     scores: Float[Tensor, "n_rows n_branches"], lengths: Sequence[int]
 ) -> Float[Tensor, "n_rows n_branches"]:
     """Returns the softmax of scores over the rows of each bag, for every branch by itself."""
-    return torch.cat([one.softmax(0) for one in scores.split(list(lengths))])
+    return torch.cat([one.softmax(0) for one in by_bag(scores, lengths)])
 
 
 def weighted_sums(
     weights: Float[Tensor, "n_rows n_branches"], rows: Float[Tensor, "n_rows d"], lengths: Sequence[int]
 ) -> Float[Tensor, "n_bags n_branches d"]:
     """Returns each bag's sum of its rows, weighted by every branch."""
-    bags = zip(weights.split(list(lengths)), rows.split(list(lengths)), strict=True)
+    bags = zip(by_bag(weights, lengths), by_bag(rows, lengths), strict=True)
     return torch.stack([weight.T @ bag for weight, bag in bags])
+
+
+def by_bag(rows: Float[Tensor, "n_rows d"], lengths: Sequence[int]) -> tuple[Float[Tensor, "n_bag_rows d"], ...]:
+    """Returns the rows of each bag.
+
+    One bag is not cut from anything: the backward pass of cutting would copy its gradient.
+    """
+    return (rows,) if len(lengths) == 1 else rows.split(list(lengths))
 
 
 def bag_slices(lengths: Sequence[int]) -> Iterator[slice]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from src.models.mil.base import Labels, Pooled, Rows, bag_slices
+from src.models.mil.base import Labels, Pooled, Rows, by_bag
 from src.models.mil.instance import InstanceMIL
 
 
@@ -14,5 +14,5 @@ class MeanMIL(InstanceMIL):
     def pool(self, rows: Rows, lengths: Sequence[int], labels: Labels | None) -> Pooled:  # noqa: ARG002
         """Classifies bags; see `MILModel.pool`."""
         hidden = self.hidden(rows)
-        means = torch.stack([hidden[bag].mean(0) for bag in bag_slices(lengths)])  # the last layer is linear
+        means = torch.stack([bag.mean(0) for bag in by_bag(hidden, lengths)])  # the last layer is linear
         return Pooled(self.classifier(means), instance_logits=None if self.training else self.classifier(hidden))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.mil.base import Labels, MILModel, Pooled, Rows, first_layer
+from src.models.mil.base import Labels, MILModel, Pooled, Rows, by_bag, first_layer
 from src.models.mil.instance import checked_activation
 from src.models.mil.nystrom import NystromLayer
 from src.ops.dropout import Activation, hidden_units
@@ -79,7 +79,7 @@ class TransMIL(MILModel):
         hidden = hidden_units(
             first_layer(self.patch_encoder, rows), self.activation, self.dropout if self.training else 0.0
         )
-        read = [self._read(bag) for bag in hidden.split(list(lengths))]
+        read = [self._read(bag) for bag in by_bag(hidden, lengths)]
         attention = [one.attention for one in read if one.attention is not None]
         return Pooled(torch.stack([one.logits for one in read]), torch.cat(attention)[:, None] if attention else None)
 
