@@ -1,10 +1,13 @@
 """Products of sparse latents with dense matrices, and their gradients, without a dense [n_rows, n_latents] tensor.
 
-On CUDA they are Triton kernels. Elsewhere all sums are `embedding_bag` sums: torch's CPU kernel for it is several times
-faster here than its MKL sparse-CSR product, and takes one thread per output row, so the order of a sum is fixed.
+On CUDA they are Triton kernels. Elsewhere sums of rows are `embedding_bag` sums: torch's CPU kernel for it is several
+times faster here than its MKL sparse-CSR product, and takes one thread per output row, so the order of a sum is fixed.
+Dot products of single pairs are torch's product sampled at the entries of a CSR tensor.
 """
 
+import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -132,19 +135,30 @@ def kept_dot_products(
     """Returns `rows[i] @ atoms[j]` [n_entries] for every entry (i, j) of a pattern."""
     if triton_products.is_available(rows):
         return triton_products.kept_dot_products(pattern, rows, atoms).to(pattern.values.dtype)
-    # It is the derivative of a bag sum with respect to its weights: torch has a kernel for that and for no other
-    # form of this product that is as fast on the CPU. It goes through the larger matrix once, in order.
+    # Both ways give the same bits. The one that goes through the larger matrix once, in order, is the faster.
     if atoms.numel() <= _MUCH_LARGER * rows.numel():
-        return _dot_products(rows, atoms, pattern.row_ids, pattern.neuron_ids, pattern.row_offsets)
+        return _dot_products(rows, atoms, pattern.row_offsets, pattern.neuron_ids)
     offsets, row_ids, entries = pattern.neuron_order
-    products = _dot_products(atoms, rows, pattern.neuron_ids[entries].long(), row_ids, offsets.long())
+    products = _dot_products(atoms, rows, offsets, row_ids)
     return torch.empty_like(products).index_copy_(0, entries, products)
 
 
-def _dot_products(left: Tensor, right: Tensor, left_ids: Tensor, right_ids: Tensor, offsets: Tensor) -> Tensor:
-    """Returns `left[i] @ right[j]` for pairs sorted by i, which begin at `offsets`."""
-    kernel: Any = torch.ops.aten._embedding_bag_per_sample_weights_backward
-    return kernel(left, right, right_ids, offsets[:-1].to(right_ids.dtype), left_ids.to(right_ids.dtype), 0)
+def _dot_products(left: Tensor, right: Tensor, offsets: Tensor, ids: Tensor) -> Tensor:
+    """Returns `left[i] @ right[j]` for the entries (i, j) of a pattern in CSR form; sums are at least float32."""
+    _warn_of_csr_once()
+    wide = torch.promote_types(left.dtype, torch.float32)
+    zeros = torch.zeros(len(ids), dtype=wide, device=left.device)
+    shape = (len(left), len(right))
+    pattern = torch.sparse_csr_tensor(offsets.to(ids.dtype), ids, zeros, shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, left.to(wide), right.to(wide).T, beta=0).values().to(left.dtype)
+
+
+@cache
+def _warn_of_csr_once() -> None:
+    """Lets torch say unheard what it says once a process: that CSR tensors, of which one product is used, are beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
 def _bag_sums(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

@@ -37,6 +37,14 @@ def test_products_equal_the_dense_ones(n_rows, n_latents, d_in, density, seed):
     torch.testing.assert_close(kept_dot_products(latents, rows, atoms), (rows @ atoms.T)[dense != 0])
 
 
+@pytest.mark.parametrize("n_latents", [6, 600])
+def test_dot_products_in_half_precision_are_float32_sums_rounded(n_latents):
+    latents = _latents(5, n_latents, 0.5)
+    rows, atoms = _random(5, 40).bfloat16(), _random(n_latents, 40, seed=1).bfloat16()
+    expected = kept_dot_products(latents, rows.float(), atoms.float())
+    assert torch.equal(kept_dot_products(latents, rows, atoms), expected.bfloat16())
+
+
 @settings(deadline=None)
 @given(*_SHAPES)
 def test_pre_latents_above_equals_the_dense_comparison(n_rows, n_latents, d_in, share, seed):
