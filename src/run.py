@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src import config
 from src.interrupts import Interrupted, describe, interrupted_as, interruptible
 from src.launching import launcher
+from src.memory import keep_freed_memory
 from src.mistakes import describe_mistake
 from src.runs.execution import execute, optimized
 from src.runs.lock import LiveRunError
@@ -60,6 +61,7 @@ def start() -> None:
     """Runs the command; also what Hydra meets before the run, or in a sweep, is a sentence where a user can mend it."""
     wants_stack = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    keep_freed_memory()
     with interruptible():
         try:
             main()

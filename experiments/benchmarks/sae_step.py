@@ -31,6 +31,7 @@ from src.data.feeding.activations import ActivationDataModule
 from src.data.feeding.rows import StoreRows
 from src.data.packing import pack_activations
 from src.data.readers.features import FeatureFolder
+from src.memory import keep_freed_memory
 from src.models.saes.batch_topk import BatchTopK
 from src.modules.sae import SAEModule
 from src.ops.screening import is_worthwhile
@@ -45,6 +46,7 @@ _DEAD_AFTER = 10**6
 def main() -> None:
     """Runs the comparisons and prints a table for each."""
     arguments = _parse()
+    keep_freed_memory()  # as the command does; the product and the peers have it too
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

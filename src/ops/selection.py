@@ -75,7 +75,10 @@ def smallest_of_all(values: Float[Tensor, " n"]) -> Scalar:
 def _smallest_of_largest(values: Tensor, n_largest: int) -> Tensor:
     if values.is_cuda:  # there its top-k is many times faster than its k-th value
         return values.topk(n_largest, sorted=False).values.amin()
-    return values.kthvalue(values.numel() - n_largest + 1).values
+    at = values.numel() - n_largest
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # numpy knows no bfloat16
+    # NumPy's partition is vectorised, ten times as fast as torch's k-th value.
+    return values.new_tensor(np.partition(wide.numpy(), at)[at])
 
 
 def keep_largest_per_row(pieces: Pieces, k: int) -> SparseLatents:

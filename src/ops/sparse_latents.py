@@ -117,7 +117,7 @@ class SparseLatents:
         # Not a bincount: on CUDA it would wait for the device.
         neurons = torch.arange(self.n_latents + 1, device=sorted_ids.device, dtype=torch.int32)
         offsets = torch.searchsorted(sorted_ids.to(torch.int32), neurons)
-        return NeuronOrder(offsets, self.row_ids[entries], entries)
+        return NeuronOrder(offsets, self.row_ids.index_select(0, entries), entries)
 
     def per_neuron(self, vector: Shaped[Tensor, " {self.n_latents}"]) -> Shaped[Tensor, " {self.n_entries}"]:
         """Returns a value per neuron [n_latents] at every entry [n_entries], differentiable in the vector."""

@@ -126,7 +126,7 @@ def transposed_product(
     if triton_products.is_available(rows):
         return triton_products.transposed_product(latents, rows)
     order = latents.neuron_order
-    return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values[order.entries])
+    return _bag_sums(rows, order.row_ids, order.neuron_offsets, latents.values.index_select(0, order.entries))
 
 
 def kept_dot_products(
