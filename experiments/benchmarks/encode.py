@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from src.analysis.pooling import pool_items
+from src.memory import keep_freed_memory
 from src.models.saes.batch_topk import BatchTopK
 from src.ops.screening import is_worthwhile
 from src.ops.selection import calibrate_threshold
@@ -162,6 +163,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a twentieth of the items")
+    keep_freed_memory()  # as the command does
     share = 20 if parser.parse_args().quick else 1
     print(
         f"{torch.get_num_threads()} threads; product: the bare encoder's; limit: 1.15 times it + 15 s per million items"
