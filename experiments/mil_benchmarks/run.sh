@@ -3,6 +3,7 @@
 # splits/rep<r>_fold<k>.csv. Ten folds, five times. Everything is skipped that is there already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1  # bags are small: a run on one core, two runs at a time
 
 # Bags are tiny: eight a step.
 small=(mil.batch_size=8 mil.lr=5e-4 mil.weight_decay=5e-3 mil.max_epochs=60 mil.min_epochs=20 mil.patience=20 mil.stop_below=0)
@@ -16,10 +17,13 @@ folds() {  # <data set> <repeats> <overrides...>: train_mil on each given fold o
 }
 
 data="$1"
-for set in musk1 elephant; do
-  folds "$set" 'range(5)' dataset.positive_class=positive dataset.standardize=true \
+attention() {
+  folds "$1" 'range(5)' dataset.positive_class=positive dataset.standardize=true \
     'mil.methods=[attention_activations]' "${small[@]}"
-done
+}
+attention musk1 & others=$!
+attention elephant
+wait "$others"
 
 colon=crc_colon_resnet50
 each_method() {
@@ -38,7 +42,6 @@ with_settings() {
     folds "$colon" 'range(5)' "mil=$mil" "${untuned[@]}" "${chosen[@]}"
   done
 }
-# Bags are small, so a run takes one core: two streams for two cores.
 each_method maxmil meanmil abmil gated_abmil clam_sb clam_mb dsmil & others=$!
 with_settings
 each_method transmil
