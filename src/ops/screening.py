@@ -9,6 +9,7 @@ installed, it is never written.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,8 +190,7 @@ def _few_not_negative(product: Tensor, most: int) -> Tensor | None:
     found = _few_flat_ids(words != _FOUR_SIGNS, most)
     if found is None:
         return None
-    places = (product.view(-1).view(torch.int16).view(-1, 4).index_select(0, found) >= 0).nonzero()
-    return found.index_select(0, places[:, 0]) * 4 + places[:, 1]
+    return _within_words(found, product.view(-1).view(torch.int16).view(-1, 4).index_select(0, found) >= 0)
 
 
 def _few_flat_ids(mask: Tensor, most: int) -> Tensor | None:
@@ -202,9 +202,21 @@ def _few_flat_ids(mask: Tensor, most: int) -> Tensor | None:
         words = mask.view(torch.int64).nonzero().squeeze(1)
         if len(words) > most:
             return None
-        places = mask.view(-1, 8).index_select(0, words).nonzero()
-        flat_ids = words.index_select(0, places[:, 0]) * 8 + places[:, 1]
+        flat_ids = _within_words(words, mask.view(-1, 8).index_select(0, words))
     return flat_ids if len(flat_ids) <= most else None
+
+
+def _within_words(words: Tensor, mask: Tensor) -> Tensor:
+    """Returns where the masks [n_words, size] of some words [n_words] are true, counted over all words.
+
+    The size is a power of two.
+    """
+    if mask.is_cuda:
+        places = mask.view(-1).nonzero().squeeze(1)
+    else:  # of a short mask without many zeros NumPy is the faster
+        places = torch.from_numpy(np.flatnonzero(mask.view(-1).numpy()))
+    bits = mask.shape[1].bit_length() - 1
+    return (words.index_select(0, places >> bits) << bits) + (places & mask.shape[1] - 1)
 
 
 def _values(candidates: SparseLatents, rows: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,22 @@ def test_summed_squared_error_is_per_row():
     reconstruction, inputs = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [3.0, 0.0]])
     assert summed_squared_error(reconstruction, inputs).item() == (1 + 4 + 9) / 2
     assert summed_squared_error(torch.zeros(0, 2), torch.zeros(0, 2)).item() == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4)])
+def test_gradient_of_the_squared_error_is_that_of_its_formula(shape):
+    generator = torch.Generator().manual_seed(0)
+    pair = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(summed_squared_error, pair)
+    found = torch.autograd.grad(mean_squared_error(*pair), pair)
+    for one, expected in zip(found, torch.autograd.grad(F.mse_loss(*pair), pair), strict=True):
+        torch.testing.assert_close(one, expected)
+
+
+def test_squared_errors_in_half_precision_are_summed_in_float32():
+    ones = torch.ones(1, 4096, dtype=torch.bfloat16)
+    assert summed_squared_error(ones, torch.zeros_like(ones)).item() == 4096
+    assert summed_squared_error(ones.repeat(3, 1), torch.zeros(3, 4096)).item() == 4096
 
 
 def test_norm_scaled_errors_divide_by_the_rows_norms():

@@ -235,7 +235,7 @@ def _dots(device):
     )
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(
     n_rows=st.sampled_from([1, 7, 130]),
     n_latents=st.sampled_from([1, 40, 300]),
