@@ -182,15 +182,16 @@ def _row_bounds(maxima: Tensor, k: int, errors: Tensor) -> Tensor:
 def _few_not_negative(product: Tensor, most: int) -> Tensor | None:
     """Returns where a contiguous product is not negative, ascending; None where it is so at too many places.
 
-    The product is overwritten by its signs: four bfloat16 numbers in a word of 64 bits are looked at together.
+    The product is overwritten by sign bits, set where it is not negative: four bfloat16 numbers in a word of 64 bits
+    are looked at together.
     """
     if product.numel() % 4:
         return _few_flat_ids(product >= 0, most)
-    words = product.view(-1).view(torch.int64).bitwise_and_(_FOUR_SIGNS)
-    found = _few_flat_ids(words != _FOUR_SIGNS, most)
+    words = product.view(-1).view(torch.int64).bitwise_and_(_FOUR_SIGNS).bitwise_xor_(_FOUR_SIGNS)
+    found = _few_flat_ids(words.bool(), most)  # on the CPU several times faster than a comparison
     if found is None:
         return None
-    return _within_words(found, product.view(-1).view(torch.int16).view(-1, 4).index_select(0, found) >= 0)
+    return _within_words(found, words.index_select(0, found).view(torch.int16).view(-1, 4).bool())
 
 
 def _few_flat_ids(mask: Tensor, most: int) -> Tensor | None:
