@@ -1,9 +1,7 @@
 """Latents that an SAE computes from activations when they are asked for; nothing is stored."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import partial
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -13,7 +11,6 @@ from src.activation_spec import ActivationSpec
 from src.inference import Inference
 from src.models.saes.base import SAE
 from src.ops.sparse_latents import SparseLatents
-from src.prefetch import prefetch
 from src.stores.latents.index import ItemRows, LatentItem
 from src.stores.latents.source import PIECE_ROWS, LatentSource
 from src.stores.latents.writer import LatentWriter
@@ -84,15 +81,12 @@ class EncodedLatents(LatentSource):
             for span in kept:
                 observe(span[0], self._activations(rows, *span).to(device), writer.kept(*span).to(device))
         start = kept[-1][1] if kept else 0
-        encoding = self._encode(rows, spans[len(kept) :], "Encoding")
-        # In a thread of its own: what follows keeps one core busy, the product of the next batch all of them.
-        with closing(prefetch(repeat(partial(next, encoding, None)), n_workers=1, n_ahead=1)) as encoded:
-            for activations, latents in iter(partial(next, encoded), None):
-                if observe:
-                    observe(start, activations, latents)
-                stop = start + latents.n_rows
-                writer.append(latents, self._coords_of(*rows.between(start, stop)) if has_coords else None, start)
-                start = stop
+        for activations, latents in self._encode(rows, spans[len(kept) :], "Encoding"):
+            if observe:
+                observe(start, activations, latents)
+            stop = start + latents.n_rows
+            writer.append(latents, self._coords_of(*rows.between(start, stop)) if has_coords else None, start)
+            start = stop
 
     def _encode(
         self, rows: ItemRows, spans: Sequence[tuple[int, int]], description: str = ""

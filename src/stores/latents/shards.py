@@ -104,10 +104,12 @@ class Shards:
             arrays = self._map(shard)
             offsets = arrays["row_offsets"]
             for start in range(0, int(offsets[-1]), n_entries):
-                entries = np.arange(start, min(start + n_entries, int(offsets[-1])))
-                rows = first + np.searchsorted(offsets, entries, side="right") - 1
-                cut = slice(start, start + len(entries))
-                yield Piece(rows.astype(np.uint32), np.array(arrays["neuron_ids"][cut]), arrays["values"][cut])
+                stop = min(start + n_entries, int(offsets[-1]))
+                from_row, to_row = np.searchsorted(offsets, [start, stop - 1], side="right").tolist()
+                counts = np.diff(offsets[from_row - 1 : to_row + 1].clip(start, stop))
+                rows = np.repeat(np.arange(first + from_row - 1, first + to_row, dtype=np.uint32), counts)
+                cut = slice(start, stop)
+                yield Piece(rows, np.array(arrays["neuron_ids"][cut]), arrays["values"][cut])
 
     def _map(self, shard: int) -> dict[str, np.ndarray]:
         if shard not in self._mapped:
