@@ -1,6 +1,6 @@
 """The command `python -m src.run`, forked from a process that has imported everything.
 
-Starting Python with torch and Lightning takes ten seconds, of which a test of the command learns nothing. What a start
+Starting Python with torch and Lightning takes six seconds, of which a test of the command learns nothing. What a start
 itself does is tested in `test_mistakes.py` and `test_task_graph.py`, by real ones.
 """
 
