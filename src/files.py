@@ -209,9 +209,9 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     return content
 
 
-def digest_file(path: str | os.PathLike[str]) -> str:
-    """Returns the blake2b digest (32 hex digits) of a file's bytes."""
-    hasher = hashlib.blake2b(digest_size=16)
+def digest_file(path: str | os.PathLike[str], hasher: "hashlib.blake2b | xxhash.xxh3_128 | None" = None) -> str:
+    """Returns the digest (32 hex digits) of a file's bytes: blake2b's, or that of a hasher that is given."""
+    hasher = hasher or hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             hasher.update(chunk)

@@ -7,6 +7,8 @@ from torchmetrics import Metric
 
 from src.ops.shapes import PerInput, Rows, Scalar
 
+_PIECE_ROWS = 1024  # taken to float64 at once
+
 
 class FractionOfVarianceUnexplained(Metric):
     """FVU: squared error over squared distance from the mean activation, each summed over all rows and dimensions.
@@ -37,11 +39,12 @@ class FractionOfVarianceUnexplained(Metric):
 
     def update(self, activations: Rows, reconstruction: Rows) -> None:
         """Adds rows: activations and their reconstruction, both [n_rows, d_in]."""
-        exact = activations.double()
         self.n_rows += activations.shape[0]
-        self.sums += exact.sum(0)
-        self.squares += exact.square().sum(0)
-        self.errors += (exact - reconstruction).square().sum()
+        for rows, reconstructed in zip(activations.split(_PIECE_ROWS), reconstruction.split(_PIECE_ROWS), strict=True):
+            exact = rows.double()
+            self.sums += exact.sum(0)
+            self.squares += exact.square().sum(0)
+            self.errors += (exact - reconstructed).square().sum()
 
     def compute(self) -> Scalar:
         """Returns FVU, float64; NaN without rows or when all rows are equal: then it is undefined.

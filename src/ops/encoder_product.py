@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from src.ops.screening import can_screen, screened_above, screened_largest_per_row
+from src.ops.screening_bound import WeightsOf, screening_weights
 from src.ops.selection import keep_largest_per_row
 from src.ops.shapes import Atoms, Columns, NeuronIds, PerNeuron, Pieces, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
@@ -19,6 +20,7 @@ class EncoderProduct:
         b_enc: [n_latents], or None for no bias.
         screens: whether entries are looked for in bfloat16 and computed in float32 (see `src.ops.screening`).
         column_ids: neurons whose pre-latents are needed whatever they are; see `columns`.
+        weights_of: makes the encoder's side of the screening product.
     """
 
     def __init__(
@@ -29,10 +31,11 @@ class EncoderProduct:
         *,
         screens: bool = False,
         column_ids: NeuronIds | None = None,
+        weights_of: WeightsOf = screening_weights,
     ) -> None:
         self._operands = (inputs.detach(), W_enc.detach(), None if b_enc is None else b_enc.detach())
         self._screens = screens and can_screen(inputs, W_enc)
-        self._column_ids, self._columns = column_ids, None
+        self._column_ids, self._columns, self._weights_of = column_ids, None, weights_of
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,14 +55,14 @@ class EncoderProduct:
     def above(self, threshold: Scalar | PerNeuron) -> SparseLatents:
         """Returns the entries strictly above a threshold, 0-d or [n_latents] for one per neuron."""
         if self._screens:
-            return screened_above(*self._operands, threshold)
+            return screened_above(*self._operands, threshold, self._weights_of)
         return entries_above(self.pieces(), threshold, self.shape)
 
     @torch.no_grad()
     def largest_per_row(self, k: int) -> SparseLatents:
         """Returns the `k` largest positive entries of each row; see `keep_largest_per_row`."""
         if self._screens:
-            return screened_largest_per_row(*self._operands, k)
+            return screened_largest_per_row(*self._operands, k, self._weights_of)
         return keep_largest_per_row(self.pieces(), k)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from src.ops import triton_products, triton_screening
-from src.ops.screening_bound import ScreeningWeights, screening_rows, screening_weights
+from src.ops.screening_bound import ScreeningWeights, WeightsOf, screening_rows, screening_weights
 from src.ops.selection import keep_largest_per_row
 from src.ops.shapes import Atoms, PerNeuron, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
@@ -53,7 +53,13 @@ def can_screen(inputs: Rows, W_enc: Atoms) -> bool:
 
 
 @torch.no_grad()
-def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshold: Scalar | PerNeuron) -> SparseLatents:
+def screened_above(
+    inputs: Rows,
+    W_enc: Atoms,
+    b_enc: PerNeuron | None,
+    threshold: Scalar | PerNeuron,
+    weights_of: WeightsOf = screening_weights,
+) -> SparseLatents:
     """Returns the entries of `inputs @ W_enc.T + b_enc` strictly above a threshold, as `pre_latents_above` does.
 
     Rows for which the bound does not hold, and those with many pre-latents above the threshold, take the float32
@@ -64,8 +70,9 @@ def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshol
         W_enc: [n_latents, d_in].
         b_enc: [n_latents], or None for no bias.
         threshold: 0-d, or [n_latents] for one threshold per neuron.
+        weights_of: makes the encoder's side of the product; see `remembered_weights`.
     """
-    weights = screening_weights(W_enc, b_enc, threshold)
+    weights = weights_of(W_enc, b_enc, threshold)
     if not weights.is_safe:
         return pre_latents_above(inputs, W_enc, b_enc, threshold)
     shape = (inputs.shape[0], W_enc.shape[0])
@@ -81,23 +88,26 @@ def screened_above(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, threshol
     flat_ids = torch.cat(candidates) if candidates else torch.empty(0, dtype=torch.int64, device=inputs.device)
     pattern = SparseLatents.from_flat_ids(flat_ids, weights.slack.expand(len(flat_ids)), shape)
     values = _values(pattern, inputs, W_enc, b_enc)
-    bounds = threshold if threshold.ndim == 0 else pattern.per_neuron(threshold)
-    kept = (values > bounds).nonzero().squeeze(1)
-    flat_ids, values = flat_ids.index_select(0, kept), values.index_select(0, kept)
-    if exact:
-        flat_ids, order = torch.cat([flat_ids, *(ids for ids, _ in exact)]).sort()
-        values = torch.cat([values, *(part for _, part in exact)])[order]
-    return SparseLatents.from_flat_ids(flat_ids, values, shape)
+    found = pattern.with_values(values).where(
+        values > (threshold if threshold.ndim == 0 else pattern.per_neuron(threshold))
+    )
+    if not exact:
+        return found
+    flat_ids = torch.cat([found.row_ids * shape[1] + found.neuron_ids, *(ids for ids, _ in exact)])
+    flat_ids, order = flat_ids.sort()
+    return SparseLatents.from_flat_ids(flat_ids, torch.cat([found.values, *(part for _, part in exact)])[order], shape)
 
 
 @torch.no_grad()
-def screened_largest_per_row(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, k: int) -> SparseLatents:
+def screened_largest_per_row(
+    inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, k: int, weights_of: WeightsOf = screening_weights
+) -> SparseLatents:
     """Returns the `k` largest positive pre-latents of each row, as `keep_largest_per_row` does.
 
     The k-th largest of the maxima of disjoint groups of neurons bounds the k-th largest pre-latent from below, once
     twice the error of the screening product is taken off.
     """
-    weights = screening_weights(W_enc, b_enc, W_enc.new_zeros(()))
+    weights = weights_of(W_enc, b_enc, W_enc.new_zeros(()))
     n_groups = _GROUPS_PER_KEPT * k
     if not weights.is_safe or 2 * n_groups > len(W_enc) or not len(inputs):
         return keep_largest_per_row(pre_latent_pieces(inputs, W_enc, b_enc), k)
@@ -156,7 +166,7 @@ def _not_negative(piece: _Piece, weights: ScreeningWeights) -> Tensor | None:
 def _reaching_the_kth(piece: _Piece, weights: ScreeningWeights, k: int, n_groups: int) -> Tensor | None:
     """Returns where the product says that a row's `k` largest positive pre-latents may be; None for too many places."""
     assert piece.errors is not None
-    most, errors = _most_candidates(piece, weights), piece.errors * weights.largest_norm + weights.slack
+    most, errors = _most_candidates(piece, weights), piece.errors @ weights.largest_norms + weights.slack
     if piece.room is None:
         maxima = triton_screening.group_maxima(piece.extended, weights.extended, n_groups)
         return triton_screening.reaching(piece.extended, weights.extended, _row_bounds(maxima, k, errors), most)

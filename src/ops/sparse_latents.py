@@ -76,6 +76,8 @@ class SparseLatents:
         widths = {part.n_latents for part in parts}
         if len(widths) != 1:
             raise ValueError(f"Expected latents of one width, got {sorted(widths) or 'nothing'}.")
+        if len(parts) == 1:
+            return parts[0]
         starts = torch.tensor([0, *(part.n_entries for part in parts)]).cumsum(0).tolist()
         offsets = [part.row_offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
         end = parts[-1].row_offsets[-1:] + starts[-2]
@@ -134,10 +136,8 @@ class SparseLatents:
     def where(self, kept: Bool[Tensor, " {self.n_entries}"]) -> "SparseLatents":
         """Returns the entries of a mask."""
         entries = kept.nonzero().squeeze(1)
-        row_ids, neuron_ids, values = (
-            one.index_select(0, entries) for one in (self.row_ids, self.neuron_ids, self.values)
-        )
-        return SparseLatents.from_flat_ids(row_ids * self.n_latents + neuron_ids, values, self.shape)
+        neuron_ids, values = (one.index_select(0, entries) for one in (self.neuron_ids, self.values))
+        return SparseLatents(torch.searchsorted(entries, self.row_offsets), neuron_ids, values, self.shape)
 
     def detach(self) -> "SparseLatents":
         """Returns the same latents without a gradient."""

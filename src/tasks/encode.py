@@ -30,7 +30,7 @@ from src.tasks.upstream_sae import open_inference, open_upstream_sae
 from src.wording import Words, words_of
 
 _LOGGER = logging.getLogger(__name__)
-# Of the dense pre-latents of a batch, or of its activations and their float64 copies for the variance.
+# Of the dense pre-latents of a batch, or of its activations, as read, standardised, centred and reconstructed.
 _BATCH_BYTES = 40 << 20
 _FEWEST_ROWS, _MOST_ROWS = 64, 8192
 
@@ -76,7 +76,7 @@ def run(cfg: Any, rundir: RunDir) -> dict[str, float]:
 
 def batch_rows(sae: SAE) -> int:
     """Returns how many rows are encoded at once: as many as memory is to hold."""
-    width = 8 * sae.d_in if sae.screens else max(sae.n_latents, 8 * sae.d_in)  # screening holds no pre-latents
+    width = 4 * sae.d_in if sae.screens else max(sae.n_latents, 4 * sae.d_in)  # screening holds no pre-latents
     return min(max(_BATCH_BYTES // (4 * width), _FEWEST_ROWS), _MOST_ROWS)
 
 

@@ -105,14 +105,15 @@ def test_the_product_is_never_below_what_it_bounds(kind, n_rows, d_in, n_latents
     assert rows.is_safe.all()
     assert (product >= bounded).all()
     # And not far above, or everything would be a candidate.
-    errors = rows.errors.double()[:, None] * (torch.linalg.vector_norm(W.double(), dim=1) + 2.0**-50)
+    norms = [torch.linalg.vector_norm(one, dim=1) + 2.0**-50 for one in (W.double(), (W - W.bfloat16()).double())]
+    errors = rows.error_norms.double() @ torch.stack(norms)
     assert (product <= bounded + 2.2 * errors + 2.0**-10 * (b.double().abs() + threshold.double())).all()
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1])
 def test_a_bound_that_is_too_small_is_noticed(monkeypatch, factor):
-    true = screening_bound.error_factor
-    monkeypatch.setattr(screening_bound, "error_factor", lambda n_terms: factor * true(n_terms))
+    true = screening_bound.error_norms
+    monkeypatch.setattr(screening_bound, "error_norms", lambda *facts: factor * true(*facts))
     # Just below the middle of two bfloat16 numbers: all are rounded down.
     x, W, b = (
         torch.full((20, 64), 1 + 2.0**-8 - 2.0**-20),

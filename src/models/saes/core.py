@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from src.ops.dense_latents import Latents, decode
 from src.ops.encoder_product import EncoderProduct
 from src.ops.geometric_median import geometric_median
 from src.ops.row_norm import RowStatistics, layer_norm_rows, z_score_rows
+from src.ops.screening_bound import WeightsOf, remembered_weights, screening_weights
 from src.ops.shapes import NeuronIds, PerInput, Scalar
 from src.ops.sparse_latents import SparseLatents
 
@@ -55,6 +57,8 @@ class SAECore(nn.Module):
     candidate_threshold: Scalar | None = None
     """What the next training batch's candidates exceed, in families that follow it (BatchTopK). It decides how fast the
     selection is found and, with screening, how its values are rounded; never what it is."""
+
+    _weights_of: WeightsOf = staticmethod(screening_weights)
 
     threshold: Float[Tensor, "*_"]
     input_mean: PerInput
@@ -212,6 +216,9 @@ class SAECore(nn.Module):
 
         In raw units a few wide features would decide, and the constant ones, whose scale is 1 by convention.
         """
+        # Most SAEs standardise nothing, and on the CPU the pass over the rows takes longer than this look.
+        if not activations.is_cuda and bool((self.input_scale == 1).all() & (self.input_mean == 0).all()):
+            return activations
         factor = self.input_scale.reciprocal()
         return torch.addcmul(-self.input_mean * factor, activations, factor)
 
@@ -224,6 +231,15 @@ class SAECore(nn.Module):
         inputs = self.normalize(activations)[0]
         centred = inputs - self.b_dec if self.apply_b_dec_to_input else inputs
         return nn.functional.linear(centred, self.W_enc, self.encoder_bias)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Makes what screening needs of the encoder once for all batches inside; weights must not change there."""
+        self._weights_of = remembered_weights()
+        try:
+            yield
+        finally:
+            self._weights_of = screening_weights
 
     @torch.no_grad()
     def encode(self, activations: Float[Tensor, "n_rows d_in"]) -> SparseLatents:
@@ -242,7 +258,10 @@ class SAECore(nn.Module):
             centred: the inputs.
             column_ids: neurons whose pre-latents are needed whatever they are.
         """
-        return EncoderProduct(centred, self.W_enc, self.encoder_bias, screens=self.screens, column_ids=column_ids)
+        weights = (self.W_enc, self.encoder_bias)
+        return EncoderProduct(
+            centred, *weights, screens=self.screens, column_ids=column_ids, weights_of=self._weights_of
+        )
 
     def decode(
         self, latents: Latents, row_statistics: RowStatistics | None = None

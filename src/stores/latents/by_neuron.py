@@ -13,7 +13,7 @@ from src.stores.latents.index import BY_NEURON_FILE, NEURON_OFFSETS_FILE
 ENTRY = np.dtype([("row", "<u4"), ("value", "<f4")])
 _KEY = np.dtype("<u8")
 _UPPER = np.uint64(0xFFFFFFFF << 32)
-_PIECE_ENTRIES = 1 << 20  # put in place at once: about 60 bytes each
+_PIECE_ENTRIES = 1 << 19  # put in place at once: about 60 bytes each
 
 
 class Piece(NamedTuple):
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     values: np.ndarray
 
 
-def write_by_neuron(path: Path, n_latents: int, pieces: Callable[[int], Iterator[Piece]]) -> None:
+def write_by_neuron(path: Path, counts: np.ndarray, pieces: Callable[[int], Iterator[Piece]]) -> None:
     """Writes `by_neuron.npy`: row and value of every entry, by neuron, then falling value, then row.
 
     `by_neuron_offsets.npy` [n_latents + 1] says where each neuron begins. The entries are put where they belong and
@@ -32,27 +32,24 @@ def write_by_neuron(path: Path, n_latents: int, pieces: Callable[[int], Iterator
 
     Args:
         path: the store's folder.
-        n_latents: of the SAE.
-        pieces: yields all entries by row, in pieces of about so many entries; asked twice.
+        counts: entries of each neuron [n_latents].
+        pieces: yields all entries by row, in pieces of about so many entries.
 
     Raises:
         OSError: when the disk is full, saying what was needed.
     """
-    counts = np.zeros(n_latents, np.int64)
-    for piece in pieces(_PIECE_ENTRIES):
-        counts += np.bincount(piece.neuron_ids, minlength=n_latents)
     offsets = np.concatenate([[0], counts.cumsum()])
     with write_atomically(path / BY_NEURON_FILE, int(offsets[-1]) * ENTRY.itemsize) as temporary:
         _write_zeros(temporary, int(offsets[-1]))
         if offsets[-1]:
-            _fill(np.load(temporary, mmap_mode="r+").view(_KEY), offsets, pieces)
+            _fill(np.load(temporary, mmap_mode="r+").view(_KEY), offsets, pieces(_PIECE_ENTRIES))
     with write_atomically(path / NEURON_OFFSETS_FILE) as temporary:
         np.save(temporary, offsets)
 
 
-def _fill(keys: np.ndarray, offsets: np.ndarray, pieces: Callable[[int], Iterator[Piece]]) -> None:
+def _fill(keys: np.ndarray, offsets: np.ndarray, pieces: Iterator[Piece]) -> None:
     places = offsets[:-1].copy()
-    for piece in pieces(_PIECE_ENTRIES):
+    for piece in pieces:
         order = piece.neuron_ids.argsort(kind="stable")
         counts = np.bincount(piece.neuron_ids, minlength=len(places))
         targets = np.repeat(places - (counts.cumsum() - counts), counts) + np.arange(len(order))

@@ -92,7 +92,9 @@ class EncodedLatents(LatentSource):
         self, rows: ItemRows, spans: Sequence[tuple[int, int]], description: str = ""
     ) -> Iterator[tuple[Tensor, SparseLatents]]:
         reads = (partial(self._activations, rows, *span) for span in spans)
-        return self._inference.run(lambda batch: (batch, self._sae.encode(batch)), reads, description, len(spans))
+        with self._sae.unchanged():
+            encode = lambda batch: (batch, self._sae.encode(batch))  # noqa: E731
+            yield from self._inference.run(encode, reads, description, len(spans))
 
     def _coords_of(self, positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Returns the coords of rows [n, 2], given the positions of their items; -1 where an item has none."""

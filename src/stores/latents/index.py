@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xxhash
 
 from src.activation_spec import ActivationSpec
 from src.files import digest_file, digest_text, read_json_object, write_atomically
@@ -84,7 +85,7 @@ def write_index(
         pd.DataFrame(columns).to_csv(temporary, index=False)
     names = [ITEMS_FILE, *(name for name, _ in shards)]
     names += [name for name in (BY_NEURON_FILE, NEURON_OFFSETS_FILE) if (path / name).is_file()]
-    digests = {name: digest_file(path / name) for name in names}
+    digests = {name: digest_file(path / name, xxhash.xxh3_128()) for name in names}  # see `src.files.digest_array`
     head: dict[str, Any] = {"format": FORMAT, "n_latents": n_latents, "sae": sae, "spec": spec.to_dict()}
     head |= {"shards": list(shards), "digests": digests, "digest": digest_text(json.dumps(digests))}
     with write_atomically(path / HEAD_FILE) as temporary:

@@ -12,6 +12,7 @@ from src.ops.sparse_latents import SparseLatents
 from src.stores.latents.by_neuron import Piece
 
 _ALIGNMENT = 8
+_COUNTED_AT_ONCE = 1 << 20  # entries, which are copied for it as int64
 _TYPES = {"uint8": "U8", "uint16": "U16", "uint32": "U32", "int32": "I32", "int64": "I64", "float32": "F32"}
 
 
@@ -97,6 +98,15 @@ class Shards:
             rows = of_shard == shard
             coords[rows] = arrays["coords"][numbers[rows] - self._firsts[shard]]
         return None if (coords < 0).any() else coords
+
+    def neuron_counts(self) -> np.ndarray:
+        """Returns the number of entries of each neuron [n_latents] int64."""
+        counts = np.zeros(self._n_latents, np.int64)
+        for shard in range(len(self._shards)):
+            neuron_ids = self._map(shard)["neuron_ids"]
+            for start in range(0, len(neuron_ids), _COUNTED_AT_ONCE):
+                counts += np.bincount(neuron_ids[start : start + _COUNTED_AT_ONCE], minlength=self._n_latents)
+        return counts
 
     def pieces(self, n_entries: int) -> Iterator[Piece]:
         """Yields all entries, by row, about `n_entries` at a time."""

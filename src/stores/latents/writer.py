@@ -129,7 +129,8 @@ class LatentWriter:
         if self._n_seen > self._n_written:
             self._write_shard()
         if by_neuron:
-            write_by_neuron(self.path, self.n_latents, Shards(self.path, self._shards, self.n_latents).pieces)
+            shards = Shards(self.path, self._shards, self.n_latents)
+            write_by_neuron(self.path, shards.neuron_counts(), shards.pieces)
         starts = accumulate((item.n_rows for item in self._items), initial=0)
         items = [
             replace(item, start=start, patch_size_level0=item.patch_size_level0 or 0)
