@@ -25,7 +25,7 @@ demo: env
 	$(BIN)/python -m src.run $(DEMO_OVERRIDES) task=pipeline
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: env
 	$(BIN)/ruff check src tests experiments

@@ -12,6 +12,11 @@ mpl.use("Agg")
 
 install_hook()
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # For torch, which is imported later, and for commands that tests start: with threads for all cores each, the
+    # workers would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _folder(variable: str, default: str) -> Path:
     path = Path(os.environ.get(variable, default))

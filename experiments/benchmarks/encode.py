@@ -5,6 +5,7 @@ Run: python -m experiments.benchmarks.encode [--quick]
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 import threading
@@ -36,7 +37,7 @@ PRODUCT_ROWS = 2048
 
 
 class Case(NamedTuple):
-    """What is encoded: items of so many rows each."""
+    """What is encoded: items of so many rows each, so often."""
 
     name: str
     n_items: int
@@ -44,14 +45,15 @@ class Case(NamedTuple):
     d_in: int
     n_latents: int
     k: int
+    n_runs: int
 
 
 CASES = (
-    Case("slides", 20, 10_000, 512, 2048, 16),
-    Case("images, one row each", 200_000, 1, 768, 12_288, 32),
-    Case("images, 197 rows each", 5_000, 197, 768, 12_288, 32),
+    Case("slides", 20, 10_000, 512, 2048, 16, 5),
+    Case("images, one row each", 200_000, 1, 768, 12_288, 32, 1),
+    Case("images, 197 rows each", 5_000, 197, 768, 12_288, 32, 1),
 )
-DENSE = Case("dense SAE, pooled, not stored", 250, 197, 768, 12_288, 1_500)
+DENSE = Case("dense SAE, pooled, not stored", 250, 197, 768, 12_288, 1_500, 3)
 
 
 def write_rows(path: Path, case: Case) -> np.ndarray:
@@ -142,12 +144,14 @@ def run(case: Case, root: Path, is_stored: bool) -> str:
     coords = np.zeros((case.n_rows, 2), np.int32)
     source = EncodedLatents(sae, items, rows.__getitem__, (lambda _: coords) if case.name == "slides" else None)
     path = root / "run" / "latents" / "all"
-    before = time_product(sae, rows)
-    seconds, cpu_seconds, memory = measure(
-        partial(store, source, path, sae) if is_stored else partial(pool, source, sae)
-    )
-    # Before and after: both see the same machine.
-    product, cpu_product = (sum(times) / 2 for times in zip(before, time_product(sae, rows), strict=True))
+    products, encodings = [time_product(sae, rows)], []
+    for _ in range(case.n_runs):
+        shutil.rmtree(path, ignore_errors=True)
+        encodings.append(measure(partial(store, source, path, sae) if is_stored else partial(pool, source, sae)))
+        products.append(time_product(sae, rows))  # by turns: both see the same machine
+    product, cpu_product = (statistics.median(times) for times in zip(*products, strict=True))
+    seconds, cpu_seconds = (statistics.median(times[i] for times in encodings) for i in range(2))
+    memory = max(times[2] for times in encodings)
     limit = 1.15 * product + SECONDS_PER_ITEM * case.n_items
     line = f"{case.name:30}{seconds:9.1f}{product:9.1f}{seconds / product:7.2f}{limit:9.1f}"
     line += f"{cpu_seconds / cpu_product:11.2f}{memory:8.2f}"
@@ -176,7 +180,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             of_share = case._replace(n_items=max(1, case.n_items // share))
             print(run(of_share, Path(name), case is not DENSE), flush=True)
-    print("GiB: largest anonymous memory. Manifest: kB of the files' entries. First places: median and slowest, ms.")
+    print("Medians of 1 to 5 runs, by turns with the product. GiB: largest anonymous memory.")
+    print("Manifest: kB of the files' entries. First places: median and slowest, ms.")
 
 
 if __name__ == "__main__":

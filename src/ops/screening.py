@@ -78,7 +78,7 @@ def screened_above(
     shape = (inputs.shape[0], W_enc.shape[0])
     candidates, exact, start = [], [], 0
     for piece in _pieces(inputs, weights):
-        flat_ids = None if piece.errors is None else _not_negative(piece, weights)
+        flat_ids = None if piece.error_norms is None else _not_negative(piece, weights)
         if flat_ids is not None:
             candidates.append(flat_ids + start)
         else:
@@ -113,7 +113,7 @@ def screened_largest_per_row(
         return keep_largest_per_row(pre_latent_pieces(inputs, W_enc, b_enc), k)
     parts = []
     for piece in _pieces(inputs, weights):
-        flat_ids = None if piece.errors is None else _reaching_the_kth(piece, weights, k, n_groups)
+        flat_ids = None if piece.error_norms is None else _reaching_the_kth(piece, weights, k, n_groups)
         if flat_ids is None:
             parts.append(keep_largest_per_row(pre_latent_pieces(piece.rows, W_enc, b_enc), k))
             continue
@@ -124,14 +124,14 @@ def screened_largest_per_row(
 
 
 class _Piece(NamedTuple):
-    """Rows in a row, their side of the product, their errors (None where no bound holds), and room for the product.
+    """Rows in a row, their sides of product and bound (None where none holds), and room for the product.
 
     There is no room where Triton's kernels make the product and keep what is looked for.
     """
 
     rows: Tensor
     extended: Tensor
-    errors: Tensor | None
+    error_norms: Tensor | None
     room: Tensor | None
 
 
@@ -146,9 +146,9 @@ def _pieces(inputs: Tensor, weights: ScreeningWeights) -> Iterator[_Piece]:
     sides = screening_rows(inputs, weights.extended.shape[1])
     all_safe = bool(sides.is_safe.all())
     for rows, *of_rows in zip(inputs.split(n_rows), *(side.split(n_rows) for side in sides), strict=True):
-        extended, errors, is_safe = of_rows
+        extended, norms, is_safe = of_rows
         room = None if buffer is None else buffer[: len(rows)]
-        yield _Piece(rows, extended, errors if all_safe or is_safe.all() else None, room)
+        yield _Piece(rows, extended, norms if all_safe or is_safe.all() else None, room)
 
 
 def _most_candidates(piece: _Piece, weights: ScreeningWeights) -> int:
@@ -165,8 +165,8 @@ def _not_negative(piece: _Piece, weights: ScreeningWeights) -> Tensor | None:
 
 def _reaching_the_kth(piece: _Piece, weights: ScreeningWeights, k: int, n_groups: int) -> Tensor | None:
     """Returns where the product says that a row's `k` largest positive pre-latents may be; None for too many places."""
-    assert piece.errors is not None
-    most, errors = _most_candidates(piece, weights), piece.errors @ weights.largest_norms + weights.slack
+    assert piece.error_norms is not None
+    most, errors = _most_candidates(piece, weights), piece.error_norms @ weights.largest_norms + weights.slack
     if piece.room is None:
         maxima = triton_screening.group_maxima(piece.extended, weights.extended, n_groups)
         return triton_screening.reaching(piece.extended, weights.extended, _row_bounds(maxima, k, errors), most)

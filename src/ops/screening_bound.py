@@ -13,10 +13,10 @@ With x a row, w an encoder row, x' and w' both rounded to bfloat16, and K terms 
   than that.
 
 The bound is itself a sum of two products of a number of the row and one of the neuron, and bias and threshold are two
-more. Four more columns on each side put them into the product, `[x', 1, 1, r, |x|] @ [w', s_high, s_low, |w|, q].T` with
-s the bias less the threshold in two bfloat16 parts, r the rounding of x and what sums add to it, and q the rounding of
-w: a pair whose pre-latent exceeds its threshold comes out not negative. That needs no pass over the product but the one
-that looks at signs, and rounding the output does not change a sign.
+more. Four more columns on each side put them into the product, `[x', 1, 1, r, |x|] @ [w', s_high, s_low, |w|, q].T`
+with s the bias less the threshold in two bfloat16 parts, q the norm of what rounding took from w, and r that of x with
+what the sums add. A pair whose pre-latent exceeds its threshold comes out not negative. That needs no pass over the
+product but the one that looks at signs, and rounding the output does not change a sign.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,8 @@ from src.ops.triton_screening import WIDTH_MULTIPLE
 
 _TERMS = 1.02 * 1.5 * 2.0**-23  # both sums of float32; the factors in one of them have been rounded up to 2^-8
 _SMALL = 2.0**-50
-_ROUNDED = 1 + 2.0**-6  # for rounding both factors of the bound to bfloat16, and for the rounding of the norms
+# For rounding both factors of the bound to bfloat16, for |x| in place of |x'|, and for the rounding of the norms.
+_ROUNDED = 1 + 2.0**-6
 # Longer vectors could overflow in the product; they go to the float32 path.
 _LARGE = 2.0**60
 _MOST_TERMS = 1 << 15
@@ -42,7 +43,7 @@ _BLOCK_ELEMENTS = (1 << 19, 1 << 24)
 
 
 def error_norms(norms: Float[Tensor, " n"], roundings: Float[Tensor, " n"], n_terms: int) -> Float[Tensor, "n 2"]:
-    """Returns a row's side of the bound: the two products of x and w differ by at most `error_norms(x) @ (|w|, |w - w'|)`.
+    """Returns what the bound has to do with rows: products of x and w differ by at most its product with |w|, |w - w'|.
 
     Args:
         norms: |x| [n].
