@@ -91,9 +91,11 @@ class EncodedLatents(LatentSource):
     def _encode(
         self, rows: ItemRows, spans: Sequence[tuple[int, int]], description: str = ""
     ) -> Iterator[tuple[Tensor, SparseLatents]]:
+        def encode(batch: Tensor) -> tuple[Tensor, SparseLatents]:
+            return batch, self._sae.encode(batch)
+
         reads = (partial(self._activations, rows, *span) for span in spans)
         with self._sae.unchanged():
-            encode = lambda batch: (batch, self._sae.encode(batch))  # noqa: E731
             yield from self._inference.run(encode, reads, description, len(spans))
 
     def _coords_of(self, positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from src.models.saes.relu_l1 import ReLUL1
 from src.models.saes.step import TrainingProgress
 from src.models.saes.topk import TopK
 from src.modules.sae import SAEModule
-from src.ops import encoder_product
+from src.ops import encoder_product, screening_bound
+from src.ops.sparse_latents import SparseLatents
 
 D_IN, N_LATENTS, N_ROWS = 64, 1024, 400
 FAMILIES = {
@@ -138,3 +139,35 @@ def test_half_precision_is_left_to_autocast():
         plain = sae.encode(rows)
         sae.screening = True
         assert torch.equal(sae.encode(rows).values, plain.values)
+
+
+def test_what_is_made_of_unchanged_weights_is_made_once(sae, monkeypatch):
+    made = []
+    true = screening_bound.screening_weights
+    monkeypatch.setattr(screening_bound, "screening_weights", lambda *args: made.append(args) or true(*args))
+    sae.eval()
+    sae.screening = True
+    rows = list(batches(3))
+    expected = [sae.encode(one) for one in rows]
+    with sae.unchanged():
+        for one, before in zip(rows, expected, strict=True):
+            assert_same(sae.encode(one), before)
+        assert len(made) == 1
+    with torch.no_grad():
+        sae.W_enc.data.mul_(-1)
+    after = sae.encode(rows[0])
+    sae.screening = False
+    assert_same(after, sae.encode(rows[0]))
+    assert not torch.equal(after.neuron_ids, expected[0].neuron_ids)
+
+
+def test_another_threshold_is_seen_while_weights_are_unchanged():
+    torch.manual_seed(0)
+    sae = BatchTopK(D_IN, N_LATENTS, k=8).eval()
+    sae.screening = True
+    (rows,) = batches(1)
+    with sae.unchanged():
+        for threshold in (0.5, 0.3, 0.5):
+            sae.threshold.fill_(threshold)
+            pre_latents = sae.pre_latents(rows).detach()
+            assert_same(sae.encode(rows), SparseLatents.from_dense(pre_latents * (pre_latents > threshold)))
