@@ -47,7 +47,7 @@ def workplace(tmp_path_factory):
 
 def start(workplace: Path, runs: str, *overrides: str, multirun: bool = True) -> str:
     """Runs the command, and returns what it said."""
-    few = ("train.epochs=300", "train.n_validations=30", "train.decay_fraction=0.5", "splits.n_folds=2")
+    few = ("train.epochs=600", "train.n_validations=30", "train.decay_fraction=0.5", "splits.n_folds=2")
     few += ("train.batch_size=64", "sae.k=6", "trainer=cpu")
     places = (
         f"dataset.dir={workplace}/features",

@@ -266,7 +266,7 @@ def case_screening_group_maxima(device):
 
 
 def case_screening_selects_what_float32_does(device):
-    x, W = (_random(n, 125, seed=n, device=device) for n in (300, 400))  # with three columns more 128
+    x, W = (_random(n, 124, seed=n, device=device) for n in (300, 400))  # with four columns more 128
     b = _random(400, seed=0, device=device)
     pre_latents = x.double() @ W.double().T + b
     with mock.patch.object(triton_products, "is_available", return_value=True), _dots(device):
