@@ -19,7 +19,7 @@ _ARGUMENTS = {"sae_1n": ["camelyon16_conch"], "slurm": ["2", "exp=camelyon16_con
 # Notes what it is asked for; a program from standard input is run, and what a table would choose is `seed=0`.
 _PYTHON = """#!/usr/bin/env bash
 if [ "$1" = - ]; then exec {python} -; fi
-printf '%s\\0' "$@" >> {noted}; printf '\\n' >> {noted}
+line=$(printf '%s\\x1f' "$@"); printf '%s\\n' "$line" >> {noted}  # at once: a script may start several side by side
 if [ "$2" != src.run ]; then echo seed=0; fi
 """
 # Notes what job.sbatch would pass on.
@@ -49,7 +49,7 @@ def commands_of_a_script(script, folder):
     folders = [str(folder / str(number + 1)) for number in range(n_arguments)]
     arguments = _ARGUMENTS.get(script.parent.name, folders)
     subprocess.run(["bash", script, *arguments], env=environment, check=True, capture_output=True)
-    asked = [line.split("\0")[:-1] for line in noted.read_text().splitlines()]
+    asked = [line.split("\x1f")[:-1] for line in noted.read_text().split("\n")]
     return [words[2:] for words in asked if words[:2] == ["-m", "src.run"]]
 
 
