@@ -45,13 +45,13 @@ class Case(NamedTuple):
     d_in: int
     n_latents: int
     k: int
-    n_runs: int
+    n_runs: int = 1
 
 
 CASES = (
     Case("slides", 20, 10_000, 512, 2048, 16, 5),
-    Case("images, one row each", 200_000, 1, 768, 12_288, 32, 1),
-    Case("images, 197 rows each", 5_000, 197, 768, 12_288, 32, 1),
+    Case("images, one row each", 200_000, 1, 768, 12_288, 32),
+    Case("images, 197 rows each", 5_000, 197, 768, 12_288, 32),
 )
 DENSE = Case("dense SAE, pooled, not stored", 250, 197, 768, 12_288, 1_500, 3)
 

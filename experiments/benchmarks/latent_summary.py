@@ -44,9 +44,9 @@ STORED = (
     Shape("images, one row each", 1_000_000, 1, 49_152, 32),
 )
 COMPUTED = (
-    Case("SAE over images, L0 32", 150, 197, 768, 12_288, 32, 1),
-    Case("SAE over images, L0 32, wide", 40, 197, 768, 49_152, 32, 1),
-    Case("dense SAE over images", 150, 197, 768, 12_288, 1_500, 1),
+    Case("SAE over images, L0 32", 150, 197, 768, 12_288, 32),
+    Case("SAE over images, L0 32, wide", 40, 197, 768, 49_152, 32),
+    Case("dense SAE over images", 150, 197, 768, 12_288, 1_500),
 )
 
 
