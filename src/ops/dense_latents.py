@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.ops.dense_products import matmul
 from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, PreLatents, Rows
 from src.ops.sparse_latents import SparseLatents
 from src.ops.sparse_products import decode_sparse
@@ -63,7 +64,7 @@ def decode(
     latents: Latents, W_dec: Float[Tensor, "{latents.n_latents} d_in"]
 ) -> Float[Tensor, "{latents.n_rows} d_in"]:
     """Returns `latents @ W_dec` [n_rows, d_in], differentiable in the values and in W_dec [n_latents, d_in]."""
-    return latents.values @ W_dec if isinstance(latents, DenseLatents) else decode_sparse(latents, W_dec)
+    return matmul(latents.values, W_dec) if isinstance(latents, DenseLatents) else decode_sparse(latents, W_dec)
 
 
 def encode_dense(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None, b_dec: PerInput | None) -> PreLatents:
@@ -103,7 +104,7 @@ class _DenseEncoding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:  # noqa: ARG004
         ctx.save_for_backward(inputs, W_enc)
-        return torch.nn.functional.linear(inputs, W_enc, b_enc)
+        return matmul(inputs, W_enc.T, b_enc)
 
     @staticmethod
     @once_differentiable
@@ -113,7 +114,7 @@ class _DenseEncoding(torch.autograd.Function):
         sums = gradient.sum(0) if to_encoder_bias or to_decoder_bias else None
         return (
             None,
-            gradient.T @ inputs if to_weights else None,
+            matmul(gradient.T, inputs) if to_weights else None,
             sums if to_encoder_bias else None,
             -(sums @ W_enc) if to_decoder_bias and sums is not None else None,
         )
@@ -143,7 +144,7 @@ class _ColumnEncoding(torch.autograd.Function):
         if to_weights:
             # A sparse gradient: autograd adds its rows to the main encoder's gradient, which is dense.
             weights = torch.sparse_coo_tensor(
-                neuron_ids.unsqueeze(0), gradient.T @ inputs, W_enc.shape, check_invariants=False
+                neuron_ids.unsqueeze(0), matmul(gradient.T, inputs), W_enc.shape, check_invariants=False
             )
         if to_encoder_bias:
             biases = sums.new_zeros(W_enc.shape[0]).index_copy_(0, neuron_ids, sums)

@@ -1,8 +1,8 @@
 """The pre-latents of a batch, made when they are asked for and only as far as they are."""
 
 import torch
-import torch.nn.functional as F
 
+from src.ops.dense_products import matmul
 from src.ops.screening import can_screen, screened_above, screened_largest_per_row
 from src.ops.screening_bound import WeightsOf, screening_weights
 from src.ops.selection import keep_largest_per_row
@@ -71,4 +71,4 @@ class EncoderProduct:
         if self._column_ids is None or self._columns is not None:
             return self._columns
         inputs, W_enc, b_enc = self._operands
-        return F.linear(inputs, W_enc[self._column_ids], None if b_enc is None else b_enc[self._column_ids])
+        return matmul(inputs, W_enc[self._column_ids].T, None if b_enc is None else b_enc[self._column_ids])

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from src.ops.dense_products import matmul
 from src.ops.losses import mean_of_elements
 from src.ops.shapes import Rows, Scalar
 
@@ -31,7 +32,7 @@ def ghost_loss(
         errors: [n_rows, d_in], the elements whose mean is the main error; taken as constants.
     """
     residual, errors = residual.detach(), errors.detach()
-    ghosts = dead_pre_latents.clamp_max(_LARGEST_EXPONENT).exp() @ dead_atoms
+    ghosts = matmul(dead_pre_latents.clamp_max(_LARGEST_EXPONENT).exp(), dead_atoms)
     residual_norms = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
     with torch.no_grad():
         scale = residual_norms / (_EPS + 2 * torch.linalg.vector_norm(ghosts, dim=-1, keepdim=True))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.ops.dense_latents import Latents, decode
+from src.ops.dense_products import matmul
 from src.ops.processes import all_sum, mean_over_rows
 from src.ops.shapes import Batch, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
@@ -82,14 +83,14 @@ def auxk_reconstruction(
     """
     n_rows, n_dead = dead_pre_latents.shape
     if k_aux >= n_dead:
-        return F.relu(dead_pre_latents) @ dead_atoms
+        return matmul(F.relu(dead_pre_latents), dead_atoms)
     largest, neuron_ids = F.relu(dead_pre_latents).topk(k_aux, dim=1, sorted=False)
     if k_aux < _SPARSE_AUXK_SHARE * n_dead:
         row_offsets = torch.arange(n_rows + 1, device=largest.device) * k_aux
         neuron_ids, order = neuron_ids.sort(dim=1)
         values = largest.gather(1, order).reshape(-1)
         return decode(SparseLatents(row_offsets, neuron_ids.reshape(-1), values, (n_rows, n_dead)), dead_atoms)
-    return largest.new_zeros(n_rows, n_dead).scatter(1, neuron_ids, largest) @ dead_atoms
+    return matmul(largest.new_zeros(n_rows, n_dead).scatter(1, neuron_ids, largest), dead_atoms)
 
 
 def unexplained_share(target: Float[Tensor, "n_rows d"], reconstruction: Float[Tensor, "n_rows d"]) -> Scalar:

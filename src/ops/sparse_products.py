@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.ops import triton_encode, triton_products
+from src.ops.dense_products import matmul
 from src.ops.shapes import Atoms, Columns, NeuronIds, PerInput, PerNeuron, Pieces, Rows, Scalar
 from src.ops.sparse_latents import SparseLatents
 
@@ -31,27 +32,14 @@ _MUCH_LARGER = 4
 def pre_latent_pieces(inputs: Rows, W_enc: Atoms, b_enc: PerNeuron | None) -> Iterator[Float[Tensor, "_ n_latents"]]:
     """Yields `inputs @ W_enc.T + b_enc` in pieces of consecutive rows [n_piece_rows, n_latents].
 
-    On the CPU all pieces share one buffer: a piece is valid until the next one is asked for.
-
     Args:
         inputs: [n_rows, d_in].
         W_enc: [n_latents, d_in].
         b_enc: [n_latents], or None for no bias.
     """
-    n_rows, n_latents = inputs.shape[0], W_enc.shape[0]
-    piece_rows = max(_LEAST_PIECE_ROWS, _PIECE_ELEMENTS[inputs.device.type != "cpu"] // n_latents)
-    if inputs.device.type != "cpu":
-        for rows in inputs.split(piece_rows):
-            yield F.linear(rows, W_enc, b_enc).to(inputs.dtype)
-        return
-    piece = inputs.new_empty(min(piece_rows, n_rows), n_latents)
+    piece_rows = max(_LEAST_PIECE_ROWS, _PIECE_ELEMENTS[inputs.device.type != "cpu"] // W_enc.shape[0])
     for rows in inputs.split(piece_rows):
-        pre_latents = piece[: rows.shape[0]]
-        if b_enc is None:
-            torch.mm(rows, W_enc.T, out=pre_latents)
-        else:
-            torch.addmm(b_enc, rows, W_enc.T, out=pre_latents)
-        yield pre_latents
+        yield matmul(rows, W_enc.T, b_enc).to(inputs.dtype)
 
 
 def copying_columns(pieces: Pieces, neuron_ids: NeuronIds, columns: Columns) -> Iterator[Float[Tensor, "_ n_latents"]]:

@@ -12,6 +12,7 @@ from src.models.saes.options import at_least
 from src.models.saes.shapes import Atoms, Batch
 from src.models.saes.step import SAEStep, TrainingProgress
 from src.ops.dense_latents import decode
+from src.ops.dense_products import matmul
 from src.ops.selection import keep_largest
 from src.ops.sparse_products import pre_latents_above
 
@@ -147,7 +148,7 @@ class Archetypal(BatchTopK):
 
     def _mix(self) -> Tensor:
         # In full precision also under autocast, as decoders of parameters are.
-        return torch.addmm(self.offsets, self.mixing, self.points).to(self.points.dtype)
+        return (self.offsets + matmul(self.mixing, self.points)).to(self.points.dtype)
 
     def _first_mixing(self) -> Tensor:
         """Each neuron its own point as long as there are points, then the middle of two."""
