@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from src.memory import keep_freed_memory
 from src.models.saes.relu_l1 import ReLUL1
 
 _DENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     batch = torch.randn(arguments.batch_size, arguments.d_in)

@@ -51,6 +51,9 @@ def _is_faster() -> bool:
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    if bias is None and not left.is_contiguous() and left.numel() > right.numel():
+        # The operator copies a transposed first operand: let it be the smaller one.
+        return _product(right.T, left.T).T.contiguous()
     return torch.ops.mkldnn._linear_pointwise(left, right.T, bias, "none", [], "")
 
 

@@ -58,8 +58,9 @@ def window_floor(threshold: PerNeuron, bandwidth: float) -> PerNeuron:
     return threshold - bandwidth / 2 - margin
 
 
-def _in_window(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    return (values - threshold).abs() < bandwidth / 2
+def _within_window(gradient: Tensor, values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """Returns the gradient where a value lies in its threshold's window, and 0 elsewhere."""
+    return gradient.masked_fill((values - threshold).abs() >= bandwidth / 2, 0)
 
 
 class _Jump(torch.autograd.Function):
@@ -68,7 +69,7 @@ class _Jump(torch.autograd.Function):
         ctx.save_for_backward(pre_latents, threshold)
         ctx.bandwidth, ctx.rectify = bandwidth, rectify
         values = pre_latents.clamp_min(0) if rectify else pre_latents
-        return values * (values > threshold)
+        return values.masked_fill(values <= threshold, 0)  # what is not a number stays so
 
     @staticmethod
     @once_differentiable
@@ -77,10 +78,10 @@ class _Jump(torch.autograd.Function):
         values = pre_latents.clamp_min(0) if ctx.rectify else pre_latents
         to_pre_latents, to_threshold = None, None
         if ctx.needs_input_grad[0]:
-            kept = values > threshold
-            to_pre_latents = gradient * (kept & (pre_latents > 0) if ctx.rectify else kept)
+            dropped = values <= threshold
+            to_pre_latents = gradient.masked_fill(dropped | (pre_latents <= 0) if ctx.rectify else dropped, 0)
         if ctx.needs_input_grad[1]:
-            in_window = gradient * _in_window(values, threshold, ctx.bandwidth)
+            in_window = _within_window(gradient, values, threshold, ctx.bandwidth)
             to_threshold = -(threshold / ctx.bandwidth) * in_window.sum_to_size(threshold.shape)
         return to_pre_latents, to_threshold, None, None
 
@@ -98,7 +99,7 @@ class _Step(torch.autograd.Function):
         values, threshold = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return None, None, None
-        in_window = gradient * _in_window(values, threshold, ctx.bandwidth)
+        in_window = _within_window(gradient, values, threshold, ctx.bandwidth)
         return None, -in_window.sum_to_size(threshold.shape) / ctx.bandwidth, None
 
 

@@ -246,6 +246,6 @@ class SAE(SAECore, ABC):
 
     def _metrics(self, latents: Latents, dead: Tensor) -> dict[str, Tensor]:
         return {
-            "l0": mean_over_rows((latents.values.detach() > 0).sum(), latents.n_rows),
+            "l0": mean_over_rows(torch.count_nonzero(latents.values.detach() > 0), latents.n_rows),
             "dead_fraction": torch.tensor(dead.numel() / self.n_latents, device=latents.values.device),
         }

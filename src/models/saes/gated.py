@@ -69,7 +69,7 @@ class Gated(Penalized):
 
     def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Lists positive gates, in training as at inference; see `SAE.code`."""
-        products, asked = self.pre_latents_above(centred, -self.b_enc.detach(), columns, mask_dense=False)
+        products, asked = self.pre_latents_above(centred, -self.b_enc.detach(), columns)
         gates = products.with_values(F.relu(products.values + products.per_neuron(self.b_enc)))
         if asked is not None and columns is not None:
             asked = asked + self.b_enc[columns]

@@ -120,7 +120,7 @@ class JumpReLU(Penalized):
         floor = window_floor(threshold.detach(), self.bandwidth)
         if self.relu_before_threshold:  # all negative pre-latents lie in a window that reaches 0
             floor = floor.masked_fill(threshold.detach() < self.bandwidth / 2, -math.inf)
-        listed, asked = self.pre_latents_above(centred, floor, columns, mask_dense=False)
+        listed, asked = self.pre_latents_above(centred, floor, columns)
         values = jump(listed.values, listed.per_neuron(threshold), self.bandwidth, rectify=self.relu_before_threshold)
         return Code(listed, listed.with_values(values), asked)
 

@@ -36,26 +36,24 @@ class Penalized(SAE):
         self.register_buffer("density", torch.ones(()))
 
     def pre_latents_above(
-        self, centred: Rows, floor: Scalar | PerNeuron, columns: NeuronIds | None, *, mask_dense: bool = True
+        self, centred: Rows, floor: Scalar | PerNeuron, columns: NeuronIds | None
     ) -> tuple[Latents, Columns | None]:
         """Encodes a batch with a graph.
 
         Args:
             centred: [n_rows, d_in], as `SAE.code` receives them.
-            floor: 0-d or [n_latents]; only pre-latents above it are listed and receive a gradient.
+            floor: 0-d or [n_latents]; sparse pre-latents are those above it. Dense ones are all there, for the family
+                to mask.
             columns: neurons whose pre-latents are asked for, whatever they are.
-            mask_dense: whether dense pre-latents are 0 where they are not above the floor; False leaves them as they
-                are to a family that masks them itself.
 
         Returns:
             The pre-latents, and those of `columns` [n_rows, len(columns)].
         """
         if self.density >= SPARSE_BELOW:
             dense = encode_dense(centred, self.W_enc, self.encoder_bias, self.bias_through_input)
-            listed = dense > floor
-            self._follow(int(listed.sum()), listed.shape)
+            self._follow(int(torch.count_nonzero(dense > floor)), dense.shape)
             asked = None if columns is None else dense.index_select(1, columns)
-            return DenseLatents(dense * listed if mask_dense else dense), asked
+            return DenseLatents(dense), asked
         latents, asked = self.encode_selected(centred, columns, lambda product: product.above(floor))
         self._follow(latents.n_entries, latents.shape)
         return latents, asked

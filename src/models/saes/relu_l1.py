@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from src.models.saes.options import at_least, one_of
@@ -94,7 +95,8 @@ class ReLUL1(Penalized):
 
     def code(self, centred: Rows, progress: TrainingProgress, columns: NeuronIds | None) -> Code:
         """Keeps what is above zero, in training as at inference; see `SAE.code`."""
-        latents, asked = self.pre_latents_above(centred, torch.zeros_like(self.threshold), columns)
+        pre_latents, asked = self.pre_latents_above(centred, torch.zeros_like(self.threshold), columns)
+        latents = pre_latents.with_values(F.relu(pre_latents.values))
         return Code(latents, latents, asked)
 
     def asked_columns(self, n_rows: int) -> NeuronIds | None:
