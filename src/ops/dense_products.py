@@ -9,9 +9,11 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 # Multiply-adds of a product; below, oneDNN's preparation of a new shape (0.3 ms) takes longer than it saves.
 _LEAST_WORK = 1 << 24
@@ -30,6 +32,22 @@ def matmul(
     if _takes_onednn(left, right):
         return _Product.apply(left, right, bias)  # pyright: ignore[reportReturnType]
     return left @ right if bias is None else torch.addmm(bias, left, right)
+
+
+class FastLinearLayers(TorchFunctionMode):
+    """A context in which the linear layers of any model multiply as `matmul` does.
+
+    Those inside `torch.nn.MultiheadAttention` stay as they are.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answers a call of a torch function inside the context."""
+        if func is F.linear and not kwargs:
+            inputs, weights, *bias = args
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            if _takes_onednn(rows, weights.T):
+                return matmul(rows, weights.T, *bias).view(*inputs.shape[:-1], len(weights))
+        return func(*args, **(kwargs or {}))
 
 
 def _takes_onednn(left: Tensor, right: Tensor) -> bool:

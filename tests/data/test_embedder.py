@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from src.data.embedding.embedder import Embedder
+from src.ops import dense_products
 from tests.data.pictures import Corner, Drawn
 
 COORDS = np.arange(22).reshape(11, 2)
@@ -54,3 +55,16 @@ def test_the_time_that_the_model_waits_is_counted():
     embedder = Embedder(Corner(), 4, 0)
     embed(embedder, Slow(3, COORDS))
     assert embedder.seconds_waited >= 0.3
+
+
+def test_linear_layers_of_the_model_are_dense_products(monkeypatch):
+    taken = []
+    monkeypatch.setattr(dense_products, "_takes_onednn", lambda left, right: taken.append((left.shape, right.shape)))
+
+    class Linear(Corner):
+        def activations(self, images, layers=None, tokens=None):
+            return {"output": torch.nn.functional.linear(super().activations(images)["output"], torch.eye(3))}
+
+    ((_, activations),) = embed(Embedder(Linear(), 8), Drawn(3, COORDS))
+    np.testing.assert_array_equal(activations, EXPECTED)
+    assert taken == [((8, 3), (3, 3)), ((3, 3), (3, 3))]

@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from src.ops import dense_products
-from src.ops.dense_products import matmul
+from src.ops.dense_products import FastLinearLayers, matmul
 
 _N, _K, _M = 300, 257, 240  # enough work for oneDNN
 
@@ -87,3 +88,28 @@ def test_empty_operands(sizes):
     n, _, m = sizes
     left, right, bias = _operands("contiguous", *sizes)
     assert torch.equal(matmul(left, right, bias), bias.expand(n, m))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("leading", [(_N,), (2, 3, _N // 6)])
+def test_linear_layers_multiply_faster_inside_the_context(uses_onednn, with_bias, leading):
+    left, right, _ = _operands("contiguous")
+    layer = torch.nn.Linear(_K, _M, bias=with_bias)
+    layer.weight.data.copy_(right.T)
+    inputs = left.view(*leading, _K)
+    expected = layer(inputs)
+    with FastLinearLayers():
+        found = layer(inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    found.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, left.sum(0).expand(_M, _K), rtol=1e-5, atol=1e-4)
+
+
+def test_other_functions_are_as_they_are_inside_the_context():
+    inputs, weights, bias = torch.randn(5, 3), torch.randn(4, 3), torch.randn(4)
+    vector = torch.randn(3)
+    with FastLinearLayers():
+        assert torch.equal(F.linear(inputs, weight=weights, bias=bias), F.linear(inputs, weights, bias))
+        assert F.linear(vector, weights).shape == (4,)
+        assert torch.equal(F.relu(inputs), inputs.clamp_min(0))
+    assert torch.equal(F.linear(inputs, weights), inputs @ weights.T)

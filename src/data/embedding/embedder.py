@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.inference import Inference
 from src.models.backbones.base import Backbone
+from src.ops.dense_products import FastLinearLayers
 
 
 class Pictures(Protocol):
@@ -94,5 +95,5 @@ class Embedder:
                 found, n_filled = {}, 0
 
     def _forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        with torch.inference_mode():
+        with torch.inference_mode(), FastLinearLayers():
             return self.backbone.activations(self.backbone.normalize(pictures))
