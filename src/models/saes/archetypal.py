@@ -147,8 +147,8 @@ class Archetypal(BatchTopK):
         self.offsets *= (self.relaxation / norms.clamp_min(_EPS)).clamp_max(1.0)
 
     def _mix(self) -> Tensor:
-        # In full precision also under autocast, as decoders of parameters are.
-        return (self.offsets + matmul(self.mixing, self.points)).to(self.points.dtype)
+        # Atoms have the parameters' type also under autocast, which rounds the product alone.
+        return self.offsets + matmul(self.mixing, self.points)
 
     def _first_mixing(self) -> Tensor:
         """Each neuron its own point as long as there are points, then the middle of two."""
